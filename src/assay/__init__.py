@@ -1,0 +1,1 @@
+"""assay: build AI models and answer for them."""

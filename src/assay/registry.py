@@ -1,0 +1,190 @@
+"""How probes and treatments are found: one decorator each, one file each, no edit elsewhere."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from assay.errors import Problem, RegistryError
+
+OBSERVABLES: Mapping[str, str] = MappingProxyType(
+    {
+        "inputs": "(N, F) float32 raw inputs: numbers as they are, categories as codes",
+        "labels": "(N,) class index, or target",
+        "groups": "Groups with codes (N, G): the sensitive columns",
+        "logits": "(N, K) float32 log-odds scale outputs",
+        "probabilities": "(N, K) float32, rows sum to 1; NaN rows are errored examples",
+        "predictions": "(N,) class index after the decision rule (-1 = errored), or predicted target (NaN = errored)",
+        "losses": "(N,) float32: cross-entropy, or squared error; NaN = errored",
+        "embeddings": "(N, D) float32 input of the last linear layer",
+        "input_gradients": "(N, F) float32 gradient of the loss with respect to the encoded numeric inputs",
+    }
+)
+ACCESS: Mapping[str, str] = MappingProxyType(
+    {
+        "query": "black box: raw inputs to outputs, batched, counted, remembered",
+        "gradient": "white box: gradients of the loss with respect to numeric columns",
+        "retrain": "reference models trained by the system's own recipe on other halves of the data",
+        "meter": "clock and energy of the system's own forward pass",
+    }
+)
+TOOLS: Mapping[str, str] = MappingProxyType(
+    {
+        "draws": "the resampling draws shared by everything measured on this split",
+        "task": "what right means: classes, positive class, losses",
+        "columns": "the declared feature columns",
+        "facts": "what the training run reported: seconds, joules, epsilon",
+    }
+)
+FAMILIES = ("utility", "fairness", "transparency", "privacy", "robustness", "security", "energy", "data")
+STAGES = ("data", "train", "model", "serve")
+NEEDS_GRADIENT = frozenset({"embeddings", "input_gradients"})  # observables that only a white box can give
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a cost function may depend on."""
+
+    num_test: int
+    num_train: int
+    num_features: int
+    num_outputs: int
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A registered probe: its function, and its needs as read from the parameter names."""
+
+    name: str
+    function: Callable[..., Any]
+    family: str
+    tasks: tuple[str, ...]
+    needs: tuple[str, ...]
+    options: Mapping[str, Any]
+    cost: Callable[[Sizes], Mapping[str, int]] | None = None
+    version: int = 1
+
+    @property
+    def access(self) -> frozenset[str]:
+        """The access this probe asks for; empty for a passive probe."""
+        return frozenset(self.needs) & frozenset(ACCESS)
+
+    @property
+    def observables(self) -> frozenset[str]:
+        """The arrays of the shared pass this probe reads."""
+        return frozenset(self.needs) & frozenset(OBSERVABLES)
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A registered treatment: a function from system to system."""
+
+    name: str
+    function: Callable[..., Any]
+    stage: Literal["data", "train", "model", "serve"]
+    moves: tuple[str, ...]  # metrics it should move, each "lower:<metric>" or "higher:<metric>"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+PROBES: dict[str, Probe] = {}
+TREATMENTS: dict[str, Treatment] = {}
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    positional, options = [], {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            options[name] = parameter.default
+        elif parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+            positional.append("*" + name)
+        else:
+            positional.append(name)
+    return tuple(positional), options
+
+
+def _require(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RegistryError(Problem(f"{name}: {value!r} is not known", ", ".join(allowed)))
+
+
+def probe(
+    family: str,
+    *,
+    tasks: tuple[str, ...] = ("classification",),
+    cost: Callable[[Sizes], Mapping[str, int]] | None = None,
+    version: int = 1,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function as a probe. Its positional parameters are its needs; keyword-only ones are options.
+
+    `cost` tells the plan how many model rows an active probe will ask for, by named kind of pass;
+    two probes that name the same pass share it. Raises RegistryError for a need that does not exist.
+    """
+    _require("family", family, FAMILIES)
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        needs, options = _parameters(function)
+        known = {*OBSERVABLES, *ACCESS, *TOOLS}
+        wrong = [
+            Problem(f"probe {function.__name__} asks for {need!r}, which is not on offer", ", ".join(sorted(known)))
+            for need in needs
+            if need not in known
+        ]
+        if frozenset(needs) & frozenset(ACCESS) and cost is None:
+            wrong.append(Problem(f"probe {function.__name__} runs the model but declares no cost", "a function of Sizes"))
+        if wrong:
+            raise RegistryError(wrong)
+        entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version)
+        _add(PROBES, entry.name, entry, function)
+        return function
+
+    return register
+
+
+def treatment(
+    stage: Literal["data", "train", "model", "serve"], *, moves: tuple[str, ...]
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function `(system, *, ...) -> System` as a treatment. `moves` says what it should change."""
+    _require("stage", stage, STAGES)
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        needs, options = _parameters(function)
+        if needs != ("system",):
+            allowed = "exactly one positional parameter, system; the rest keyword-only"
+            raise RegistryError(Problem(f"treatment {function.__name__} takes {', '.join(needs) or 'nothing'}", allowed))
+        _add(TREATMENTS, function.__name__, Treatment(function.__name__, function, stage, moves, options), function)
+        return function
+
+    return register
+
+
+def _add(table: dict[str, Any], name: str, entry: Any, function: Callable[..., Any]) -> None:
+    old = table.get(name)
+    if old is not None and old.function.__module__ != function.__module__:
+        raise RegistryError(
+            Problem(f"{name!r} is registered by {old.function.__module__} and {function.__module__}", "one file per name")
+        )
+    table[name] = entry
+
+
+def load() -> None:
+    """Import every file under `assay.probes` and `assay.treatments`, which registers them."""
+    for package_name in ("assay.probes", "assay.treatments"):
+        package = importlib.import_module(package_name)
+        for info in pkgutil.walk_packages(package.__path__, package_name + "."):
+            if not info.name.rsplit(".", 1)[-1].startswith("_"):
+                importlib.import_module(info.name)
+
+
+def choose(names: list[str] | None, table: Mapping[str, Any]) -> list[Any]:
+    """Entries by name, in the table's order; every unknown name is reported at once."""
+    if names is None:
+        return [table[name] for name in sorted(table)]
+    unknown = [Problem(f"{name!r} is not known", ", ".join(sorted(table))) for name in names if name not in table]
+    if unknown:
+        raise RegistryError(unknown)
+    return [table[name] for name in names]
