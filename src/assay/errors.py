@@ -143,5 +143,7 @@ class MissingExtraError(AssayError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
-            Problem(f"this needs {package}, which is not installed", next=f'Install it with: pip install "assay[{extra}]"')
+            Problem(
+                f"this needs {package}, which is not installed", next=f'Install it with: pip install "assay[{extra}]"'
+            )
         )

@@ -135,7 +135,9 @@ def probe(
             if need not in known
         ]
         if frozenset(needs) & frozenset(ACCESS) and cost is None:
-            wrong.append(Problem(f"probe {function.__name__} runs the model but declares no cost", "a function of Sizes"))
+            wrong.append(
+                Problem(f"probe {function.__name__} runs the model but declares no cost", "a function of Sizes")
+            )
         if wrong:
             raise RegistryError(wrong)
         entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version)
@@ -155,7 +157,9 @@ def treatment(
         needs, options = _parameters(function)
         if needs != ("system",):
             allowed = "exactly one positional parameter, system; the rest keyword-only"
-            raise RegistryError(Problem(f"treatment {function.__name__} takes {', '.join(needs) or 'nothing'}", allowed))
+            raise RegistryError(
+                Problem(f"treatment {function.__name__} takes {', '.join(needs) or 'nothing'}", allowed)
+            )
         _add(TREATMENTS, function.__name__, Treatment(function.__name__, function, stage, moves, options), function)
         return function
 
@@ -166,7 +170,9 @@ def _add(table: dict[str, Any], name: str, entry: Any, function: Callable[..., A
     old = table.get(name)
     if old is not None and old.function.__module__ != function.__module__:
         raise RegistryError(
-            Problem(f"{name!r} is registered by {old.function.__module__} and {function.__module__}", "one file per name")
+            Problem(
+                f"{name!r} is registered by {old.function.__module__} and {function.__module__}", "one file per name"
+            )
         )
     table[name] = entry
 

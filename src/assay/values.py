@@ -30,7 +30,9 @@ def canonical(value: Any) -> str:
 def plain(value: Any) -> Any:
     """Turn a value into JSON types; arrays become a digest of their type, shape and bytes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("open", True)}
+        return {
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("open", True)
+        }
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -144,10 +146,25 @@ class Data:
 class Model(Protocol):
     """Anything that answers a batch. `offers` says which access it gives: query, gradient, meter."""
 
-    offers: frozenset[str]
-    outputs_are: Literal["logits", "probabilities", "values"]
-    digest: str
-    num_bytes: int | None  # None when it cannot be known (an endpoint)
+    @property
+    def offers(self) -> frozenset[str]:
+        """Subset of query, gradient, meter."""
+        ...
+
+    @property
+    def outputs_are(self) -> Literal["logits", "probabilities", "values"]:
+        """What the numbers returned by `outputs` mean."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Over the weights and the architecture."""
+        ...
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Size of the stored weights; None when it cannot be known (an endpoint)."""
+        ...
 
     def outputs(self, inputs: Array) -> Array:
         """Raw inputs `(N, F)` to outputs `(N, K)` float32; encoding is the model's own."""
@@ -157,21 +174,69 @@ class Model(Protocol):
 class Decision(Protocol):
     """The rule that turns outputs into an answer; part of the system, because people meet the answer."""
 
-    digest: str
-    needs_groups: bool
+    @property
+    def digest(self) -> str:
+        """Over all that changes an answer."""
+        ...
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether answers depend on the sensitive columns."""
+        ...
 
     def decide(self, probabilities: Array, inputs: Array, groups: Groups) -> Array:
         """`(N, K)` to predictions `(N,)`."""
+        ...
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Name and parameters, as plain data."""
         ...
 
 
 class Task(Protocol):
     """What "right" means: outputs, losses, predictions. See `assay.tasks`."""
 
-    name: str
-    num_outputs: int
-    digest: str
-    observables: frozenset[str]  # what an output of this task can be turned into
+    @property
+    def name(self) -> str:
+        """The task's registered name."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """K, the width of the model's output."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Over all that changes what right means."""
+        ...
+
+    @property
+    def observables(self) -> frozenset[str]:
+        """What an output of this task can be turned into."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; empty for regression."""
+        ...
+
+    @property
+    def positive_index(self) -> int | None:
+        """Index of the selected class in binary classification, else None."""
+        ...
+
+    def logits(self, outputs: Array, outputs_are: Literal["logits", "probabilities", "values"]) -> Array:
+        """Model outputs as `(N, K)` logits, or `(N, 1)` values; ModelError when they cannot be an answer."""
+        ...
+
+    def probabilities(self, logits: Array) -> Array:
+        """`(N, K)` to what the decision rule reads; NaN rows are errored examples."""
+        ...
+
+    def losses(self, labels: Array, logits: Array) -> Array:
+        """One loss per example `(N,)`; NaN where errored."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -185,7 +250,10 @@ class Fitted:
 class Recipe(Protocol):
     """How to train the model again: what reference models, replicates and retraining treatments are made with."""
 
-    digest: str
+    @property
+    def digest(self) -> str:
+        """Over architecture and settings."""
+        ...
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split` (rows of the training split); `data` gives columns and validation rows."""
@@ -280,7 +348,9 @@ class Measurement:
         for name in ("value", "low", "high"):
             number = getattr(self, name)
             if number is not None and not math.isfinite(number):
-                raise ValueError(f"{self.probe}.{self.metric}: {name} is {number}; an undefined number is None with a reason")
+                raise ValueError(
+                    f"{self.probe}.{self.metric}: {name} is {number}; an undefined number is None with a reason"
+                )
         if self.value is None and not self.reason:
             raise ValueError(f"{self.probe}.{self.metric}: undefined, but no reason is given")
 

@@ -1,0 +1,49 @@
+"""Decision rules: from probabilities to the answer a person meets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from assay.values import Array, Groups, digest_of
+
+
+@dataclass(frozen=True)
+class Argmax:
+    """The most probable class; the lowest index on a tie; -1 for an errored example (a NaN row).
+
+    >>> Argmax().decide(np.array([[0.2, 0.8], [np.nan, np.nan]]), np.zeros((2, 1)), Groups(np.zeros((2, 0)), ()))
+    array([ 1, -1])
+    """
+
+    name: ClassVar[str] = "argmax"
+    needs_groups: ClassVar[bool] = False
+    digest: ClassVar[str] = digest_of(["argmax"])
+
+    def decide(self, probabilities: Array, inputs: Array, groups: Groups) -> Array:
+        """`(N, K)` to class indices `(N,)` int64."""
+        errored = np.isnan(probabilities).any(axis=1)
+        return np.where(errored, -1, np.argmax(np.where(errored[:, None], 0, probabilities), axis=1)).astype(np.int64)
+
+    def to_json(self) -> dict[str, object]:
+        """What `from_json` of the decision rules needs."""
+        return {"name": self.name}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The output is the answer: regression. NaN marks an errored example."""
+
+    name: ClassVar[str] = "identity"
+    needs_groups: ClassVar[bool] = False
+    digest: ClassVar[str] = digest_of(["identity"])
+
+    def decide(self, probabilities: Array, inputs: Array, groups: Groups) -> Array:
+        """`(N, 1)` to values `(N,)`."""
+        return probabilities[:, 0]
+
+    def to_json(self) -> dict[str, object]:
+        """What `from_json` of the decision rules needs."""
+        return {"name": self.name}
