@@ -1,0 +1,55 @@
+"""One digest for everything: canonical text, and SHA-256 over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces, no NaN: the one text form that is hashed, signed and stored."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into JSON types; arrays become a digest of their type, shape and bytes."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("open", True)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return "array:" + array_digest(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(item) for item in value)
+    return value
+
+
+def array_digest(array: Array) -> str:
+    """SHA-256 over dtype, shape and little-endian bytes."""
+    contiguous = np.ascontiguousarray(array)
+    little = contiguous.astype(contiguous.dtype.newbyteorder("<"), copy=False)
+    head = f"{little.dtype.str}{little.shape}".encode()
+    return hashlib.sha256(head + b"\0" + little.tobytes()).hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of the canonical text of a value.
+
+    >>> digest_of({"b": 1, "a": 2}) == digest_of({"a": 2, "b": 1})
+    True
+    """
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
