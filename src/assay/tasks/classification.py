@@ -81,20 +81,20 @@ class Classification:
 
     def probabilities(self, logits: Array) -> Array:
         """Softmax over the last axis, `(N, K)`; a row with a NaN or infinite logit is all NaN: an errored example."""
-        errored = ~np.isfinite(logits).all(axis=1)
+        errored: Array = np.logical_not(np.isfinite(logits).all(axis=1))
         safe = np.where(errored[:, None], 0, logits).astype(np.float64)
         safe = np.exp(safe - safe.max(axis=1, keepdims=True))
-        result = (safe / safe.sum(axis=1, keepdims=True)).astype(np.float32)
+        result: Array = (safe / safe.sum(axis=1, keepdims=True)).astype(np.float32)
         result[errored] = np.nan
         return result
 
     def losses(self, labels: Array, logits: Array) -> Array:
         """Cross-entropy in nats, `(N,)`: logsumexp(z) - z[y]; NaN for an errored example or an unknown label (-1)."""
         wide = logits.astype(np.float64)
-        errored = ~np.isfinite(wide).all(axis=1) | (labels < 0)
+        errored: Array = np.logical_not(np.isfinite(wide).all(axis=1)) | (labels < 0)
         wide = np.where(errored[:, None], 0, wide)
         top = wide.max(axis=1)
         total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-        result = total - wide[np.arange(len(wide)), np.maximum(labels, 0)]
+        result: Array = total - wide[np.arange(len(wide)), np.maximum(labels, 0)]
         result[errored] = np.nan
         return result.astype(np.float32)
