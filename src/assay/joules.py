@@ -65,8 +65,8 @@ class Reader(Protocol):
         """Take a reading in between."""
         ...
 
-    def stop(self, seconds: float, cpu_seconds: float) -> Part:
-        """Take the last reading and add up."""
+    def total(self, seconds: float, cpu_seconds: float) -> Part:
+        """Take a reading and add up all since `start`."""
         ...
 
 
@@ -105,8 +105,8 @@ class RaplReader:
             self._joules += (after - before + (span if after < before else 0)) * 1e-6
         self._last = now
 
-    def stop(self, seconds: float, cpu_seconds: float) -> Part:
-        """Joules of all domains between start and stop."""
+    def total(self, seconds: float, cpu_seconds: float) -> Part:
+        """Joules of all domains since `start`."""
         self.sample()
         names = "+".join((domain / "name").read_text().strip() for domain in self._domains)
         return _part(self._joules, RAPL_ERROR, 0.0, "counter", f"RAPL {names} (all processes)")
@@ -170,7 +170,7 @@ class NvmlReader:
             self._joules += (now[0] - self._last[0]) * (now[1] + self._last[1]) / 2
             self._last = now
 
-    def stop(self, seconds: float, cpu_seconds: float) -> Part:
+    def total(self, seconds: float, cpu_seconds: float) -> Part:
         """Joules of all devices; the bounds widen when the window is short beside the counter's 100 ms step."""
         self.sample()
         name = f"NVML on {len(self._devices)} GPU"
@@ -236,7 +236,7 @@ class CpuEstimate:
     def sample(self) -> None:
         """Nothing to read in between."""
 
-    def stop(self, seconds: float, cpu_seconds: float) -> Part:
+    def total(self, seconds: float, cpu_seconds: float) -> Part:
         """CPU seconds × watts, with the table's bounds."""
         name, value, low, high = cpu_watts(self._text)
         source = f"CPU seconds x {low:.2f} to {high:.2f} W per vCPU ({name}; Cloud Carbon Footprint)"

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class EnergyMeter:
         self._halt = threading.Event()
         self._threads: list[threading.Thread] = []
         self._broken: list[str] = []
+        self._lock = threading.Lock()  # a sampling thread and `read` may meet
         self.energy: Energy | None = None
 
     def start(self) -> None:
@@ -95,7 +97,8 @@ class EnergyMeter:
 
     def _guard(self, call: Callable[[], None]) -> bool:
         try:
-            call()
+            with self._lock:
+                call()
         except Exception as error:  # a counter may vanish (driver reset, permissions): say so, never crash the work
             self._broken.append(f"{type(error).__name__}: {error}")
         return not self._broken
@@ -104,22 +107,30 @@ class EnergyMeter:
         while not self._halt.wait(reader.every) and self._guard(reader.sample):
             pass
 
-    def stop(self) -> Energy:
-        """Joules, seconds and CPU seconds since `start`. Raises UsageError when it was not started."""
+    def read(self) -> Energy:
+        """Joules, seconds and CPU seconds since `start`; the meter keeps running. UsageError before `start`."""
         if self._started is None:
-            raise UsageError(Problem("the meter was stopped before it was started", "start(), then stop()"))
+            raise UsageError(Problem("the meter was read before it was started", "start(), then read() or stop()"))
         _synchronise()
         seconds, cpu_seconds = time.perf_counter() - self._started[0], _cpu_seconds() - self._started[1]
+        parts: list[Part] = []
+
+        def add(reader: Reader) -> None:
+            parts.append(reader.total(seconds, cpu_seconds))
+
+        for reader in self._readers:
+            self._guard(partial(add, reader))
+        unmetered = [reason for reason in self._reasons if reason.startswith("unmetered")]
+        unknown = [part.reason for part in parts if part.joules is None]
+        return _add(parts, seconds, cpu_seconds, unmetered + self._broken + unknown)
+
+    def stop(self) -> Energy:
+        """Read for the last time; also kept as `energy`. Raises UsageError when the meter was not started."""
+        self.energy = self.read()
+        self._started = None
         self._halt.set()
         for thread in self._threads:
             thread.join()
-        self._started = None
-        parts: list[Part] = []
-        for reader in self._readers:
-            self._guard(lambda reader=reader: parts.append(reader.stop(seconds, cpu_seconds)))  # type: ignore[misc]
-        unmetered = [reason for reason in self._reasons if reason.startswith("unmetered")]
-        unknown = [part.reason for part in parts if part.joules is None]
-        self.energy = _add(parts, seconds, cpu_seconds, unmetered + self._broken + unknown)
         return self.energy
 
 
