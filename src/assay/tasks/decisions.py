@@ -24,7 +24,7 @@ class Argmax:
 
     def decide(self, probabilities: Array, inputs: Array, groups: Groups) -> Array:
         """`(N, K)` to class indices `(N,)` int64."""
-        errored: Array = np.isnan(probabilities).any(axis=1)
+        errored: Array = np.asarray(np.isnan(probabilities).any(axis=1))
         return np.where(errored, -1, np.argmax(np.where(errored[:, None], 0, probabilities), axis=1)).astype(np.int64)
 
     def to_json(self) -> dict[str, object]:

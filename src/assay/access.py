@@ -1,0 +1,207 @@
+"""What an active probe may do to a system: batched, counted, budgeted, and remembered by digest."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from assay.meter import Energy, EnergyMeter
+from assay.observe import BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
+from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of
+
+
+def keyed_rng(*parts: str) -> np.random.Generator:
+    """The same stream for the same words on any machine."""
+    return np.random.Generator(np.random.Philox(int(digest_of(list(parts))[:32], 16)))
+
+
+@dataclass(frozen=True)
+class Query:
+    """Raw inputs in, answers out; the same inputs are never run twice. With gradient access also gradients.
+
+    A probe that names `query` must work on a black box: it uses answers only. One that names `gradient` is run
+    only on systems that offer gradients, and gets the same handle.
+    """
+
+    system: System
+    workspace: Workspace
+    ledger: Ledger
+    kind: str = "query"
+
+    @property
+    def _test(self) -> Split:
+        return self.system.data.splits["test"]
+
+    @property
+    def inputs(self) -> Array:
+        """Test rows `(N, F)`, raw."""
+        return self._test.inputs
+
+    @property
+    def labels(self) -> Array:
+        """Test labels `(N,)`."""
+        return self._test.labels
+
+    @property
+    def groups(self) -> Groups:
+        """Sensitive columns of the test rows."""
+        return self._test.groups
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The feature columns, in the order of the inputs."""
+        return self.system.data.columns
+
+    @cached_property
+    def background(self) -> Array:
+        """At most 100 training rows, the same for every system on this data."""
+        train = self.system.data.splits["train"].inputs
+        chosen = self.rng("background").choice(len(train), size=min(100, len(train)), replace=False)
+        return train[np.sort(chosen)]
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Keyed by the test rows, not by the system: two systems meet the same perturbations."""
+        return keyed_rng(name, self._test.digest)
+
+    def rows(self, num: int) -> Array:
+        """At most `num` test row indices, sorted, the same for every system on this data."""
+        chosen = self.rng("rows").permutation(len(self._test))[:num]  # a prefix: smaller samples nest in larger ones
+        return np.sort(chosen)
+
+    def logits(self, inputs: Array) -> Array:
+        """`(M, F)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""
+        inputs = np.ascontiguousarray(inputs, dtype=np.float32)
+        key = ["query", 1, self.system.digest, array_digest(inputs)]
+        stored = self.workspace.cache.get(key)
+        if stored is not None:
+            return stored[0]["logits"]
+        self.ledger.add(self.kind, len(inputs))
+        logits = run_model(self.system, inputs)
+        self.workspace.cache.put(key, {"logits": logits}, {})
+        return logits
+
+    def probabilities(self, inputs: Array) -> Array:
+        """`(M, F)` to `(M, K)`; for regression the predicted values `(M, 1)`."""
+        return self.system.task.probabilities(self.logits(inputs))
+
+    def predictions(self, inputs: Array, groups: Groups) -> Array:
+        """`(M, F)` to the system's answers `(M,)`, decision rule included; -1 (or NaN) = errored."""
+        return self.system.decision.decide(self.probabilities(inputs), inputs, groups)
+
+    @cached_property
+    def numeric(self) -> Array:
+        """`(F,)` bool: columns that a small change makes sense for."""
+        return np.array([column.kind == "numeric" for column in self.columns])
+
+    @cached_property
+    def low(self) -> Array:
+        """`(F,)` lowest plausible value (training split)."""
+        return np.array([-np.inf if column.low is None else column.low for column in self.columns], dtype=np.float32)
+
+    @cached_property
+    def high(self) -> Array:
+        """`(F,)` highest plausible value (training split)."""
+        return np.array([np.inf if column.high is None else column.high for column in self.columns], dtype=np.float32)
+
+    def losses_and_gradients(self, inputs: Array, labels: Array) -> tuple[Array, Array]:
+        """White box: losses `(M,)` and gradients `(M, F)`, zero for categorical columns; counts M rows."""
+        self.ledger.add(self.kind, len(inputs))
+        module = module_of(self.system)
+        losses, gradients = [], []
+        for start in range(0, len(inputs), BATCH):
+            rows = slice(start, start + BATCH)
+            _, loss, gradient = loss_gradients(module, inputs[rows], labels[rows])
+            losses.append(loss)
+            gradients.append(np.where(self.numeric, gradient, np.float32(0)))
+        return np.concatenate(losses), np.concatenate(gradients)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One reference model: the same recipe and treatments, a random half of the training split, its own seed."""
+
+    system: System
+    members: Array  # (N_train,) bool: the rows it was trained on
+    train_logits: Array  # (N_train, K)
+    test_logits: Array  # (N_test, K)
+    seed: int
+
+
+@dataclass(frozen=True)
+class Retrain:
+    """Reference models in complementary pairs: every training row is in exactly half of them."""
+
+    system: System
+    references: tuple[Reference, ...]
+    target_train_logits: Array
+    target_test_logits: Array
+
+    @property
+    def train_labels(self) -> Array:
+        """`(N_train,)`."""
+        return self.system.data.splits["train"].labels
+
+    @property
+    def test_labels(self) -> Array:
+        """`(N_test,)`."""
+        return self.system.data.splits["test"].labels
+
+    @property
+    def train_groups(self) -> Groups:
+        """Sensitive columns of the training rows."""
+        return self.system.data.splits["train"].groups
+
+    @property
+    def test_groups(self) -> Groups:
+        """Sensitive columns of the test rows."""
+        return self.system.data.splits["test"].groups
+
+    def rng(self, name: str) -> np.random.Generator:
+        """Keyed by the test rows, not by the system."""
+        return keyed_rng(name, self.system.data.splits["test"].digest)
+
+
+@dataclass(frozen=True)
+class Meter:
+    """Clock and energy of the system's own forward pass, on test rows."""
+
+    system: System
+    ledger: Ledger
+    audit_meter: EnergyMeter
+    kind: str = "meter"
+
+    @property
+    def num_bytes(self) -> int | None:
+        """Bytes of the stored weights, None when unknown."""
+        return self.system.model.num_bytes
+
+    def latency(self, batch_size: int, repeats: int) -> Array:
+        """Seconds of `repeats` forward passes `(repeats,)` after three to warm up, on rows that differ each time."""
+        inputs = self.system.data.splits["test"].inputs
+        self.ledger.add(self.kind, batch_size * (repeats + 3))
+        seconds = np.empty(repeats + 3)
+        for index in range(repeats + 3):
+            rows = (np.arange(batch_size) + index * batch_size) % len(inputs)
+            batch = inputs[rows]
+            started = time.perf_counter()
+            self.system.model.outputs(batch)
+            seconds[index] = time.perf_counter() - started
+        return seconds[3:]
+
+    def energy(self, batch_size: int, repeats: int) -> Energy:
+        """Energy of `repeats` forward passes of `batch_size` rows."""
+        inputs = self.system.data.splits["test"].inputs
+        batch = inputs[np.arange(batch_size) % len(inputs)]
+        self.ledger.add(self.kind, batch_size * repeats)
+        meter = EnergyMeter()
+        meter.start()
+        for _ in range(repeats):
+            self.system.model.outputs(batch)
+        return meter.stop()
+
+    def audit_energy(self) -> Energy:
+        """Energy of this audit so far."""
+        return self.audit_meter.read()

@@ -1,0 +1,57 @@
+"""What was run once is not run again: arrays and JSON by digest, verified before they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from assay.digests import Array, canonical, digest_of
+from assay.storage import write_atomic
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of entries named by the digest of what they answer; `folder=None` remembers nothing.
+
+    Every entry starts with the SHA-256 of the rest. A damaged entry counts as absent and is made anew.
+    """
+
+    folder: Path | None
+
+    def get(self, key: Any) -> tuple[dict[str, Array], dict[str, Any]] | None:
+        """Arrays and facts stored under a key, or None."""
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        raw = path.read_bytes()
+        if len(raw) < 40 or hashlib.sha256(raw[32:]).digest() != raw[:32]:
+            return None
+        num_json = int.from_bytes(raw[32:40], "little")
+        try:
+            return load(raw[40 + num_json :]), json.loads(raw[40 : 40 + num_json])
+        except (SafetensorError, ValueError):
+            return None
+
+    def put(self, key: Any, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
+        """Store arrays and facts under a key, whole or not at all."""
+        path = self._path(key)
+        if path is None:
+            return
+        text = canonical(facts).encode()
+        text += b" " * (-len(text) % 8)  # keeps the tensors aligned
+        body = len(text).to_bytes(8, "little") + text
+        body += save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, hashlib.sha256(body).digest() + body)
+
+    def _path(self, key: Any) -> Path | None:
+        name = digest_of(key)
+        return None if self.folder is None else self.folder / name[:2] / name

@@ -1,0 +1,281 @@
+"""The engine: plan, observe, measure. The only part that runs a model for an audit."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from assay import registry
+from assay.access import Meter, Query, Retrain
+from assay.errors import AssayError
+from assay.meter import EnergyMeter, environment
+from assay.observe import Ledger, Workspace, observe, run_model
+from assay.references import reference_models
+from assay.registry import Probe, Sizes
+from assay.stats import Draws, make_draws
+from assay.values import Array, Audit, Measurement, NotApplicable, Observation, System, digest_of, plain
+
+MAX_CODES = 64  # a column with more distinct values than this is not a cell column
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One planned run of the model: what for, how many rows, and whether the cache already has it."""
+
+    name: str
+    rows: int
+    probes: tuple[str, ...]
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an audit will do, before it does it. `seconds` is None until `timed` has measured the model's speed."""
+
+    system: str
+    passes: tuple[Pass, ...]
+    trainings: int
+    not_applicable: tuple[NotApplicable, ...]
+    seconds: float | None = None
+
+    @property
+    def rows(self) -> int:
+        """Model rows still to be run; trainings are counted apart."""
+        return sum(one.rows for one in self.passes if not one.cached)
+
+
+def why_not(probe: Probe, system: System) -> str:
+    """The reason why a probe does not apply to a system; empty when it does."""
+    if system.task.name not in probe.tasks:
+        return f"it is defined for {' and '.join(probe.tasks)}, and the task is {system.task.name}"
+    missing = sorted(probe.access - system.offers)
+    if missing:
+        return f"it needs {' and '.join(missing)} access, and this system offers {', '.join(sorted(system.offers))}"
+    white = sorted(probe.observables & registry.NEEDS_GRADIENT)
+    if white and "gradient" not in system.offers:
+        return f"it reads {' and '.join(white)}, which need gradient access"
+    absent = sorted(
+        probe.observables - system.task.observables - {"inputs", "labels", "groups"} - registry.NEEDS_GRADIENT
+    )
+    if absent:
+        return f"it reads {' and '.join(absent)}, which a {system.task.name} task does not have"
+    if "groups" in probe.needs and not system.data.group_columns:
+        return "it compares groups, and the data declares no group column"
+    return ""
+
+
+def applicable(system: System, names: Sequence[str] | None) -> tuple[list[Probe], tuple[NotApplicable, ...]]:
+    """The probes that apply to a system, and the reason for each that does not."""
+    registry.load()
+    chosen: list[Probe] = registry.choose(None if names is None else list(names), registry.PROBES)
+    reasons = {probe.name: why_not(probe, system) for probe in chosen}
+    skipped = tuple(NotApplicable(p.name, reasons[p.name], p.family) for p in chosen if reasons[p.name])
+    return [probe for probe in chosen if not reasons[probe.name]], skipped
+
+
+def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Workspace, timed: bool = False) -> Plan:
+    """Passes, rows and trainings that an audit would run now; with `timed`, expected seconds from a small batch."""
+    chosen, skipped = applicable(system, probes)
+    todo = [probe for probe in chosen if workspace.cache.get(_key(probe, system, workspace)) is None]
+    passive = [probe for probe in todo if not probe.access]
+    passes: list[Pass] = []
+    sizes = _sizes(system)
+    if passive:
+        passes.append(Pass("test pass", sizes.num_test, tuple(probe.name for probe in passive)))
+    shared: dict[str, Pass] = {}
+    for probe in todo:
+        for name, rows in (probe.cost(sizes) if probe.cost else {}).items():
+            known = shared.get(name, Pass(name, rows, ()))
+            shared[name] = replace(known, rows=max(rows, known.rows), probes=(*known.probes, probe.name))
+    references = shared.pop("references", None)
+    passes.extend(shared.values())
+    if references is not None:
+        rows = (1 + workspace.num_references) * (sizes.num_test + sizes.num_train)
+        passes.append(Pass("reference passes", rows, references.probes))
+    done = tuple(probe.name for probe in chosen if probe not in todo)
+    if done:
+        passes.append(Pass("from the cache", 0, done, cached=True))
+    trainings = workspace.num_references if references is not None else 0
+    seconds = _expected_seconds(system, sum(one.rows for one in passes), trainings) if timed else None
+    return Plan(system.name, tuple(passes), trainings, skipped, seconds)
+
+
+def _expected_seconds(system: System, num_rows: int, trainings: int) -> float:
+    """From one batch of 256 rows (after one to warm up), and half the time that training this system took."""
+    batch = system.data.splits["test"].inputs[:256]
+    run_model(system, batch)
+    started = time.perf_counter()
+    run_model(system, batch)
+    per_row = (time.perf_counter() - started) / max(len(batch), 1)
+    training = system.facts.get("seconds")
+    return num_rows * per_row + trainings * (float(training) / 2 if training is not None else 0.0)
+
+
+def _sizes(system: System) -> Sizes:
+    splits = system.data.splits
+    return Sizes(len(splits["test"]), len(splits["train"]), len(system.data.columns), system.task.num_outputs)
+
+
+def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
+    split = system.data.splits["test"].digest
+    draws = [workspace.key_id, workspace.num_draws, workspace.level, workspace.num_references]
+    return ["measurements", 1, probe.name, probe.version, probe.options, system.digest, split, draws]
+
+
+def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -> list[Array]:
+    """The discrete columns that define cells: groups, and labels and predictions when they are classes."""
+    split = systems[0].data.splits["test"]
+    codes = [split.groups.codes[:, index] for index in range(split.groups.codes.shape[1])]
+    if systems[0].task.classes:
+        codes.append(split.labels)
+        codes.extend(observation.arrays["predictions"] for observation in observations)
+    return [np.asarray(column, dtype=np.int64) for column in codes]
+
+
+def draws_for(systems: Sequence[System], observations: Sequence[Observation], workspace: Workspace) -> Draws:
+    """One set of draws for everything measured together on one test split."""
+    split = systems[0].data.splits["test"]
+    codes = cell_codes(systems, observations)
+    key = workspace.key or b"no owner key"
+    return make_draws(key, split.digest, codes, num_draws=workspace.num_draws, level=workspace.level)
+
+
+def measure(probe: Probe, needs: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    """Run one probe on what it needs. Its failure is a measurement too: undefined, with the reason."""
+    try:
+        found = probe.function(*(needs[name] for name in probe.needs))
+    except (AssayError, ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = (
+            f"the probe stopped: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        )
+        found = [
+            Measurement(
+                probe.name,
+                probe.name,
+                None,
+                None,
+                None,
+                0.95,
+                "none",
+                "",
+                "neither",
+                reason=reason,
+                dimension=probe.family,
+            )
+        ]
+    return tuple(replace(one, probe=probe.name, dimension=probe.family) for one in found)
+
+
+def passive_needs(system: System, observation: Observation, draws: Draws) -> dict[str, Any]:
+    """Everything a passive probe may name, for one system on its test split."""
+    split = system.data.splits["test"]
+    return {
+        "inputs": split.inputs,
+        "labels": split.labels,
+        "groups": split.groups,
+        "draws": draws,
+        "task": system.task,
+        "columns": system.data.columns,
+        "facts": system.facts,
+        **observation.arrays,
+    }
+
+
+def audit(
+    system: System, *, probes: Sequence[str] | None = None, workspace: Workspace | None = None, policy_digest: str = ""
+) -> Audit:
+    """Put a system through every probe that applies to it.
+
+    What was measured before is read from the cache. Raises AssayError only for what stops the whole audit: a model
+    that cannot answer at all. A probe that fails is reported as undefined, with its reason, and the others go on.
+    """
+    workspace = workspace or Workspace()
+    ledger, meter = Ledger(workspace.row_budget), EnergyMeter()
+    meter.start()
+    chosen, skipped = applicable(system, probes)
+    stored = {probe.name: _load(probe, system, workspace) for probe in chosen}
+    todo = [probe for probe in chosen if stored[probe.name] is None]
+    observation = _observation(system, todo, workspace, ledger)
+    results: dict[str, tuple[Measurement, ...]] = {name: found for name, found in stored.items() if found is not None}
+    needs: dict[str, Any] = {}
+    if todo:
+        needs = passive_needs(system, observation, draws_for([system], [observation], workspace))
+    # Energy comes last, so that it can say what the rest of the audit took.
+    ordered = sorted(todo, key=lambda probe: (probe.family == "energy", bool(probe.access), probe.name))
+    for number, probe in enumerate(ordered):
+        workspace.progress(f"{system.name}: {probe.name}", number, len(ordered))
+        active = _active_needs(probe, system, observation, workspace, (ledger, meter))
+        results[probe.name] = measure(probe, needs | active)
+        _store(probe, system, workspace, results[probe.name])
+    workspace.progress(f"{system.name}: audited", len(ordered), len(ordered))
+    return Audit(
+        system=system,
+        measurements=tuple(one for probe in chosen for one in results[probe.name]),
+        not_applicable=skipped,
+        observations={"test": observation},
+        ledger=dict(ledger.rows),
+        environment=environment(),
+        energy=plain(meter.stop()),
+        policy_digest=policy_digest,
+    )
+
+
+def _observation(system: System, todo: Sequence[Probe], workspace: Workspace, ledger: Ledger) -> Observation:
+    want = frozenset[str]().union(*(probe.observables for probe in todo))
+    return observe(system, "test", want=want, workspace=workspace, ledger=ledger)
+
+
+def _active_needs(
+    probe: Probe, system: System, observation: Observation, workspace: Workspace, counters: tuple[Ledger, EnergyMeter]
+) -> dict[str, Any]:
+    ledger, meter = counters
+    needs: dict[str, Any] = {}
+    if probe.access & {"query", "gradient"}:
+        handle = Query(system, workspace, ledger, probe.name)
+        needs |= {"query": handle, "gradient": handle}
+    if "meter" in probe.access:
+        needs["meter"] = Meter(system, ledger, meter, probe.name)
+    if "retrain" in probe.access:
+        references = reference_models(system, workspace, ledger)
+        train = observe(system, "train", want=frozenset(), workspace=workspace, ledger=ledger)
+        needs["retrain"] = Retrain(system, references, train.arrays["logits"], observation.arrays["logits"])
+    return needs
+
+
+def _load(probe: Probe, system: System, workspace: Workspace) -> tuple[Measurement, ...] | None:
+    stored = workspace.cache.get(_key(probe, system, workspace))
+    if stored is None:
+        return None
+    arrays, facts = stored
+    return tuple(
+        Measurement(**{**one, "replicates": arrays.get(str(index))}) for index, one in enumerate(facts["measurements"])
+    )
+
+
+def _store(probe: Probe, system: System, workspace: Workspace, found: Sequence[Measurement]) -> None:
+    if any(one.reason.startswith("the probe stopped") for one in found):
+        return  # a failure may be passing: it is tried again next time
+    arrays = {str(index): one.replicates for index, one in enumerate(found) if one.replicates is not None}
+    workspace.cache.put(_key(probe, system, workspace), arrays, {"measurements": [plain(one) for one in found]})
+
+
+def remeasure(system: System, observation: Observation, draws: Draws) -> tuple[Measurement, ...]:
+    """Every passive measurement of a recorded pass, without running the model: for comparing and for verifying."""
+    chosen, _ = applicable(system, None)
+    passive = [probe for probe in chosen if not probe.access and probe.observables <= {*observation.arrays, *_GIVEN}]
+    needs = passive_needs(system, observation, draws)
+    return tuple(one for probe in passive for one in measure(probe, needs))
+
+
+_GIVEN = frozenset({"inputs", "labels", "groups"})
+
+
+def audit_digest(audited: Audit) -> str:
+    """One digest over what was measured and what was not applicable."""
+    parts = [dataclasses.asdict(one) for one in audited.not_applicable]
+    return digest_of([audited.system.digest, [one.digest for one in audited.measurements], parts])

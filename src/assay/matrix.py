@@ -1,0 +1,200 @@
+"""The matrix: every system on every dimension, and what each treatment changed, paired, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from assay.engine import applicable, draws_for, remeasure
+from assay.errors import Problem, UsageError
+from assay.observe import Ledger, Workspace, observe
+from assay.references import reference_models
+from assay.registry import Probe
+from assay.stats import Effect, effects
+from assay.values import Audit, Measurement, System
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One system on one dimension. `effect` is the paired difference to the baseline; None for the baseline itself."""
+
+    measurement: Measurement | None
+    effect: Effect | None
+    reason: str = ""  # why there is no measurement
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Systems by dimensions. `cells[system][key]`; the baseline is the first system."""
+
+    systems: tuple[str, ...]
+    keys: tuple[Key, ...]
+    cells: Mapping[str, Mapping[Key, Cell]]
+    pareto: tuple[str, ...]
+    sentences: Mapping[str, str]
+    level: float
+    details: Mapping[str, tuple[Effect, ...]] = field(default_factory=dict)  # every slice, a family of its own
+    errored: Mapping[str, str] = field(default_factory=dict)  # systems that could not be made or audited, and why
+
+
+def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[str, str] | None = None) -> Matrix:
+    """Compare audited systems with the first of them, on the same test rows, without running any model again.
+
+    Passive measurements are taken once more from the recorded passes under joint draws, so that each difference is
+    paired by row; active ones kept their replicates under draws keyed by the same rows. Differences on the headline
+    dimensions form one family, and differences on slices another; each is controlled as a whole.
+    Raises UsageError when the systems were not measured on the same test rows.
+    """
+    _require_same_rows(audits)
+    paired = _paired_measurements(audits, workspace)
+    keys = tuple(dict.fromkeys(m.key for one in audits for m in one.measurements if m.headline))
+    spreads = [_seed_differences(audits[0].system, one.system, workspace) for one in audits]
+    headline = _family(paired, spreads, set(keys), workspace.level)
+    slices = {key for found in paired for key in found} - set(keys)
+    detail = _family(paired, spreads, slices, workspace.level)
+    cells = {
+        one.system.name: {key: _cell(one, key, headline.get((one.system.name, key))) for key in keys} for one in audits
+    }
+    names = tuple(one.system.name for one in audits)
+    details = {name: tuple(effect for (owner, _), effect in detail.items() if owner == name) for name in names}
+    sentences = {name: side_effects(name, cells[name]) for name in names[1:]}
+    return Matrix(
+        names, keys, cells, pareto_set(names, keys, cells), sentences, workspace.level, details, dict(errored or {})
+    )
+
+
+def _require_same_rows(audits: Sequence[Audit]) -> None:
+    if not audits:
+        raise UsageError(Problem("there is nothing to compare", "at least one audited system"))
+    digests = {one.system.data.splits["test"].digest for one in audits}
+    names = [one.system.name for one in audits]
+    problems = []
+    if len(digests) > 1:
+        problems.append(Problem("the systems were measured on different test rows", "one test split for all"))
+    if len(set(names)) < len(names):
+        problems.append(Problem(f"two systems have the same name: {', '.join(names)}", "a name for each"))
+    if problems:
+        raise UsageError(problems)
+
+
+def _paired_measurements(audits: Sequence[Audit], workspace: Workspace) -> list[dict[Key, Measurement]]:
+    systems = [one.system for one in audits]
+    observations = [one.observations["test"] for one in audits]
+    draws = draws_for(systems, observations, workspace)
+    found = []
+    for number, (one, observation) in enumerate(zip(audits, observations, strict=True)):
+        workspace.progress("pairing by row", number, len(audits))
+        table = {m.key: m for m in one.measurements}
+        table |= {m.key: m for m in remeasure(one.system, observation, draws) if m.key in table}
+        found.append(table)
+    return found
+
+
+def _family(
+    paired: Sequence[Mapping[Key, Measurement]],
+    spreads: Sequence[tuple[str, Mapping[Key, tuple[float, ...]]]],
+    keys: set[Key],
+    level: float,
+) -> dict[tuple[str, Key], Effect]:
+    baseline = paired[0]
+    index: list[tuple[str, Key]] = []
+    pairs: list[tuple[Measurement, Measurement]] = []
+    seeds: list[tuple[float, ...] | None] = []
+    for found, (name, spread) in zip(paired[1:], spreads[1:], strict=True):
+        for key in sorted(keys & found.keys() & baseline.keys()):
+            index.append((name, key))
+            pairs.append((found[key], baseline[key]))
+            seeds.append(spread.get(key))
+    return dict(zip(index, effects(pairs, level=level, seed_spread=seeds), strict=True)) if pairs else {}
+
+
+def _cell(one: Audit, key: Key, effect: Effect | None) -> Cell:
+    for measurement in one.measurements:
+        if measurement.key == key:
+            return Cell(measurement, effect, measurement.reason)
+    reasons = {skipped.probe: skipped.reason for skipped in one.not_applicable}
+    return Cell(None, None, reasons.get(key[0], "it was not measured"))
+
+
+def _seed_differences(
+    baseline: System, treated: System, workspace: Workspace
+) -> tuple[str, Mapping[Key, tuple[float, ...]]]:
+    """Treated minus baseline over reference models of equal half and seed: what the training seed alone moves."""
+    retrained = any(step.stage in ("data", "train") for step in treated.lineage)
+    if not retrained or baseline.recipe is None or treated.recipe is None:
+        return treated.name, {}
+    before = [_points(one, workspace) for one in _references(baseline, workspace)]
+    after = [_points(one, workspace) for one in _references(treated, workspace)]
+    keys = set(before[0]).intersection(*before[1:], *after)
+    return treated.name, {key: tuple(a[key] - b[key] for a, b in zip(after, before, strict=True)) for key in keys}
+
+
+def _references(system: System, workspace: Workspace) -> list[System]:
+    ledger = Ledger(workspace.row_budget)
+    return [reference.system for reference in reference_models(system, workspace.quietly(), ledger)]
+
+
+def _points(system: System, workspace: Workspace) -> dict[Key, float]:
+    """Passive values of a reference model on the test rows; remembered, since several comparisons need them."""
+    key = ["points", 1, system.digest, system.data.splits["test"].digest, [probe.name for probe in _passive(system)]]
+    stored = workspace.cache.get(key)
+    if stored is None:
+        observation = observe(
+            system, "test", want=frozenset(), workspace=workspace, ledger=Ledger(workspace.row_budget)
+        )
+        few = replace(workspace, num_draws=2)  # the point values do not depend on the draws
+        found = remeasure(system, observation, draws_for([system], [observation], few))
+        facts: dict[str, Any] = {"points": [[*m.key, m.value] for m in found if m.value is not None]}
+        workspace.cache.put(key, {}, facts)
+        stored = ({}, facts)
+    return {(probe, metric, where): value for probe, metric, where, value in stored[1]["points"]}
+
+
+def _passive(system: System) -> list[Probe]:
+    return [probe for probe in applicable(system, None)[0] if not probe.access]
+
+
+def pareto_set(names: Sequence[str], keys: Sequence[Key], cells: Mapping[str, Mapping[Key, Cell]]) -> tuple[str, ...]:
+    """Systems that no other beats: none is at least as good on every measured dimension and better on one.
+
+    By point value, over dimensions with a direction that all systems have a value for.
+    """
+    points: dict[str, list[float]] = {name: [] for name in names}
+    for key in keys:
+        found = [cells[name][key].measurement for name in names]
+        if any(one is None or one.value is None or one.better == "neither" for one in found):
+            continue
+        for name, one in zip(names, found, strict=True):
+            if one is not None and one.value is not None:
+                points[name].append(one.value if one.better == "higher" else -one.value)
+    return tuple(
+        name
+        for name in names
+        if not any(
+            other != name
+            and all(a >= b for a, b in zip(points[other], points[name], strict=True))
+            and points[other] != points[name]
+            for other in names
+        )
+    )
+
+
+def side_effects(name: str, cells: Mapping[Key, Cell]) -> str:
+    """What a treatment moved, in words, with intervals; and on how many dimensions no change can be seen."""
+    moved, still, unknown = [], 0, 0
+    for (_, metric, where), cell in cells.items():
+        effect = cell.effect
+        if effect is None or effect.value is None or effect.low is None or effect.high is None:
+            unknown += 1
+        elif effect.verdict == "no detectable change":
+            still += 1
+        else:
+            place = f" of {where}" if where else ""
+            interval = f"[{effect.low:+.3g}, {effect.high:+.3g}]"
+            moved.append(f"{metric}{place} {effect.value:+.3g} {interval} ({effect.verdict})")
+    text = "; ".join(moved) or "nothing moved detectably"
+    text += f"; no detectable change in {still} of {len(cells)}"
+    return f"{name}: {text}" + (f"; {unknown} not comparable" if unknown else "")

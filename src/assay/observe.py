@@ -1,0 +1,180 @@
+"""The shared pass: each row goes through the model once, and every passive probe reads what was recorded."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assay.cache import Cache
+from assay.errors import BudgetError, ModelError, Problem
+from assay.meter import EnergyMeter, environment
+from assay.registry import NEEDS_GRADIENT
+from assay.values import Array, Observation, Progress, Split, System, digest_of, plain, quiet
+
+if TYPE_CHECKING:
+    import torch
+
+BATCH = 8192
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where and how audits run: cache folder, the owner's draw key, draws, level, reference models, row budget."""
+
+    folder: Path | None = None
+    key: bytes = b""
+    num_draws: int = 1000
+    level: float = 0.95
+    num_references: int = 4
+    row_budget: int = 50_000_000
+    progress: Progress = quiet
+
+    @property
+    def cache(self) -> Cache:
+        """The cache in the folder."""
+        return Cache(self.folder)
+
+    @property
+    def key_id(self) -> str:
+        """Names the draw key without giving it away."""
+        return digest_of(["draw key", self.key.hex()])[:16]
+
+    def quietly(self) -> Workspace:
+        """The same, without progress messages."""
+        return replace(self, progress=quiet)
+
+
+@dataclass
+class Ledger:
+    """Counts model rows as they are run; the one mutable thing here, because counting is what it is for."""
+
+    budget: int
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def add(self, kind: str, num_rows: int) -> None:
+        """Count rows before they are run. Raises BudgetError when that would pass the budget."""
+        total = self.total + num_rows
+        if total > self.budget:
+            what = f"{kind} asks for {num_rows:,} more model rows, {total:,} in all"
+            raise BudgetError(Problem(what, f"at most {self.budget:,}", "Raise the row budget or choose fewer probes"))
+        self.rows[kind] = self.rows.get(kind, 0) + num_rows
+
+    @property
+    def total(self) -> int:
+        """All rows so far."""
+        return sum(self.rows.values())
+
+
+def run_model(system: System, inputs: Array) -> Array:
+    """Raw inputs `(N, F)` to logits `(N, K)` float32, in batches. Raises ModelError for a wrong number of answers."""
+    parts = []
+    for start in range(0, max(len(inputs), 1), BATCH):
+        batch = inputs[start : start + BATCH]
+        logits = system.task.logits(system.model.outputs(batch), system.model.outputs_are)
+        if len(logits) != len(batch):
+            raise ModelError(
+                Problem(
+                    f"the model answered {len(logits)} rows of {len(batch)}", "one answer per row", "Fix its output"
+                )
+            )
+        parts.append(logits)
+    return np.concatenate(parts)
+
+
+def answers(system: System, split: Split, logits: Array) -> dict[str, Array]:
+    """Everything that follows from logits without running the model: probabilities, predictions, losses."""
+    probabilities = system.task.probabilities(logits)
+    arrays = {
+        "logits": logits,
+        "probabilities": probabilities,
+        "predictions": system.decision.decide(probabilities, split.inputs, split.groups),
+        "losses": system.task.losses(split.labels, logits),
+    }
+    return {name: array for name, array in arrays.items() if name in system.task.observables}
+
+
+def observe(
+    system: System, split_name: str, *, want: frozenset[str], workspace: Workspace, ledger: Ledger
+) -> Observation:
+    """One pass over a split, recording what the probes want; from the cache when it was run before."""
+    split = system.data.splits[split_name]
+    white = sorted(want & NEEDS_GRADIENT)
+    key = ["observation", 1, system.digest, split.digest, white]
+    stored = workspace.cache.get(key)
+    if stored is not None:
+        arrays, facts = stored
+        return Observation(
+            arrays=arrays, split_digest=split.digest, system_digest=system.digest, split=split_name, **facts
+        )
+    meter, started = EnergyMeter(), time.perf_counter()
+    meter.start()
+    ledger.add(f"{split_name} pass", len(split))
+    if white:
+        logits, extra = _white_box_pass(system, split)
+    else:
+        logits, extra = run_model(system, split.inputs), {}
+    arrays = answers(system, split, logits) | {name: extra[name] for name in white}
+    facts = {
+        "seconds": time.perf_counter() - started,
+        "joules": plain(meter.stop()),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "environment": environment(),
+    }
+    workspace.cache.put(key, arrays, facts)
+    return Observation(arrays=arrays, split_digest=split.digest, system_digest=system.digest, split=split_name, **facts)
+
+
+def module_of(system: System) -> torch.nn.Module:
+    """The differentiable module of a white-box system. Raises ModelError for a system that offers no gradient."""
+    module = getattr(system.model, "module", None)
+    if "gradient" not in system.offers or module is None:
+        raise ModelError(Problem(f"{system.name} offers no gradient", ", ".join(sorted(system.offers))))
+    return module  # type: ignore[no-any-return]
+
+
+def loss_gradients(module: torch.nn.Module, inputs: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Logits `(M, K)`, losses `(M,)` and their gradients `(M, F)` with respect to raw inputs, in evaluation mode."""
+    import torch
+
+    was_training = module.training
+    module.eval()
+    try:
+        batch = torch.from_numpy(np.array(inputs, dtype=np.float32)).requires_grad_(True)
+        logits = module(batch)
+        target = torch.from_numpy(np.array(labels))
+        if logits.shape[1] > 1:
+            losses = torch.nn.functional.cross_entropy(logits, target.long(), reduction="none")
+        else:
+            losses = (logits[:, 0] - target.float()) ** 2
+        (gradients,) = torch.autograd.grad(losses.sum(), batch)
+    finally:
+        module.train(was_training)
+    return logits.detach().numpy(), losses.detach().numpy(), torch.nan_to_num(gradients).numpy()
+
+
+def _white_box_pass(system: System, split: Split) -> tuple[Array, Mapping[str, Array]]:
+    import torch
+
+    module = module_of(system)
+    linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    if not linear:
+        raise ModelError(Problem(f"{system.name} has no linear layer to read embeddings from"))
+    seen: list[torch.Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    logits, gradients = [], []
+    try:
+        for start in range(0, len(split), BATCH):
+            rows = slice(start, start + BATCH)
+            outputs, _, gradient = loss_gradients(module, split.inputs[rows], split.labels[rows])
+            logits.append(system.task.logits(outputs, system.model.outputs_are))
+            gradients.append(gradient)
+    finally:
+        hook.remove()
+    extra: dict[str, Any] = {"embeddings": torch.cat(seen).numpy(), "input_gradients": np.concatenate(gradients)}
+    return np.concatenate(logits), extra

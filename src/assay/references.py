@@ -1,0 +1,83 @@
+"""Reference models: the system's recipe on other halves of the training split, trained once and shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from assay import registry
+from assay.access import Reference, keyed_rng
+from assay.errors import ModelError, Problem
+from assay.observe import Ledger, Workspace, observe
+from assay.tasks import Argmax, Identity
+from assay.values import Array, Fitted, Step, System, array_digest, digest_of
+
+_TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage treatment meets the same reference models
+MAX_TRAINED = 64
+
+
+def halves(num_rows: int, num: int, data_digest: str) -> list[Array]:
+    """`num` membership masks `(N,)` in complementary pairs: each row is in exactly `num / 2` of them.
+
+    >>> sum(mask.astype(int) for mask in halves(10, 4, "x")).tolist()
+    [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    """
+    if num < 2 or num % 2:
+        raise ModelError(Problem(f"{num} reference models were asked for", "an even number, at least 2"))
+    masks: list[Array] = []
+    for pair in range(num // 2):
+        order = keyed_rng("halves", data_digest, str(pair)).permutation(num_rows)
+        mask = np.zeros(num_rows, dtype=bool)
+        mask[order[: num_rows // 2]] = True
+        masks += [mask, np.logical_not(mask)]
+    return masks
+
+
+def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tuple[Reference, ...]:
+    """The reference models of a system, with their logits on the training and test rows.
+
+    Trained by the recipe on halves of the training split; treatments of the model stage are then applied to them
+    again from the lineage, so a model-stage treatment costs no training. Raises ModelError without a recipe.
+    """
+    if system.recipe is None:
+        raise ModelError(Problem(f"{system.name} has no recipe to train reference models with"))
+    train = system.data.splits["train"]
+    masks = halves(len(train), workspace.num_references, digest_of([train.rows, train.labels]))
+    found = []
+    for index, mask in enumerate(masks):
+        seed = 1000 + index
+        workspace.progress(f"{system.name}: reference models", index, len(masks))
+        reference = _reference(system, mask, seed)
+        passes = {
+            name: observe(reference, name, want=frozenset(), workspace=workspace, ledger=ledger).arrays["logits"]
+            for name in ("train", "test")
+        }
+        found.append(Reference(reference, mask, passes["train"], passes["test"], seed))
+    return tuple(found)
+
+
+def _reference(system: System, mask: Array, seed: int) -> System:
+    if system.recipe is None:
+        raise ModelError(Problem(f"{system.name} has no recipe"))
+    split = system.data.splits["train"].take(np.flatnonzero(mask))
+    key = digest_of([system.recipe.digest, split.digest, array_digest(mask), seed])
+    if key not in _TRAINED:
+        while len(_TRAINED) >= MAX_TRAINED:
+            _TRAINED.pop(next(iter(_TRAINED)))
+        _TRAINED[key] = system.recipe.fit(split, system.data, seed)
+    fitted = _TRAINED[key]
+    name = f"{system.name} reference {seed}"
+    rule = Argmax() if system.task.classes else Identity()
+    bare = replace(system, name=name, model=fitted.model, facts=fitted.facts, lineage=(), seed=seed, decision=rule)
+    return _retreat(bare, system.lineage)
+
+
+def _retreat(reference: System, lineage: Sequence[Step]) -> System:
+    """Apply the model- and serve-stage steps of a lineage; earlier stages are already in the data or the recipe."""
+    registry.load()
+    for step in lineage:
+        if step.stage in ("model", "serve"):
+            reference = registry.TREATMENTS[step.treatment].function(reference, **step.parameters)
+    return reference
