@@ -1,0 +1,213 @@
+"""The command line: nine verbs. Nothing heavy is imported until a verb runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Build AI models and answer for them: train, audit, treat, compare, report, verify, serve.",
+    epilog="Exit codes: 0 pass, 1 fail, 2 usage or error, 3 inconclusive.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or the name of a built-in set: adult.")]
+Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
+GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="default, strict, or a TOML file.")]
+Folder = Annotated[Path | None, typer.Option("--cache", help="Where measurements are remembered. [.assay/cache]")]
+Probes = Annotated[str, typer.Option("--probes", help="Comma-separated; all that apply when not given.")]
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="A CSV or Parquet file, or a built-in set: adult.")] = "adult",
+    label: Label = "",
+    groups: GroupNames = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the system.")] = Path("system"),
+    seed: int = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a classifier or regressor on a table and save the system."""
+    from assay.commands.train import run
+
+    run((data, label, groups), out, seed, _console(json, quiet))
+
+
+@app.command()
+def audit(
+    system: Annotated[str, typer.Argument(help="System folder, package.module:function, model.onnx, or http://…")],
+    data: DataName = "",
+    label: Label = "",
+    groups: GroupNames = "",
+    policy: PolicyName = "default",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the dossier.")] = Path("dossier"),
+    probes: Probes = "",
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print passes, rows and expected seconds; run no probe.")
+    ] = False,
+    cache: Folder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a system on every dimension, judge it by a policy, and file a signed dossier."""
+    from assay.commands.audit import run
+
+    console = _console(json, quiet)
+    run(system, (data, label, groups), (policy, probes, plan, out, cache), console)
+
+
+@app.command()
+def treat(
+    system: Annotated[str, typer.Argument(help="System folder.")],
+    treatment: Annotated[str, typer.Option("--with", help="A treatment, or several in order: a+b.")],
+    options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: sparsity=0.5.")] = "",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the treated system.")] = Path("treated"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply a treatment. The input is unchanged; the result has no evidence until it is audited."""
+    from assay.commands.treat import run
+
+    run(system, treatment, options, out, _console(json, quiet))
+
+
+@app.command()
+def compare(
+    system: Annotated[str, typer.Argument(help="System folder, or package.module:function: the baseline.")],
+    treatments: Annotated[str, typer.Option("--treatments", help="Comma-separated; a+b applies a, then b.")] = "",
+    policy: PolicyName = "default",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the dossier with the matrix.")] = Path("comparison"),
+    probes: Probes = "",
+    cache: Folder = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Apply treatments, audit each, and show what each one costs on every other dimension."""
+    from assay.commands.compare import run
+
+    run(system, treatments, (policy, probes, out, cache), _console(json, quiet))
+
+
+@app.command()
+def report(
+    dossier: Annotated[Path, typer.Argument(help="Dossier folder.")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file. [DOSSIER.html beside the folder]")] = None,
+    lang: Annotated[str, typer.Option("--lang", help="en or zh.")] = "en",
+    json: Json = False,
+) -> None:
+    """Write one self-contained HTML page from a dossier."""
+    from assay.commands.report import run
+
+    run(dossier, out, lang, _console(json, True))
+
+
+@app.command()
+def verify(
+    dossier: Annotated[Path, typer.Argument(help="Dossier folder.")],
+    key: Annotated[Path | None, typer.Option("--key", help="The signer's public key (PEM) you trust.")] = None,
+    data: DataName = "",
+    label: Label = "",
+    groups: GroupNames = "",
+    json: Json = False,
+) -> None:
+    """Check the signature, every digest and, with the sealed part, every passive number. Offline."""
+    from assay.commands.verify import run
+
+    run(dossier, key, (data, label, groups), _console(json, True))
+
+
+@app.command()
+def serve(
+    dossier: Annotated[Path, typer.Argument(help="Dossier folder.")],
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    allow_failed: Annotated[bool, typer.Option(help="Serve a system that did not pass; every answer says so.")] = False,
+    allow_unsigned: Annotated[bool, typer.Option(help="Serve without a signature; every answer says so.")] = False,
+) -> None:
+    """Serve a system that passed, with health, predictions and explanations."""
+    from assay.commands.serve import run
+
+    run(dossier, (host, port), (allow_failed, allow_unsigned), _console(False, False))
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="probes, treatments, policies, data, or all.")] = "all", json: Json = False
+) -> None:
+    """List what is registered: probes, treatments, policies, built-in data."""
+    from assay.commands.listing import run
+
+    run(what, _console(json, True))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything the demo makes.")] = Path("demo"),
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The whole story on the Adult census data: train, audit, treat, compare, judge, file, report."""
+    from assay.commands.demo import run
+
+    run(out, _console(json, quiet))
+
+
+def _console(json: bool, quiet: bool) -> Any:
+    from assay.commands.console import Console
+
+    return Console(json=json, quiet=quiet or json)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Every error a user can cause is one sentence each on stderr, and exit code 2."""
+    command: Callable[..., Any] = typer.main.get_command(app)
+    try:
+        code = command(args=arguments, prog_name="assay", standalone_mode=False)
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("assay: interrupted; nothing is half-written, and what was measured is remembered.", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        code = _explain(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> int:
+    """One sentence for each problem; a traceback only for a defect of our own, and then into a file."""
+    show = getattr(error, "format_message", None)
+    if show is not None:  # typer's own usage errors
+        print(f"assay: {show()}", file=sys.stderr)
+        return int(getattr(error, "exit_code", EXIT_USAGE))
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    from assay.errors import AssayError
+
+    if isinstance(error, AssayError):
+        for problem in error.problems:
+            print(f"assay: {problem}", file=sys.stderr)
+        return EXIT_USAGE
+    from assay.commands.console import write_crash
+
+    where = write_crash(error)
+    print(f"assay: a defect stopped this: {type(error).__name__}: {error}. Details are in {where}.", file=sys.stderr)
+    return EXIT_USAGE
+
+
+if __name__ == "__main__":
+    main()
