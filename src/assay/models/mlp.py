@@ -1,0 +1,180 @@
+"""A multilayer perceptron on raw table rows; encoding is inside, so gradients and files are of the whole system."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from assay.errors import ModelError, Problem
+from assay.values import Array, Column, Split
+
+HEAVY_TAIL = 8.0  # a column whose largest |z| exceeds this is put on a log scale first
+MAX_BINS = 64
+
+
+class TableEncoder(nn.Module):
+    r"""Raw rows `(N, F)` to encoded rows `(N, D)`, with buffers fitted on the training split only.
+
+    Numeric column: $z = (g(x) - \mu)/\sigma$, where $g$ is the identity, or $\mathrm{sign}(x)\log(1+|x|/s)$ for a heavy
+    tail, and `num_bins` ramps $\min(\max((x-a_k)/(a_{k+1}-a_k), 0), 1)$ between training quantiles $a_k$
+    (piecewise-linear encoding: Gorishniy et al. 2022, section 3.2). Categorical column: one slot per category and one
+    for unknown. A numeric NaN gets its own slot when the training split had one in that column; otherwise it stays NaN
+    and so does the row's output. Limits: ramps are flat outside the training range.
+    """
+
+    numeric: Tensor
+    slot_column: Tensor
+    slot_code: Tensor
+    slot_size: Tensor
+    centre: Tensor
+    scale: Tensor
+    log_scale: Tensor
+    fill: Tensor
+    saw_missing: Tensor
+    edges: Tensor
+
+    def __init__(self, columns: Sequence[Column], *, num_bins: int = 0) -> None:
+        super().__init__()
+        if not columns:
+            raise ModelError(Problem("a table model needs at least one column"))
+        if not 0 <= num_bins <= MAX_BINS:
+            raise ModelError(Problem(f"num_bins is {num_bins}", f"0 to {MAX_BINS}"))
+        numeric = [i for i, column in enumerate(columns) if column.kind == "numeric"]
+        slots = [
+            (i, code)
+            for i, column in enumerate(columns)
+            if column.kind == "categorical"
+            for code in range(-1, len(column.categories))
+        ]
+        sizes = [len(column.categories) for column in columns]
+        count = len(numeric)
+        self.num_columns = len(columns)
+        self.num_bins = num_bins
+        self.num_encoded = count * (2 + num_bins) + len(slots)
+        self.register_buffer("numeric", torch.tensor(numeric, dtype=torch.int64))
+        self.register_buffer("slot_column", torch.tensor([i for i, _ in slots], dtype=torch.int64))
+        self.register_buffer("slot_code", torch.tensor([code for _, code in slots], dtype=torch.float32))
+        self.register_buffer("slot_size", torch.tensor([sizes[i] for i, _ in slots], dtype=torch.float32))
+        self.register_buffer("centre", torch.zeros(count))
+        self.register_buffer("scale", torch.ones(count))
+        self.register_buffer("log_scale", torch.zeros(count))  # 0: linear column
+        self.register_buffer("fill", torch.zeros(count))
+        self.register_buffer("saw_missing", torch.zeros(count, dtype=torch.bool))
+        self.register_buffer("edges", torch.linspace(0, 1, num_bins + 1).repeat(count, 1))
+
+    @torch.no_grad()
+    def fit(self, inputs: Array) -> None:
+        """Set every buffer from training inputs `(N, F)`. Raises ModelError for a column without any finite value."""
+        for k, column in enumerate(self.numeric.tolist()):
+            values = inputs[:, column].astype(np.float64)
+            seen = values[np.isfinite(values)]
+            if not len(seen):
+                raise ModelError(Problem(f"column {column} has no finite value in the training split"))
+            self.saw_missing[k] = bool(np.isnan(values).any())
+            self.fill[k] = float(np.median(seen))
+            log_scale = _log_scale(seen)
+            moved = seen if log_scale == 0 else np.sign(seen) * np.log1p(np.abs(seen) / log_scale)
+            self.log_scale[k] = log_scale
+            self.centre[k] = float(moved.mean())
+            self.scale[k] = float(moved.std()) or 1.0
+            if self.num_bins:
+                self.edges[k] = torch.from_numpy(_edges(seen, self.num_bins))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(N, F)` to `(N, D)`; differentiable with respect to the numeric columns."""
+        raw = inputs[:, self.numeric]
+        missing = torch.isnan(raw) & self.saw_missing
+        values = torch.where(missing, self.fill, raw)
+        scale = torch.where(self.log_scale > 0, self.log_scale, 1.0)
+        logs = torch.sign(values) * torch.log1p(values.abs() / scale)
+        linear = (torch.where(self.log_scale > 0, logs, values) - self.centre) / self.scale
+        parts = [linear, missing.to(inputs.dtype)]
+        if self.num_bins:
+            left, right = self.edges[:, :-1], self.edges[:, 1:]
+            ramps = ((values[:, :, None] - left) / (right - left)).clamp(0, 1)
+            parts.append(ramps.flatten(1))
+        codes = inputs[:, self.slot_column]
+        known = (codes >= 0) & (codes < self.slot_size)
+        parts.append((torch.where(known, codes, -1.0) == self.slot_code).to(inputs.dtype))
+        return torch.cat(parts, dim=1)
+
+
+def _log_scale(seen: Array) -> float:
+    """0 for a column that is fine as it is; else the scale of its signed logarithm: median of non-zero sizes."""
+    spread = seen.std()
+    sizes = np.abs(seen[seen != 0])
+    if not spread or not len(sizes) or np.abs(seen - seen.mean()).max() <= HEAVY_TAIL * spread:
+        return 0.0
+    return float(np.median(sizes))
+
+
+def _edges(seen: Array, num_bins: int) -> Array:
+    """`num_bins + 1` strictly increasing edges at quantiles of the distinct-enough values."""
+    edges = np.unique(np.quantile(seen, np.linspace(0, 1, num_bins + 1)).astype(np.float32))
+    if len(edges) < num_bins + 1:  # repeated quantiles: spread the remaining edges over the distinct values
+        distinct = np.unique(seen.astype(np.float32))
+        extra = np.quantile(distinct, np.linspace(0, 1, num_bins + 1)).astype(np.float32)
+        edges = np.unique(np.concatenate([edges, extra]))
+        edges = edges[np.linspace(0, len(edges) - 1, min(len(edges), num_bins + 1)).round().astype(int)]
+    while len(edges) < num_bins + 1:  # fewer distinct values than edges: ramps beyond the last one stay at 0
+        step = np.float32(max(1.0, abs(float(edges[-1])) * 1e-3))
+        edges = np.append(edges, edges[-1] + step)
+    return edges.astype(np.float32)
+
+
+class MLP(nn.Module):
+    """Raw rows `(N, F)` to outputs `(N, K)`: encoding, hidden layers with ReLU, one linear `head`.
+
+    All weights are in `nn.Linear` layers (what pruning, quantisation and clipped gradients want); no BatchNorm, so one
+    row's answer never depends on another's. With `scale_outputs` the head's output is multiplied by the standard
+    deviation of the training labels and shifted by their mean, so that a regression answers in target units.
+    Call `fit_encoding` before training. Raises ModelError for sizes that make no network.
+    """
+
+    output_scale: Tensor
+    output_centre: Tensor
+
+    def __init__(
+        self,
+        columns: Sequence[Column],
+        *,
+        hidden: Sequence[int] = (64, 64),
+        num_outputs: int = 2,
+        num_bins: int = 0,
+        dropout: float = 0.0,
+        scale_outputs: bool = False,
+    ) -> None:
+        super().__init__()
+        if num_outputs < 1 or any(width < 1 for width in hidden):
+            raise ModelError(Problem(f"layer widths {list(hidden)} and {num_outputs} outputs", "whole numbers from 1"))
+        self.encoder = TableEncoder(columns, num_bins=num_bins)
+        layers: list[nn.Module] = []
+        width = self.encoder.num_encoded
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+            width = size
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(width, num_outputs)
+        self.scale_outputs = scale_outputs
+        if scale_outputs:
+            self.register_buffer("output_scale", torch.ones(num_outputs))
+            self.register_buffer("output_centre", torch.zeros(num_outputs))
+
+    def fit_encoding(self, split: Split) -> None:
+        """Fit the encoder's buffers, and the output scale if there is one, on this split only."""
+        self.encoder.fit(split.inputs)
+        if self.scale_outputs:
+            labels = split.labels.reshape(len(split), -1).astype(np.float64)
+            spread = np.where(labels.std(axis=0) > 0, labels.std(axis=0), 1.0)
+            self.output_scale.copy_(torch.from_numpy(spread))
+            self.output_centre.copy_(torch.from_numpy(labels.mean(axis=0)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(N, F)` to `(N, K)`."""
+        outputs: Tensor = self.head(self.body(self.encoder(inputs)))
+        return outputs * self.output_scale + self.output_centre if self.scale_outputs else outputs

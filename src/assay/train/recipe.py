@@ -1,0 +1,62 @@
+"""How a system was trained, as a value: what reference models and replicates are made with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from assay.models import Architecture, FitsEncoding, build
+from assay.models.adapters.module import ModuleModel, OutputsAre
+from assay.train.loop import Hooks, TrainSettings, fit
+from assay.values import Data, Fitted, Progress, Split, Task, digest_of, quiet
+
+
+@dataclass(frozen=True)
+class TrainRecipe:
+    """Build the architecture, fit its encoding on the split, train it by `assay.train.fit`.
+
+    A treatment wraps it: a frozen class with its own `digest` and `fit` that calls `make_module` and its own loop.
+    """
+
+    architecture: Architecture
+    task: Task
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    progress: Progress = field(default=quiet, compare=False, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of architecture, task and settings; not of the data."""
+        return digest_of(["TrainRecipe", self.architecture, self.task.digest, self.settings])
+
+    def make_module(self, split: Split, data: Data, seed: int) -> nn.Module:
+        """An untrained module, initialised by `seed`, its encoding fitted on `split` if it has one to fit."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            architecture = self.architecture
+            module = build(
+                architecture.name,
+                columns=data.columns,
+                num_outputs=self.task.num_outputs,
+                params=architecture.params,
+            )
+        if isinstance(module, FitsEncoding):
+            module.fit_encoding(split)
+        return module
+
+    def wrap(self, module: nn.Module) -> ModuleModel:
+        """A trained module as a model of this recipe's task and architecture."""
+        outputs_are: OutputsAre = "values" if self.task.name == "regression" else "logits"
+        return ModuleModel(module, outputs_are=outputs_are, architecture=self.architecture)
+
+    def fit(self, split: Split, data: Data, seed: int) -> Fitted:
+        """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""
+        module = self.make_module(split, data, seed)
+        validation = data.splits.get("validation") if self.settings.patience else None
+        hooks = Hooks(progress=self.progress, validation=validation)
+        facts: Mapping[str, Any] = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
+        return Fitted(self.wrap(module), facts)
