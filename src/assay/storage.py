@@ -28,12 +28,14 @@ from assay.errors import Problem, StorageError
 
 __all__ = [
     "clean_leftovers",
+    "make_folder",
     "publish_folder",
     "read_regular",
     "read_verified",
     "recover_folder",
     "staged_folder",
     "write_atomic",
+    "write_new",
 ]
 
 _MARK = ".tmp-"
@@ -83,6 +85,28 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     _fsync_parent(path)
 
 
+def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
+    """Make `path` with `data`, whole; False when it exists already, and then it is not changed. Raises StorageError."""
+    path = Path(path)
+    try:
+        temp, descriptor = _new_temp(path, mode)
+        try:
+            _write_all(descriptor, data)
+            os.fsync(descriptor)
+            os.link(temp, path)
+        finally:
+            with suppress(OSError):
+                os.unlink(temp)
+            with suppress(OSError):
+                os.close(descriptor)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _storage_error(f"{path} cannot be written", error) from error
+    _fsync_parent(path)
+    return True
+
+
 def read_verified(path: Path, sha256: str) -> bytes:
     """The bytes of `path`, only if their SHA-256 is `sha256` (hex). What was hashed is what is returned.
 
@@ -109,6 +133,14 @@ def read_regular(path: Path) -> bytes:
         raise _storage_error(f"{path} cannot be read", error) from error
 
 
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Make a folder and its parents; fine when it is there. Raises StorageError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True, mode=mode)
+    except OSError as error:
+        raise _storage_error(f"{folder} cannot be made", error) from error
+
+
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
     """An empty hidden folder beside `final` to build in; it becomes `final` when the block ends without an error.
@@ -117,10 +149,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
     Raises StorageError.
     """
     final = Path(final)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _storage_error(f"{final.parent} cannot be made", error) from error
+    make_folder(final.parent)
     recover_folder(final)
     clean_leftovers(final.parent, name=final.name)
     try:
