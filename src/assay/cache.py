@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,23 @@ from assay.digests import Array, canonical, digest_of
 from assay.storage import write_atomic
 
 
+Entry = tuple[dict[str, Array], dict[str, Any]]
+
+
 @dataclass(frozen=True)
 class Cache:
-    """A folder of entries named by the digest of what they answer; `folder=None` remembers nothing.
+    """Entries named by the digest of what they answer: files in a folder, or in `memory` when there is none.
 
     Every entry starts with the SHA-256 of the rest. A damaged entry counts as absent and is made anew.
     """
 
     folder: Path | None
+    memory: dict[str, Entry] | None = field(default=None, repr=False, compare=False)
 
-    def get(self, key: Any) -> tuple[dict[str, Array], dict[str, Any]] | None:
+    def get(self, key: Any) -> Entry | None:
         """Arrays and facts stored under a key, or None."""
+        if self.folder is None and self.memory is not None:
+            return self.memory.get(digest_of(key))
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -42,6 +48,8 @@ class Cache:
 
     def put(self, key: Any, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
         """Store arrays and facts under a key, whole or not at all."""
+        if self.folder is None and self.memory is not None:
+            self.memory[digest_of(key)] = (dict(arrays), json.loads(canonical(facts)))
         path = self._path(key)
         if path is None:
             return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assay.cache import Cache
+from assay.cache import Cache, Entry
 from assay.errors import BudgetError, ModelError, Problem
 from assay.meter import EnergyMeter, environment
 from assay.registry import NEEDS_GRADIENT
@@ -34,11 +34,12 @@ class Workspace:
     num_references: int = 4
     row_budget: int = 50_000_000
     progress: Progress = quiet
+    memory: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)  # used when there is no folder
 
     @property
     def cache(self) -> Cache:
-        """The cache in the folder."""
-        return Cache(self.folder)
+        """What was run before: in the folder, or else for as long as this value lives."""
+        return Cache(self.folder, self.memory)
 
     @property
     def key_id(self) -> str:

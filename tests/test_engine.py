@@ -1,0 +1,191 @@
+"""The engine as an instrument: passes are counted, shared, remembered; what cannot be measured says why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from assay import engine, registry
+from assay.errors import BudgetError, RegistryError
+from assay.observe import Workspace
+from assay.registry import Sizes, probe
+from assay.stats import exact_rate, measured, rate
+from assay.tasks import Identity, Regression
+from assay.values import Array, Data, Measurement, System
+from support import KnownModel
+
+
+@pytest.fixture(autouse=True)
+def own_probes(monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Probe]:
+    """A registry of four probes whose costs are known exactly."""
+    table: dict[str, registry.Probe] = {}
+    monkeypatch.setattr(registry, "PROBES", table)
+    monkeypatch.setattr(registry, "load", lambda: None)
+
+    @probe("utility")
+    def hit_rate(labels: Array, predictions: Array, draws: Any) -> list[Measurement]:
+        cells = draws.counts((labels == predictions).astype(int), 2)
+        found = rate(cells[:, 1], cells.sum(axis=1), level=draws.level)
+        return [measured(found, "hit_rate", unit="fraction", better="higher", attempted=len(labels), headline=True)]
+
+    @probe("fairness")
+    def female_share(groups: Any, draws: Any) -> list[Measurement]:
+        cells = draws.counts(groups.codes[:, 0].astype(int), 2)
+        found = rate(cells[:, 0], cells.sum(axis=1), level=draws.level)
+        return [measured(found, "female_share", unit="fraction", better="neither", attempted=len(groups))]
+
+    def cost(sizes: Sizes) -> dict[str, int]:
+        return {"nudged": 50}
+
+    @probe("robustness", cost=cost)
+    def nudge_once(query: Any) -> list[Measurement]:
+        rows = query.rows(50)
+        flips = query.predictions(query.inputs[rows] + 1, query.groups.take(rows)) < 0
+        found = exact_rate(int(flips.sum()), 50)
+        return [measured(found, "nudge_once", unit="fraction", better="lower", attempted=50)]
+
+    @probe("robustness", cost=cost)
+    def nudge_again(query: Any) -> list[Measurement]:
+        rows = query.rows(50)
+        query.probabilities(query.inputs[rows] + 1)
+        return [measured(exact_rate(0, 50), "nudge_again", unit="fraction", better="lower", attempted=50)]
+
+    @probe("security", cost=lambda sizes: {"gradients": 10})
+    def white_only(gradient: Any) -> list[Measurement]:
+        raise AssertionError("never run on a black box")
+
+    return table
+
+
+def model_of(system: System) -> KnownModel:
+    assert isinstance(system.model, KnownModel)
+    return system.model
+
+
+def test_plan_rows_are_the_rows_that_run(known_system: System, workspace: Workspace) -> None:
+    planned = engine.plan(known_system, workspace=workspace)
+    assert planned.rows == 800 + 50  # one shared pass, and one perturbed pass shared by two probes
+    assert model_of(known_system).num_rows == 0
+    audited = engine.audit(known_system, workspace=workspace)
+    assert sum(audited.ledger.values()) == planned.rows == model_of(known_system).num_rows
+
+
+def test_passive_probes_share_one_pass(known_system: System, workspace: Workspace) -> None:
+    engine.audit(known_system, probes=["hit_rate", "female_share"], workspace=workspace)
+    assert model_of(known_system).num_rows == 800
+
+
+def test_second_audit_runs_nothing_and_is_equal(known_system: System, workspace: Workspace) -> None:
+    first = engine.audit(known_system, workspace=workspace)
+    ran = model_of(known_system).num_rows
+    second = engine.audit(known_system, workspace=workspace)
+    assert model_of(known_system).num_rows == ran
+    assert second.ledger == {}
+    assert [m.digest for m in first.measurements] == [m.digest for m in second.measurements]
+    assert engine.plan(known_system, workspace=workspace).rows == 0
+    replicates = [m.replicates for m in second.measurements if m.metric == "hit_rate"]
+    assert replicates[0] is not None
+    np.testing.assert_array_equal(replicates[0], first.find("hit_rate").replicates)
+
+
+def test_adding_a_probe_runs_only_what_it_lacks(known_system: System, workspace: Workspace) -> None:
+    engine.audit(known_system, probes=["hit_rate"], workspace=workspace)
+    engine.audit(known_system, probes=["hit_rate", "female_share"], workspace=workspace)
+    assert model_of(known_system).num_rows == 800
+    third = engine.audit(known_system, probes=["hit_rate", "nudge_once"], workspace=workspace)
+    assert third.ledger == {"nudge_once": 50}
+
+
+def test_a_damaged_cache_entry_is_made_anew(known_system: System, workspace: Workspace) -> None:
+    first = engine.audit(known_system, probes=["hit_rate"], workspace=workspace)
+    assert workspace.folder is not None
+    for path in workspace.folder.rglob("*"):
+        if path.is_file():
+            raw = bytearray(path.read_bytes())
+            raw[len(raw) // 2] ^= 1
+            path.write_bytes(bytes(raw))
+    again = engine.audit(known_system, probes=["hit_rate"], workspace=workspace)
+    assert again.find("hit_rate") == first.find("hit_rate")
+    assert again.ledger == {"test pass": 800}
+
+
+def test_not_applicable_says_why(known_system: System, workspace: Workspace) -> None:
+    audited = engine.audit(known_system, workspace=workspace)
+    reasons = {one.probe: one.reason for one in audited.not_applicable}
+    assert reasons == {"white_only": "it needs gradient access, and this system offers meter, query"}
+
+
+def test_task_and_groups_are_reasons_too(small_data: Data, known_system: System) -> None:
+    numeric = replace(known_system, task=Regression(), decision=Identity())
+    assert "task is regression" in engine.why_not(registry.PROBES["hit_rate"], numeric)
+    bare = replace(known_system, data=replace(small_data, group_columns=()))
+    assert "no group column" in engine.why_not(registry.PROBES["female_share"], bare)
+
+
+def test_unknown_probe_lists_all_unknown(known_system: System, workspace: Workspace) -> None:
+    with pytest.raises(RegistryError) as caught:
+        engine.plan(known_system, probes=["hit_rate", "nope", "neither"], workspace=workspace)
+    assert len(caught.value.problems) == 2
+    assert "hit_rate" in str(caught.value)
+
+
+def test_unknown_need_is_refused_at_import() -> None:
+    with pytest.raises(RegistryError, match=r"asks for 'feelings'.*probabilities"):
+
+        @probe("utility")
+        def moody(feelings: Array) -> list[Measurement]:
+            return []
+
+
+def test_an_active_probe_without_a_cost_is_refused() -> None:
+    with pytest.raises(RegistryError, match="declares no cost"):
+
+        @probe("utility")
+        def costly(query: Any) -> list[Measurement]:
+            return []
+
+
+def test_row_budget_is_kept(known_system: System, workspace: Workspace) -> None:
+    tight = replace(workspace, row_budget=820)
+    audited = engine.audit(known_system, workspace=tight)
+    failed = audited.find("nudge_once")
+    assert failed.value is None
+    assert "more model rows" in failed.reason
+    assert audited.find("hit_rate").value is not None
+    with pytest.raises(BudgetError):
+        engine.audit(known_system, workspace=replace(workspace, row_budget=10, folder=None))
+
+
+def test_nan_outputs_are_errored_examples_not_missing_ones(known_system: System, workspace: Workspace) -> None:
+    class Sometimes(KnownModel):
+        def outputs(self, inputs: Array) -> Array:
+            found = super().outputs(inputs)
+            found[inputs[:, 0] > 80] = np.nan
+            return found
+
+    broken = replace(known_system, model=Sometimes())
+    audited = engine.audit(broken, probes=["hit_rate"], workspace=replace(workspace, folder=None))
+    split = known_system.data.splits["test"]
+    predictions = audited.observations["test"].arrays["predictions"]
+    assert (predictions == -1).sum() == (split.inputs[:, 0] > 80).sum() > 0
+    found = audited.find("hit_rate")
+    assert found.value == pytest.approx((predictions == split.labels).mean())
+    assert found.attempted == 800
+
+
+def test_a_failing_probe_leaves_the_others(
+    known_system: System, workspace: Workspace, own_probes: dict[str, registry.Probe]
+) -> None:
+    @probe("data")
+    def broken(labels: Array) -> list[Measurement]:
+        return [labels[10**9]]
+
+    audited = engine.audit(known_system, workspace=workspace)
+    assert "IndexError" in audited.find("broken").reason
+    assert audited.find("hit_rate").value is not None
+    assert "broken" in {p.name for p in own_probes.values()}
+    second = engine.plan(known_system, workspace=workspace)
+    assert any("broken" in one.probes for one in second.passes if not one.cached), "a failure is tried again"
