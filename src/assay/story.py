@@ -1,0 +1,150 @@
+"""The story in verbs: what the command line, the recipes and a Python user call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from assay import engine, registry
+from assay.dossier import file_dossier
+from assay.errors import AssayError, Problem, TreatmentError
+from assay.matrix import Matrix, compare
+from assay.observe import Workspace
+from assay.policy import Policy, judge, load_policy, overall
+from assay.receipts import Receipt, record_plan
+from assay.signing import Signer, draw_key, home, load_signer
+from assay.values import Audit, Dossier, Finding, Progress, System, Verdict, plain, quiet
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An audit, what a policy says of it, and the proof that the policy was fixed before the test rows were read."""
+
+    audit: Audit
+    findings: tuple[Finding, ...]
+    verdict: Verdict
+    policy: Policy
+    receipt: Receipt
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Several judged systems, the first of them the baseline, and the matrix over them."""
+
+    judged: tuple[Judged, ...]
+    matrix: Matrix
+    errored: Mapping[str, str] = field(default_factory=dict)
+
+
+def owner_workspace(cache: Path | None = None, *, progress: Progress = quiet) -> Workspace:
+    """The owner's workspace: cache folder (default `.assay/cache`) and the owner's secret key for the draws."""
+    key, _ = draw_key()
+    return Workspace(folder=cache or Path(".assay") / "cache", key=key, progress=progress)
+
+
+def treat(system: System, treatment: str, *, options: Mapping[str, Any] | None = None) -> System:
+    """Apply a treatment by name, or several in order joined by "+". The input system is not changed.
+
+    `options` go to the treatment that has them. Raises TreatmentError for unknown names or options, or a misfit.
+    """
+    registry.load()
+    names = [name.strip() for name in treatment.split("+")]
+    chosen: list[registry.Treatment] = registry.choose(names, registry.TREATMENTS)
+    known = {name for one in chosen for name in one.options}
+    wrong = [
+        Problem(f"{treatment} has no option {name!r}", ", ".join(sorted(known)) or "no options")
+        for name in options or {}
+        if name not in known
+    ]
+    if wrong:
+        raise TreatmentError(wrong)
+    for one in chosen:
+        system = one.function(system, **{name: value for name, value in (options or {}).items() if name in one.options})
+    return system
+
+
+def audit(
+    system: System,
+    *,
+    policy: Policy | str | Path = "default",
+    probes: Sequence[str] | None = None,
+    workspace: Workspace | None = None,
+) -> Judged:
+    """Measure a system and judge it. The policy's digest is written down before the test rows are read."""
+    rules = policy if isinstance(policy, Policy) else load_policy(policy)
+    workspace = workspace or owner_workspace()
+    receipt = record_plan(home() / "plans", policy_digest=rules.digest, plan=list(probes or ["all"]))
+    audited = engine.audit(system, probes=probes, workspace=workspace, policy_digest=rules.digest)
+    findings = judge(rules, audited.measurements, audited.not_applicable)
+    return Judged(audited, findings, overall(rules, findings), rules, receipt)
+
+
+def compare_treatments(
+    system: System,
+    treatments: Sequence[str],
+    *,
+    policy: Policy | str | Path = "default",
+    probes: Sequence[str] | None = None,
+    workspace: Workspace | None = None,
+) -> Comparison:
+    """Apply each treatment (or chain "a+b") to the system, audit all, and compare them with it, paired by row.
+
+    A treatment that fails is reported as errored and the others go on; what was measured is remembered, so an
+    interrupted comparison resumes where it stopped.
+    """
+    rules = policy if isinstance(policy, Policy) else load_policy(policy)
+    workspace = workspace or owner_workspace()
+    registry.load()
+    for chain in treatments:  # every unknown name before any work
+        registry.choose([name.strip() for name in chain.split("+")], registry.TREATMENTS)
+    judged, errored = [audit(system, policy=rules, probes=probes, workspace=workspace)], {}
+    for number, chain in enumerate(treatments):
+        workspace.progress(f"treating: {chain}", number, len(treatments))
+        try:
+            treated = replace(treat(system, chain), name=f"{system.name}+{chain}")
+            judged.append(audit(treated, policy=rules, probes=probes, workspace=workspace))
+        except AssayError as error:
+            errored[chain] = str(error).replace("\n", " ")
+    matrix = compare([one.audit for one in judged], workspace=workspace, errored=errored)
+    return Comparison(tuple(judged), matrix, errored)
+
+
+def matrix_facts(comparison: Comparison) -> dict[str, Any]:
+    """The matrix as plain data for the open part of a dossier: cells, effects, verdicts, Pareto set, sentences."""
+    matrix = comparison.matrix
+    cells = {
+        name: [
+            {"measurement": plain(cell.measurement), "effect": plain(cell.effect), "reason": cell.reason}
+            for cell in matrix.cells[name].values()
+        ]
+        for name in matrix.systems
+    }
+    return {
+        "systems": list(matrix.systems),
+        "digests": {one.audit.system.name: one.audit.system.digest for one in comparison.judged},
+        "keys": [list(key) for key in matrix.keys],
+        "cells": cells,
+        "pareto": list(matrix.pareto),
+        "sentences": dict(matrix.sentences),
+        "level": matrix.level,
+        "verdicts": {one.audit.system.name: one.verdict for one in comparison.judged},
+        "details": {name: [plain(effect) for effect in found] for name, found in matrix.details.items()},
+        "errored": dict(matrix.errored),
+    }
+
+
+__all__ = [
+    "Comparison",
+    "Dossier",
+    "Judged",
+    "Signer",
+    "audit",
+    "compare_treatments",
+    "file_dossier",
+    "load_signer",
+    "matrix_facts",
+    "owner_workspace",
+    "treat",
+]
