@@ -15,6 +15,7 @@ import errno
 import fcntl
 import hashlib
 import hmac
+import io
 import os
 import secrets
 import shutil
@@ -28,6 +29,7 @@ from assay.errors import Problem, StorageError
 
 __all__ = [
     "clean_leftovers",
+    "digest_file",
     "make_folder",
     "publish_folder",
     "read_regular",
@@ -123,12 +125,24 @@ def read_verified(path: Path, sha256: str) -> bytes:
 
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file; links, pipes and devices are refused. Raises StorageError."""
+    with _regular(path) as file:
+        return file.read()
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a regular file in hex, read in pieces: memory does not grow with the file. Raises StorageError."""
+    with _regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[io.FileIO]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with open(descriptor, "rb") as file:
+        with io.FileIO(descriptor) as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StorageError(Problem(f"{path} is not a regular file", "regular files"))
-            return file.read()
+            yield file
     except OSError as error:
         raise _storage_error(f"{path} cannot be read", error) from error
 

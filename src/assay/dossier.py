@@ -1,0 +1,264 @@
+"""The dossier: a signed folder that says what was measured, on what, and how it was judged.
+
+    statement.dsse.json     signature over the digest of every other file
+    signer.pub              the public key; whether to trust it is the reader's decision
+    open/dossier.json       measurements, findings, digests: for anybody
+    open/policy.toml        the rules, as they were
+    open/<name>.json        further tables, such as the matrix of a comparison
+    system/                 the system itself
+    sealed/                 observations and replicates: one row per person, stays with the owner
+
+It appears whole or not at all, and a former one stays until then.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from assay.digests import Array, canonical
+from assay.errors import DossierError, Problem
+from assay.openpart import build_open, per_person_arrays, read_open, to_json
+from assay.policy import Policy, judge, outcome, overall
+from assay.receipts import Receipt
+from assay.signing import Signer, sign_statement, statement
+from assay.storage import digest_file, make_folder, read_regular, read_verified, recover_folder, staged_folder
+from assay.values import Audit, Dossier, Finding, Measurement, Observation, System
+from assay.verify import SIGNATURE, SIGNER, Verification, list_files, verify_dossier
+
+__all__ = [
+    "Extras",
+    "Verification",
+    "file_dossier",
+    "load_dossier",
+    "per_person_arrays",
+    "sealed_observation",
+    "verify_dossier",
+]
+
+_NAME = re.compile(r"(open|system|sealed)(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,6}")
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What else goes into a dossier. `tables` become `open/<name>.json`; `files` map names to bytes."""
+
+    receipt: Receipt | None = None
+    save_system: Callable[[System, Path], object] | None = None
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    sealed: bool = True
+    num_systems: int = 1  # judged side by side, as told to `policy.judge`
+
+
+def file_dossier(
+    audit: Audit,
+    *,
+    findings: Sequence[Finding],
+    policy: Policy,
+    folder: Path,
+    signer: Signer,
+    extras: Extras | None = None,
+) -> Dossier:
+    """Write and sign a dossier of an audit; a former one in `folder` is replaced in one step.
+
+    Raises DossierError when the parts do not belong together, or when anything open could hold one entry per person;
+    StorageError when it cannot be written. In both cases what was there before is untouched.
+    """
+    extras = extras or Extras()
+    _belongs(audit, findings, policy, extras)
+    filed = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    main = build_open(
+        audit,
+        findings=findings,
+        policy=policy,
+        receipt=extras.receipt,
+        filed=filed,
+        num_systems=extras.num_systems,
+    )
+    files = _open_files(main, policy, extras, audit) | dict(extras.files)
+    if extras.sealed:
+        files |= _sealed_files(audit)
+    with staged_folder(folder) as temp:
+        for name, data in {**files, SIGNER: signer.public_pem}.items():
+            _write(temp / name, data)
+        if extras.save_system is not None:
+            make_folder(temp / "system")
+            extras.save_system(audit.system, temp / "system")
+        found, problems = list_files(temp)
+        bad = [name for name in found if name != SIGNER and not _NAME.fullmatch(name)]
+        problems += tuple(Problem(f"{name!r} cannot be a file of a dossier", _NAME.pattern) for name in bad)
+        if problems:
+            raise DossierError(problems)
+        subjects = {name: digest_file(temp / name) for name in found}
+        content = statement(subjects, _predicate(audit, findings, policy, filed))
+        _write(temp / SIGNATURE, sign_statement(content, signer=signer))
+    evidence_id = hashlib.sha256(canonical(content).encode()).hexdigest()
+    filed_one = read_open(files["open/dossier.json"], path=str(folder), evidence_id=evidence_id)
+    return replace(filed_one, measurements=audit.measurements)
+
+
+def load_dossier(folder: Path, *, verify: bool = True, sealed: bool = False) -> Dossier:
+    """A dossier from its folder; with `verify` only when every byte is what was signed.
+
+    `sealed` also reads the replicates, for paired comparisons. `verify=False` is for looking at a damaged one.
+    Raises DossierError with every problem found, or StorageError.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        recover_folder(folder)
+    evidence_id, digests = "", dict[str, str]()
+    data = read_regular(folder / "open" / "dossier.json") if folder.is_dir() else b""
+    if verify:
+        verification = verify_dossier(folder)
+        if not verification.intact:
+            raise DossierError(verification.problems)
+        evidence_id, digests = verification.evidence_id, dict(verification.files)
+        # The bytes parsed below are the bytes that were signed, even if the file changed in between.
+        if hashlib.sha256(data).hexdigest() != digests["open/dossier.json"]:
+            raise DossierError(Problem("open: open/dossier.json changed while it was read", next="Try again"))
+    found = read_open(data, path=str(folder), evidence_id=evidence_id)
+    if not sealed:
+        return found
+    arrays = _tensors(folder, "sealed/replicates.safetensors", digests)
+    measurements = [replace(one, replicates=arrays.get(str(index))) for index, one in enumerate(found.measurements)]
+    return replace(found, measurements=tuple(measurements))
+
+
+def sealed_observation(folder: Path, *, split: str = "test") -> Observation:
+    """The recorded pass in the sealed part, after verifying. Raises DossierError when it is absent or damaged."""
+    folder = Path(folder)
+    verification = verify_dossier(folder)
+    if not verification.intact:
+        raise DossierError(verification.problems)
+    about = load_dossier(folder, verify=False).about
+    facts = about["observations"].get(split)
+    if facts is None:
+        raise DossierError(
+            Problem(f"the dossier has no observation of the {split} split", ", ".join(about["observations"]))
+        )
+    return Observation(
+        system_digest=facts["system_digest"],
+        split=split,
+        split_digest=facts["split_digest"],
+        arrays=_tensors(folder, f"sealed/observation-{split}.safetensors", verification.files),
+        seconds=facts["seconds"],
+        joules=facts["joules"],
+        peak_bytes=facts["peak_bytes"],
+        environment=facts["environment"],
+    )
+
+
+# ------------------------------------------------------------------ pieces
+
+
+def _belongs(audit: Audit, findings: Sequence[Finding], policy: Policy, extras: Extras) -> None:
+    problems = []
+    if audit.policy_digest not in ("", policy.digest):
+        problems.append(
+            Problem("the audit was planned under another policy", f"policy {audit.policy_digest[:16]}", "Audit again")
+        )
+    if extras.receipt is not None and extras.receipt.policy_digest != policy.digest:
+        problems.append(Problem("the receipt is for another policy", f"policy {policy.digest[:16]}"))
+    if judge(policy, audit.measurements, audit.not_applicable, num_systems=extras.num_systems) != tuple(findings):
+        what = "the findings do not follow from the policy and the measurements of this audit"
+        problems.append(Problem(what, "what policy.judge gives for them, with the same num_systems"))
+    if problems:
+        raise DossierError(problems)
+
+
+def _open_files(main: Mapping[str, Any], policy: Policy, extras: Extras, audit: Audit) -> dict[str, bytes]:
+    tables = {"dossier": main, **{name: table for name, table in extras.tables.items() if name != "dossier"}}
+    num_rows = min((len(split) for split in audit.system.data.splits.values() if len(split)), default=0)
+    places = {name: per_person_arrays(table, num_rows) for name, table in tables.items()}
+    problems = [
+        Problem(f"open/{name}.json could hold one entry per person at {place}", next="Leave it out, or seal it")
+        for name, found in places.items()
+        for place in found
+    ]
+    if problems:
+        raise DossierError(problems)
+    files = {f"open/{name}.json": to_json(table, f"open/{name}.json") for name, table in tables.items()}
+    return files | {"open/policy.toml": policy.text.encode()}
+
+
+def _sealed_files(audit: Audit) -> dict[str, bytes]:
+    files = {
+        f"sealed/observation-{split}.safetensors": _pack(observation.arrays)
+        for split, observation in audit.observations.items()
+    }
+    replicates = {
+        str(index): one.replicates for index, one in enumerate(audit.measurements) if one.replicates is not None
+    }
+    return files | {"sealed/replicates.safetensors": _pack(replicates)}
+
+
+def _pack(arrays: Mapping[str, Array]) -> bytes:
+    return save_tensors({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+
+
+def _tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, Array]:
+    """Arrays of a sealed file, from bytes that have the signed digest, where one is known."""
+    if not (folder / name).is_file():
+        raise DossierError(Problem(f"{name} is not there: the sealed part is absent", next="Ask its owner"))
+    try:
+        digest = digests.get(name)
+        return dict(
+            load_tensors(read_regular(folder / name) if digest is None else read_verified(folder / name, digest))
+        )
+    except SafetensorError as error:
+        raise DossierError(Problem(f"{name} cannot be read ({error})", "safetensors")) from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Plain writing: the folder is not visible yet, and is fsynced as a whole before it is."""
+    sealed = path.parent.name == "sealed"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if sealed else 0o777)
+    path.write_bytes(data)
+    if sealed:
+        path.chmod(0o600)
+
+
+def _predicate(audit: Audit, findings: Sequence[Finding], policy: Policy, filed: str) -> dict[str, Any]:
+    """What the signature says in words of its own: each judged number with interval, denominator, bound and outcome."""
+    made = {one.digest: one for one in audit.measurements}
+    return {
+        "filed": filed,
+        "system": {"name": audit.system.name, "digest": audit.system.digest},
+        "data": {"name": audit.system.data.name, "digest": audit.system.data.digest},
+        "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest, "level": policy.level},
+        "verdict": overall(policy, findings),
+        "evidence": [_evidence(one, made.get(one.measurement)) for one in findings],
+    }
+
+
+def _evidence(finding: Finding, one: Measurement | None) -> dict[str, Any]:
+    counts = (0, 0, 0) if one is None else (one.attempted, one.scored, one.errored)
+    return {
+        "metric": finding.metric,
+        "slice": finding.slice,
+        "value": finding.value,
+        "low": finding.low,
+        "high": finding.high,
+        "level": finding.level,
+        "unit": "" if one is None else one.unit,
+        "method": "" if one is None else one.method,
+        "attempted": counts[0],
+        "scored": counts[1],
+        "errored": counts[2],
+        "rule": finding.rule,
+        "bound": finding.bound,
+        "outcome": outcome(finding),
+        "clause": finding.clause,
+        "measurement": finding.measurement,
+    }

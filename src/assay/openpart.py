@@ -1,0 +1,226 @@
+"""The open part of a dossier: what anybody may read. It is built, scanned for rows of persons, and read back here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from assay.digests import canonical, plain
+from assay.errors import DossierError, Problem
+from assay.policy import Policy, overall
+from assay.receipts import Receipt
+from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
+
+__all__ = ["JUDGING", "SCHEMA", "build_open", "parse_json", "per_person_arrays", "read_open", "to_json"]
+
+SCHEMA = "urn:assay:dossier:v1"
+JUDGING = 1  # raised when the same policy and measurements would be judged otherwise
+_LONGEST_WORD = 80  # a digest with its prefix; longer words without a space can hide an array
+_FEWEST_NUMBERS = 200  # a text with this many numbers, and one per row, is an array written as text
+_FEWEST_ROWS = 16
+_LARGEST = 2**63
+_FIXED = re.compile(  # places of the open part whose length the schema or the data's declaration decides
+    r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
+    r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
+    r"|/observations/[^/]+(/environment)?"
+)
+
+
+def build_open(
+    audit: Audit, *, findings: Sequence[Finding], policy: Policy, receipt: Receipt | None, filed: str, num_systems: int
+) -> dict[str, Any]:
+    """The open part as JSON types. Replicates, and every array, are left out by construction (see `digests.plain`)."""
+    return {
+        "schema": SCHEMA,
+        "filed": filed,
+        "verdict": overall(policy, findings),
+        "system": _system(audit.system),
+        "data": _data(audit.system.data),
+        "policy": {
+            "name": policy.name,
+            "version": policy.version,
+            "digest": policy.digest,
+            "level": policy.level,
+            "about": policy.about,
+            "num_systems": num_systems,
+            "judging": JUDGING,
+        },
+        "receipt": plain(receipt),
+        "measurements": plain(list(audit.measurements)),
+        "not_applicable": plain(list(audit.not_applicable)),
+        "findings": plain(list(findings)),
+        "observations": {
+            split: {
+                "digest": one.digest,
+                "split_digest": one.split_digest,
+                "system_digest": one.system_digest,
+                "seconds": one.seconds,
+                "joules": plain(one.joules),
+                "peak_bytes": one.peak_bytes,
+                "environment": plain(one.environment),
+                "arrays": sorted(one.arrays),
+            }
+            for split, one in audit.observations.items()
+        },
+        "ledger": plain(audit.ledger),
+        "environment": plain(audit.environment),
+        "energy": plain(audit.energy),
+    }
+
+
+def _system(system: System) -> dict[str, Any]:
+    task, model = system.task, system.model
+    return {
+        "name": system.name,
+        "digest": system.digest,
+        "model": {
+            "digest": model.digest,
+            "num_bytes": model.num_bytes,
+            "offers": sorted(model.offers),
+            "outputs_are": model.outputs_are,
+        },
+        "task": {
+            "name": task.name,
+            "digest": task.digest,
+            "classes": list(task.classes),
+            "num_outputs": task.num_outputs,
+            "positive": task.positive_index,
+        },
+        "decision": {
+            "digest": system.decision.digest,
+            "needs_groups": system.decision.needs_groups,
+            "rule": plain(system.decision.to_json()),
+        },
+        "lineage": plain(list(system.lineage)),
+        "facts": plain(system.facts),
+        "seed": system.seed,
+    }
+
+
+def _data(data: Data) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "digest": data.digest,
+        "columns": plain(list(data.columns)),
+        "label": data.label,
+        "group_columns": plain(list(data.group_columns)),
+        "classes": list(data.classes),
+        "positive": data.positive,
+        "splits": {name: {"num_rows": len(split), "digest": split.digest} for name, split in data.splits.items()},
+        "source": plain(data.source),
+    }
+
+
+def to_json(value: Any, what: str) -> bytes:
+    """Canonical JSON as stored, with a line end. Raises DossierError for what JSON cannot say, such as NaN."""
+    try:
+        return canonical(value).encode() + b"\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        allowed = "texts, finite numbers, lists and mappings"
+        raise DossierError(Problem(f"{what} cannot be written as JSON ({error})", allowed)) from error
+
+
+def parse_json(data: bytes, what: str) -> Any:
+    """JSON from bytes; NaN and repeated keys are refused. Raises DossierError."""
+
+    def refuse(token: str) -> NoReturn:
+        raise ValueError(f"{token} is not a number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise ValueError("a key is given twice")
+        return found
+
+    try:
+        return json.loads(data, parse_constant=refuse, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise DossierError(Problem(f"{what} is not JSON ({error})")) from error
+
+
+def read_open(data: bytes, *, path: str, evidence_id: str) -> Dossier:
+    """A `Dossier` from the bytes of `open/dossier.json`. Raises DossierError for another or an older schema."""
+    table = parse_json(data, "open/dossier.json")
+    if not isinstance(table, dict) or table.get("schema") != SCHEMA:
+        found = table.get("schema") if isinstance(table, dict) else type(table).__name__
+        raise DossierError(Problem(f"open/dossier.json has schema {found!r}", SCHEMA))
+    try:
+        return Dossier(
+            path=path,
+            system_digest=table["system"]["digest"],
+            verdict=table["verdict"],
+            evidence_id=evidence_id,
+            measurements=tuple(Measurement(**one) for one in table.pop("measurements")),
+            not_applicable=tuple(NotApplicable(**one) for one in table.pop("not_applicable")),
+            findings=tuple(Finding(**one) for one in table.pop("findings")),
+            about=table,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DossierError(Problem(f"open/dossier.json does not fit its schema ({error!r})", SCHEMA)) from error
+
+
+# ------------------------------------------------------------------ nothing with one entry per person
+
+
+def per_person_arrays(open_json: Any, num_rows: int) -> list[str]:
+    """Places in JSON that could hold one entry per row, when the smallest split has `num_rows` rows; empty = none.
+
+    Found are: lists and mappings of at least `num_rows` entries, a metric with a slice per row, and texts or integers
+    long enough to hide a row each. Lists of measurements, findings and effects are looked at metric by metric, and what
+    the schema fixes (columns, categories) is left alone. Limits: it finds arrays, not what aggregates give away, such
+    as a statistic of one person in a small slice; under 16 rows it looks as if there were 16.
+
+    >>> per_person_arrays({"correct": [1, 0, 1, 1] * 10}, 40)
+    ['/correct: 40 entries']
+    """
+    fixed = isinstance(open_json, Mapping) and open_json.get("schema") == SCHEMA
+    return list(_places(open_json, max(num_rows, _FEWEST_ROWS), "", _FIXED if fixed else None)) if num_rows else []
+
+
+def _places(value: Any, num_rows: int, path: str, fixed: re.Pattern[str] | None) -> Iterator[str]:
+    if isinstance(value, str):
+        if len(value) >= max(num_rows, _LONGEST_WORD) and not re.search(r"\s", value):
+            yield f"{path or '/'}: one word of {len(value)} characters"
+        elif len(re.findall(r"\d+(?:\.\d+)?", value)) >= max(num_rows, _FEWEST_NUMBERS):
+            yield f"{path or '/'}: a text with a number per row"
+    elif isinstance(value, int) and abs(value) >= _LARGEST:
+        yield f"{path or '/'}: an integer of {value.bit_length()} bits"
+    elif isinstance(value, (Mapping, list, tuple)):
+        items = list(value.items() if isinstance(value, Mapping) else enumerate(value))
+        series = [_series(one) for _, one in items]
+        if not isinstance(value, Mapping) and all(series):
+            yield from _slices(value, series, num_rows, path)
+        elif len(items) >= num_rows and not (fixed and fixed.fullmatch(path)):
+            yield f"{path or '/'}: {len(items)} entries"
+        for key, item in items:
+            yield from _places(item, num_rows, f"{path}/{key}", fixed)
+
+
+def _slices(records: Sequence[Any], series: Sequence[tuple[str, ...]], num_rows: int, path: str) -> Iterator[str]:
+    """A metric with a slice per row: exactly as many slices as rows, or that many slices of one row each."""
+    single = Counter(name for name, one in zip(series, records, strict=True) if one.get("attempted", 0) <= 1)
+    for name, count in Counter(series).items():
+        if count == num_rows or single[name] >= num_rows:
+            yield f"{path}: {count} slices of {'.'.join(filter(None, name))}"
+
+
+def _series(one: Any) -> tuple[str, ...]:
+    """What a record (measurement, finding, effect) is a series of; empty for anything else."""
+    if not isinstance(one, Mapping) or not ("metric" in one or isinstance(one.get("key"), (list, tuple))):
+        return ()
+    key = [str(part) for part in one.get("key", ())][:2]
+    return ("metric", str(one.get("rule", "")), str(one.get("probe", "")), str(one.get("metric", "")), *key)
+
+
+def receipt_of(about: Mapping[str, Any]) -> Receipt | None:
+    """The receipt in an open part, or None. Raises DossierError when it is not one."""
+    table = about.get("receipt")
+    try:
+        return None if table is None else Receipt(**table)
+    except TypeError as error:
+        allowed = ", ".join(field.name for field in dataclasses.fields(Receipt))
+        raise DossierError(Problem("the plan's receipt is damaged", allowed)) from error
