@@ -1,0 +1,119 @@
+"""Does the answer hold when the input is a little wrong?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assay import stats
+from assay.probes.robustness._columns import ranges
+from assay.registry import probe
+from assay.stats import Draws
+from assay.values import Array, Column, Measurement, Task
+
+if TYPE_CHECKING:
+    from assay.access import Query
+
+LEVELS = (0.1, 0.3)
+SWAP_RATE = 0.02
+
+
+@probe("robustness", tasks=("classification", "regression"), cost=lambda sizes: {"input_noise": 2 * sizes.num_test})
+def input_noise(query: Query, predictions: Array, labels: Array, task: Task, draws: Draws) -> list[Measurement]:
+    """How often the answer changes, and how much is lost, when inputs carry measurement noise.
+
+    Definition: x'_f = clip(x_f + s * sd_f * z, plausible range) with z ~ N(0, 1) for numeric columns (whole numbers
+    rounded), and with chance 0.02 a category is replaced by that of a random row; s is 0.1 and 0.3.
+    flip_rate = mean[answer(x') != answer(x)]; accuracy_drop = accuracy(x) - accuracy(x'). Regression:
+    mean_change = mean |answer(x') - answer(x)|, in target units, and the rise of the mean absolute error.
+    Shapes: predictions and labels (N,), one noisy copy of each row at each s; 2 N model rows.
+    Direction: lower is better. An example that errors, clean or noisy, counts as flipped and as not correct.
+    Limits: independent noise of one scale is not the worst case (see gradient_attack) and not a real shift; one copy
+    a row, so the interval covers the rows and the noise together; a constant system never flips.
+    Source: Hendrycks and Dietterich 2019, section 4 (corruption error), with table columns in place of pixels.
+
+    >>> rows = np.array([[20.0, 0.0], [31.0, 2.0]], dtype=np.float32)
+    >>> told = [Column("age", "numeric", low=17, high=90), Column("job", "categorical", ("a", "b", "c"))]
+    >>> noisy(rows, told, 0.0, swap_rate=0.0, rng=np.random.default_rng(0)).tolist() == rows.tolist()
+    True
+    """
+    found: list[Measurement] = []
+    for level in LEVELS:
+        # One stream a level: every system on this data meets the same noisy rows, so effects are paired.
+        rng = query.rng(f"input noise {level}")
+        shaken = noisy(query.inputs, query.columns, level, swap_rate=SWAP_RATE, rng=rng)
+        answers = query.predictions(shaken, query.groups)
+        where = f"noise={level}"
+        if task.name == "regression":
+            found += _changes(predictions, answers, labels, draws, where)
+        else:
+            found += _flips(predictions, answers, labels, draws, where)
+    return found
+
+
+def noisy(
+    inputs: Array, columns: Sequence[Column], level: float, *, swap_rate: float, rng: np.random.Generator
+) -> Array:
+    """A noisy copy of rows `(N, F)`; missing values stay missing. The noise does not depend on any answer."""
+    known = ranges(columns, inputs)
+    values = inputs.astype(np.float64)
+    spread = np.where(known.numeric, _spread(values), 0.0)
+    moved = values + level * spread * rng.standard_normal(inputs.shape)
+    moved = np.where(known.whole, np.round(moved), moved)
+    # A row already outside the plausible range is not pulled in: that would be a change of its own.
+    moved = np.clip(moved, np.minimum(known.low, values), np.maximum(known.high, values))
+    donors = np.take_along_axis(values, rng.integers(0, len(values), inputs.shape), axis=0)
+    swapped = rng.random(inputs.shape) < swap_rate
+    return np.where(known.numeric, moved, np.where(swapped, donors, values)).astype(np.float32)
+
+
+def _spread(values: Array) -> Array:
+    """Standard deviation `(F,)` of the finite entries; 0 for a column without any."""
+    finite = np.isfinite(values)
+    seen, counts = np.where(finite, values, 0.0), np.maximum(finite.sum(axis=0), 1)
+    centred: Array = np.where(finite, seen - seen.sum(axis=0) / counts, 0.0)
+    spread: Array = np.sqrt((centred**2).sum(axis=0) / counts)
+    return spread
+
+
+def _flips(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) -> list[Measurement]:
+    errored = (clean < 0) | (noise < 0)
+    flipped = (clean != noise) | errored
+    right = [(answers == labels) & (answers >= 0) for answers in (clean, noise)]
+    cells = (flipped * 4 + right[0] * 2 + right[1]).astype(np.int64)
+    counts = draws.counts(cells, 8)
+    totals = counts.sum(axis=1)
+    hits_clean, hits_noisy = counts[:, [2, 3, 6, 7]].sum(axis=1), counts[:, 1::2].sum(axis=1)
+    about: dict[str, Any] = {"slice": where, "attempted": len(clean), "errored": int(errored.sum())}
+    flips = stats.rate(counts[:, 4:].sum(axis=1), totals, level=draws.level)
+    kept = stats.rate(hits_noisy, totals, level=draws.level)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drop = stats.statistic((hits_clean - hits_noisy) / totals, level=draws.level, bounds=(-1.0, 1.0))
+    headline = where == f"noise={LEVELS[0]}"
+    return [
+        stats.measured(flips, "flip_rate", unit="fraction", better="lower", headline=headline, **about),
+        stats.measured(kept, "accuracy_under_noise", unit="fraction", better="higher", **about),
+        stats.measured(drop, "accuracy_drop_under_noise", unit="fraction", better="lower", **about),
+    ]
+
+
+def _changes(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) -> list[Measurement]:
+    valid = np.isfinite(clean) & np.isfinite(noise)
+    change = np.where(valid, np.abs(noise - clean), 0.0)
+    rise = np.where(valid, np.abs(noise - labels) - np.abs(clean - labels), 0.0)
+    sums = draws.sums(np.stack([change, rise, valid], axis=1).astype(np.float64))
+    errored = int(len(valid) - valid.sum())
+    about: dict[str, Any] = {"slice": where, "attempted": len(clean), "errored": errored}
+    moved = stats.mean(sums[:, 0], sums[:, 2], level=draws.level)
+    lost = stats.mean(sums[:, 1], sums[:, 2], level=draws.level)
+    if errored:
+        note = f"{errored} errored examples have no change that could be averaged"
+        moved, lost = replace(moved, reason=moved.reason or note), replace(lost, reason=lost.reason or note)
+    headline = where == f"noise={LEVELS[0]}"
+    return [
+        stats.measured(moved, "mean_change", unit="target", better="lower", headline=headline, **about),
+        stats.measured(lost, "absolute_error_rise_under_noise", unit="target", better="lower", **about),
+    ]
