@@ -1,0 +1,100 @@
+"""How well the outputs rank examples of a class above the others."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logit
+from scipy.stats import rankdata
+
+from assay.probes.utility._classes import left_out
+from assay.registry import probe
+from assay.stats import Draws, Estimate, measured, statistic
+from assay.values import Array, Measurement, Task
+
+MOST_CLASSES = 50  # beyond this only the mean is reported
+
+
+@probe("utility")
+def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws) -> list[Measurement]:
+    """Chance that a random example of the class gets a higher probability of it than a random other example.
+
+    Definition: P(p_i > p_j) + P(p_i = p_j) / 2 over pairs with labels[i] = k, labels[j] != k. Two classes: the positive
+        class. More: the mean over classes, each against the rest. An errored example loses every pair it is in.
+    Shapes: labels (N,), probabilities (N, K).
+    Direction: higher is better; unit share, 0 to 1; chance is 0.5.
+    Limits: says nothing about the threshold in use, nor about calibration. The interval is first-order (DeLong) on the
+        log-odds scale; at exactly 0 or 1 it falls back on the exact limit for disjoint pairs, which is wide. Classes
+        without rows are left out and named; with more than 50 classes only the mean is reported.
+    Source: Hanley & McNeil (1982); DeLong, DeLong & Clarke-Pearson (1988), section 3; log-odds scale: Newcombe (2006).
+
+    >>> import numpy as np
+    >>> from assay.stats import make_draws
+    >>> from assay.tasks import Classification
+    >>> labels, chance = np.array([0, 0, 1, 1]), np.array([0.1, 0.4, 0.35, 0.8])
+    >>> task, draws = Classification(("no", "yes"), "yes"), make_draws(b"key", "split", [labels])
+    >>> area_under_roc(labels, np.column_stack([1 - chance, chance]), task, draws)[0].value
+    0.75
+    """
+    errored = ~np.isfinite(probabilities).all(axis=1)
+    wanted = np.arange(task.num_outputs) if task.positive_index is None else np.array([task.positive_index])
+    belongs: Array = np.equal(labels[:, None], wanted)
+    # An errored example ranks lowest among the rows of its class and highest among the others.
+    values = np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities[:, wanted])
+    pairs = np.minimum(belongs.sum(axis=0), (~belongs).sum(axis=0))  # how many pairs share no row
+    areas, influence = _areas(belongs, values)
+    kept = pairs > 0
+    average = influence[:, kept].sum(axis=1, keepdims=True) / max(1, kept.sum())
+    shown = range(len(wanted)) if 1 < len(wanted) <= MOST_CLASSES else ()
+    changes = draws.sums(np.concatenate([average, influence[:, : len(shown)]], axis=1))
+    whole = _area(areas[kept].mean() if kept.any() else np.nan, changes[:, 0], min(pairs[kept], default=0), draws.level)
+    note = left_out(~kept, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
+    metric = "area_under_roc" if len(wanted) == 1 else "macro_area_under_roc"
+    rows = (
+        (metric, "", whole, whole.reason or note, True),
+        *(
+            ("area_under_roc", f"class={task.classes[k]}", one, one.reason, False)
+            for k in shown
+            for one in [_area(areas[k], changes[:, 1 + k], pairs[k], draws.level)]
+        ),
+    )
+    return [
+        measured(
+            Estimate(one.value, one.low, one.high, one.method, one.replicates, reason, one.level),
+            metric,
+            unit="share",
+            better="higher",
+            slice=where,
+            attempted=len(labels),
+            errored=int(errored.sum()),
+            headline=headline,
+        )
+        for metric, where, one, reason, headline in rows
+    ]
+
+
+def _areas(belongs: Array, values: Array) -> tuple[Array, Array]:
+    """Areas `(K,)` and the first-order change `(N, K)` that one more of each row makes; NaN and 0 where undefined."""
+    areas, influence = np.full(belongs.shape[1], np.nan), np.zeros(belongs.shape)
+    for k, own in enumerate(belongs.T):
+        if own.all() or not own.any():
+            continue
+        ranks = rankdata(values[:, k])
+        above = np.empty(len(own))  # share of the other side that this row is ranked rightly against
+        above[own] = (ranks[own] - rankdata(values[own, k])) / (~own).sum()
+        above[~own] = 1 - (ranks[~own] - rankdata(values[~own, k])) / own.sum()
+        areas[k] = above[own].mean()
+        influence[:, k] = (above - areas[k]) / np.where(own, own.sum(), (~own).sum())
+    return areas, influence
+
+
+def _area(area: float, changes: Array, num_pairs: int, level: float) -> Estimate:
+    method = "DeLong, log-odds scale"
+    if num_pairs == 0:
+        return Estimate(None, None, None, method, reason="the class or the rest has no rows", level=level)
+    if 0 < area < 1:
+        scaled = statistic(logit(area) + changes / (area * (1 - area)), level=level)
+        low, high = (float(expit(end)) for end in (scaled.low, scaled.high))
+        return Estimate(float(area), low, high, method, area + changes[1:], "", level)
+    edge = ((1 - level) / 2) ** (1 / num_pairs)  # this many independent pairs all came out the same way
+    low, high = (edge, 1.0) if area >= 1 else (0.0, 1 - edge)
+    return Estimate(float(area), low, high, "exact, disjoint pairs", area + changes[1:], "", level)

@@ -1,0 +1,83 @@
+"""How much of a class is found, and how much of what is called that class is right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from assay.probes.utility._classes import class_counts, left_out, mean_of_classes, mean_of_rates, over_classes, ratio
+from assay.registry import probe
+from assay.stats import Draws, Estimate, measured, rate
+from assay.values import Array, Measurement, Task
+
+
+@probe("utility")
+def precision_recall_f1(labels: Array, predictions: Array, task: Task, draws: Draws) -> list[Measurement]:
+    """Precision, true positive rate (recall) and F1 of every class, and the macro means of precision and F1.
+
+    Definition: precision_k = hits_k / answers_k, true_positive_rate_k = hits_k / rows_k, f1_k = 2 hits_k / (answers_k +
+        rows_k); macro = mean over the classes where it is defined. The macro mean of the true positive rate is
+        `balanced_accuracy`. An errored example (-1) is a row of its class and an answer of none.
+    Shapes: labels (N,), predictions (N,).
+    Direction: higher is better; unit share, 0 to 1.
+    Limits: a class never answered has no precision, and one neither answered nor present no F1: undefined, not 0, and
+        left out of the macro mean (named in the reason). Precision moves with the share of the class among the rows,
+        so it does not carry over to another population.
+    Source: scikit-learn user guide 3.4.4.9, precision, recall and F-measures (zero_division=nan); interval of F1: as
+        2J / (1 + J) with J the share of right rows among those labelled or answered k, Wilson (1927).
+
+    >>> import numpy as np
+    >>> from assay.stats import make_draws
+    >>> from assay.tasks import Classification
+    >>> labels, predictions = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    >>> draws = make_draws(b"key", "split", [labels, predictions])
+    >>> found = precision_recall_f1(labels, predictions, Classification(("no", "yes")), draws)
+    >>> [(one.metric, round(one.value, 3)) for one in found if one.slice in ("", "class=yes")]
+    [('macro_f1', 0.733), ('macro_precision', 0.833), ('precision', 0.667), ('true_positive_rate', 1.0), ('f1', 0.8)]
+    """
+    supports, answers, hits = class_counts(labels, predictions, task.num_outputs, draws)
+    level, classes, failed = draws.level, range(task.num_outputs), predictions < 0
+    precision = [rate(hits[:, k], answers[:, k], level=level) for k in classes]
+    found = [rate(hits[:, k], supports[:, k], level=level) for k in classes]
+    f1 = [_f1(hits[:, k], supports[:, k] + answers[:, k], level) for k in classes]
+    precisions, f1s = ratio(hits, answers), ratio(2 * hits, supports + answers)
+    note = left_out(np.isnan(f1s[0]), task.classes, "the class has no rows and no answers")
+    macro_f1 = mean_of_classes(f1, over_classes(f1s), level=level, note=note)
+    note = left_out(np.isnan(precisions[0]), task.classes, "the class is never answered")
+    macro_precision = mean_of_rates(precision, over_classes(precisions)[1:], level=level, note=note)
+    everything = (len(labels), int(failed.sum()))
+    results = [
+        _share(macro_f1, "macro_f1", "", *everything, headline=True),
+        _share(macro_precision, "macro_precision", "", *everything),
+    ]
+    for k, name in enumerate(task.classes):
+        rows = (int((labels == k).sum()), int((failed & (labels == k)).sum()))
+        results.append(_share(precision[k], "precision", f"class={name}", *everything))
+        results.append(_share(found[k], "true_positive_rate", f"class={name}", *rows))
+        results.append(_share(f1[k], "f1", f"class={name}", *everything))
+    return results
+
+
+def _f1(hits: Array, doubled: Array, level: float) -> Estimate:
+    """F1 = 2J / (1 + J) is monotone in J = hits / (rows or answers of the class), a proportion of rows."""
+    share = rate(hits, doubled - hits, level=level)
+    if share.value is None or share.low is None or share.high is None or share.replicates is None:
+        return share
+    value, low, high = (2 * j / (1 + j) for j in (share.value, share.low, share.high))
+    return replace(share, value=value, low=low, high=high, replicates=2 * share.replicates / (1 + share.replicates))
+
+
+def _share(
+    estimate: Estimate, metric: str, where: str, attempted: int, errored: int, headline: bool = False
+) -> Measurement:
+    return measured(
+        estimate,
+        metric,
+        unit="share",
+        better="higher",
+        slice=where,
+        attempted=attempted,
+        errored=errored,
+        headline=headline,
+    )
