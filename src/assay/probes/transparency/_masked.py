@@ -1,0 +1,150 @@
+"""One set of masked passes, and what every probe of explanations reads from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import gammaln
+from scipy.stats import rankdata
+
+from assay import stats
+from assay.access import Query
+from assay.explain import Masked, masked_passes, num_model_rows
+from assay.registry import Sizes
+from assay.stats import Draws, Estimate
+from assay.values import Array, Task
+
+NUM_ROWS = 64  # explained test rows
+BLOCKS = 25  # background rows met by each: the standard error needs that many
+_KERNEL_WIDTH = 0.75  # LIME's default for tables, per square root of the number of columns
+_RIDGE = 1.0  # LIME's default penalty on weights that add up to the number of samples
+
+
+def budget(num_columns: int) -> int:
+    """Coalitions a row: BLOCKS orders and their reverses."""
+    return BLOCKS * (2 * num_columns - 2)
+
+
+def passes(query: Query, task: Task, *, inputs: Array | None = None, name: str = "masked") -> Masked:
+    """The masked passes of the keyed sample of test rows, or of `inputs (R, F)` in their place.
+
+    Equal names draw equal coalitions, so every probe that asks for the plain ones shares one run. Explained is the
+    positive class of two, else each row's most probable class; in regression the predicted value.
+    """
+    rows = query.inputs[query.rows(NUM_ROWS)] if inputs is None else inputs
+    return masked_passes(
+        query.probabilities, rows, query.background,
+        num_coalitions=budget(rows.shape[1]), rng=query.rng(name), target=targets(query, task),
+    )  # fmt: skip
+
+
+def targets(query: Query, task: Task) -> Array:
+    """Which output is explained `(R,)`, for each row of the keyed sample."""
+    rows = query.rows(NUM_ROWS)
+    if task.classes and task.positive_index is None:
+        likely: Array = np.nan_to_num(query.probabilities(query.inputs[rows])).argmax(axis=1)
+        return likely
+    return np.full(len(rows), task.positive_index or 0)
+
+
+def explained_rows(sizes: Sizes) -> int:
+    """R: how many test rows are explained."""
+    return min(NUM_ROWS, sizes.num_test)
+
+
+def background_rows(sizes: Sizes) -> int:
+    """Rows in the background: the query handle keeps at most 100 training rows."""
+    return min(100, sizes.num_train)
+
+
+def pass_rows(sizes: Sizes) -> int:
+    """Model rows of `passes`, those of the rows themselves and of the background included."""
+    columns = sizes.num_features
+    return num_model_rows(
+        columns, background_rows(sizes), num_rows=explained_rows(sizes), num_coalitions=budget(columns)
+    )
+
+
+def unit(task: Task) -> str:
+    """What attributions are measured in."""
+    return "probability" if task.classes else "unit of the target"
+
+
+def local_weights(masked: Masked) -> Array:
+    """LIME's weights `(R, F)` from the same passes: ridge regression of outputs on masks, near coalitions first.
+
+    Weight of a coalition: exp(-(share masked)^2 / 0.75^2), times how much rarer its size is in the sample than among
+    all 2^F. Each block keeps its own intercept: what the background row gives by itself explains nothing here.
+    """
+    num_rows, blocks, _, num_columns = masked.coalitions.shape
+    ends = np.broadcast_to(np.array([False, True])[:, None], (num_rows, blocks, 2, num_columns))
+    masks = np.concatenate([ends, masked.coalitions], axis=2)
+    empty = np.take_along_axis(masked.empty, masked.source, axis=1)
+    full = np.broadcast_to(masked.full[:, None], empty.shape)
+    outputs = np.concatenate([np.stack([empty, full], axis=2), masked.outputs], axis=2)
+    size = masks[0, 0].sum(axis=1)  # the same in every block
+    log_weight = -(((1 - size / num_columns) / _KERNEL_WIDTH) ** 2)
+    if not masked.is_exact:
+        log_weight -= gammaln(size + 1) + gammaln(num_columns - size + 1)
+    weight = np.exp(log_weight - log_weight.max())
+    weight /= weight.sum()
+    masks = masks - np.einsum("c,rwcf->rwf", weight, masks.astype(float))[:, :, None]
+    outputs = outputs - (outputs @ weight)[:, :, None]
+    weighted = masks * (weight * len(weight))[:, None]
+    normal = np.einsum("rwcf,rwcg->rfg", weighted, masks, optimize=True) + _RIDGE * np.eye(num_columns)
+    found: Array = np.linalg.solve(normal, np.einsum("rwcf,rwc->rf", weighted, outputs, optimize=True)[:, :, None])
+    return found[:, :, 0]
+
+
+def finite(*arrays: Array) -> Array:
+    """`(R,)` bool: rows with nothing missing in any of the `(R, ...)` arrays."""
+    flat = np.concatenate([one.reshape(len(one), -1) for one in arrays], axis=1)
+    return np.array(np.isfinite(flat).all(axis=1))
+
+
+def row_means(draws: Draws, values: Array, is_usable: Array) -> list[Estimate]:
+    """Mean over the usable rows of each column of `(R, P)`, with the draws of these rows."""
+    kept = np.where(is_usable[:, None], values, 0.0)
+    sums = draws.sums(np.column_stack([kept, is_usable.astype(np.float64)]))
+    return [stats.mean(sums[:, column], sums[:, -1], level=draws.level) for column in range(values.shape[1])]
+
+
+def agreement(draws: Draws, values: Array, is_usable: Array, *, undefined: str) -> Estimate:
+    """Mean of `(R,)` over usable rows where it is defined; `undefined` says why a NaN is one."""
+    is_defined = is_usable & np.isfinite(values)
+    found = row_means(draws, values[:, None], is_defined)[0]
+    missing = int((is_usable & ~is_defined).sum())
+    if not is_usable.any():
+        return replace(found, reason="every explained row errored")
+    return replace(found, reason=f"{missing} rows left out: {undefined}") if missing else found
+
+
+def cosine(first: Array, second: Array) -> Array:
+    """Cosine of `(R, F)` rows; 1 where both are zero, 0 where one is."""
+    lengths = np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)
+    product = lengths[0] * lengths[1]
+    inner = (first * second).sum(axis=1)
+    both_zero = (lengths[0] == 0) & (lengths[1] == 0)
+    result: Array = np.where(both_zero, 1.0, np.divide(inner, product, out=0 * inner, where=product != 0))
+    return result
+
+
+def rank_correlation(first: Array, second: Array) -> Array:
+    """Spearman's correlation of `(R, F)` rows, ties averaged; NaN where all of a row's values are equal."""
+    ranks = [rankdata(np.nan_to_num(one), axis=1) for one in (first, second)]
+    centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
+    product = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
+    inner = (centred[0] * centred[1]).sum(axis=1)
+    result: Array = np.divide(inner, product, out=np.full(len(inner), np.nan), where=product > 0)
+    return result
+
+
+def top_overlap(first: Array, second: Array, *, num: int) -> Array:
+    """Share of the `num` largest of `(R, F)` that both rows name."""
+    tops: Sequence[Array] = [
+        rankdata(-np.abs(np.nan_to_num(one)), axis=1, method="ordinal") <= num for one in (first, second)
+    ]
+    result: Array = (tops[0] & tops[1]).sum(axis=1) / num
+    return result

@@ -1,0 +1,84 @@
+"""Whether a person who asks twice, or differs by noise, is given the same explanation."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from assay.access import Query
+from assay.explain import num_blocks, shapley
+from assay.probes.transparency import _masked
+from assay.registry import Sizes, probe
+from assay.stats import Draws, Estimate, measured
+from assay.values import Array, Measurement, Task
+
+_JITTER = 0.05  # of the interquartile range
+_TOP = 3
+
+
+def _cost(sizes: Sizes) -> dict[str, int]:
+    num_rows, columns = _masked.explained_rows(sizes), sizes.num_features
+    blocks, per_block = num_blocks(columns, _masked.background_rows(sizes), _masked.budget(columns))
+    masked = num_rows * blocks * per_block
+    return {"masked": _masked.pass_rows(sizes), "masked again": masked, "masked after jitter": masked + num_rows}
+
+
+@probe("transparency", tasks=("classification", "regression"), cost=_cost)
+def explanation_stability(query: Query, task: Task, draws: Draws) -> list[Measurement]:
+    """How alike the explanations of a row are: for a row within noise of it, and for other coalitions.
+
+    Definition: explanation_stability = mean over rows of cos(phi(x), phi(x')), x' = x with each numeric column moved
+    by normal noise of 0.05 interquartile ranges (integers stay integers, within the plausible range), under
+    the same coalitions; explanation_repeatability = the same cosine for x itself under another draw of coalitions and
+    background rows; top_columns_kept = share of the 3 largest attributions that x and x' share.
+    Shapes: 64 test rows (F columns). Two zero explanations agree (1), a zero and another do not (0).
+    Direction: higher, -1 to 1 (top_columns_kept 0 to 1).
+    Limits: local, at one noise size; categories are not moved; a stable explanation may be stably wrong.
+    Repeatability is that of 25 background rows a row: it rises with the budget and bounds how stability is read.
+    Source: Alvarez-Melis and Jaakkola 2018, section 3; Yeh et al. 2019 (max-sensitivity), section 4.
+
+    >>> from assay.registry import PROBES
+    >>> PROBES["explanation_stability"].tasks
+    ('classification', 'regression')
+    """
+    rows = query.rows(_masked.NUM_ROWS)
+    values = shapley(_masked.passes(query, task)).values
+    again = shapley(_masked.passes(query, task, name="masked again")).values
+    moved = shapley(_masked.passes(query, task, inputs=jittered(query, rows))).values
+    is_usable = _masked.finite(values, again, moved)
+    attempted, errored = len(rows), int((~is_usable).sum())
+    sample = draws.of(rows)
+    values, again, moved = (np.nan_to_num(one) for one in (values, again, moved))
+
+    def one(metric: str, alike: Array, *, headline: bool = False) -> Measurement:
+        estimate: Estimate = _masked.agreement(sample, alike, is_usable, undefined="one column only")
+        unit = "fraction" if metric == "top_columns_kept" else "cosine"
+        return measured(
+            estimate, metric, unit=unit, better="higher", attempted=attempted, errored=errored, headline=headline
+        )
+
+    num = min(_TOP, values.shape[1] - 1)
+    kept = _masked.top_overlap(values, moved, num=num) if num else np.full(attempted, np.nan)
+    return [
+        one("explanation_stability", _masked.cosine(values, moved), headline=True),
+        one("explanation_repeatability", _masked.cosine(values, again)),
+        one("top_columns_kept", kept),
+    ]
+
+
+def jittered(query: Query, rows: Array) -> Array:
+    """Test rows `(R, F)` with noise of 0.05 interquartile ranges (of the background) on the numeric columns."""
+    inputs = query.inputs[rows].astype(np.float64)
+    background = query.background
+    noise = query.rng("jitter").standard_normal(inputs.shape)
+    for place, column in enumerate(query.columns):
+        if column.kind != "numeric":
+            continue
+        low, high = np.nanquantile(background[:, place], [0.25, 0.75])
+        moved = inputs[:, place] + _JITTER * (high - low) * noise[:, place]
+        if (background[:, place] == np.round(background[:, place])).all():
+            moved = np.round(moved)
+        # A value that is already outside the plausible range is an honest one: it bounds its own noise.
+        low_end = np.minimum(inputs[:, place], -np.inf if column.low is None else column.low)
+        high_end = np.maximum(inputs[:, place], np.inf if column.high is None else column.high)
+        inputs[:, place] = np.clip(moved, low_end, high_end)
+    return inputs.astype(np.float32)
