@@ -1,1 +1,61 @@
-"""data"""
+"""Tables as `Data`: declared label, features and groups, split once. One file per source.
+
+Nothing heavy is imported until a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assay.data.adult import load_adult
+    from assay.data.card import card
+    from assay.data.declare import Declaration, Splits
+    from assay.data.frame import from_arrays, from_frame
+    from assay.data.rows import decode_rows, encode_groups, encode_rows
+    from assay.data.sklearn_sets import load_diabetes, load_wine
+    from assay.data.table import read_declared, read_table
+
+_HOME = {
+    "Declaration": "declare",
+    "Splits": "declare",
+    "card": "card",
+    "decode_rows": "rows",
+    "encode_groups": "rows",
+    "encode_rows": "rows",
+    "from_arrays": "frame",
+    "from_frame": "frame",
+    "load_adult": "adult",
+    "load_diabetes": "sklearn_sets",
+    "load_wine": "sklearn_sets",
+    "read_declared": "table",
+    "read_table": "table",
+}
+
+__all__ = [
+    "Declaration",
+    "Splits",
+    "card",
+    "decode_rows",
+    "encode_groups",
+    "encode_rows",
+    "from_arrays",
+    "from_frame",
+    "load_adult",
+    "load_diabetes",
+    "load_wine",
+    "read_declared",
+    "read_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,122 @@
+"""The feature columns: kinds, missing values, category lists and ranges from the training rows only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from assay.data._problems import Problems, names_text, rows_text
+from assay.data.coding import (
+    EXACT_MAX,
+    FLOAT32_MAX,
+    codes_of,
+    kind_of,
+    numbers_of,
+    numeric_column,
+    text_of,
+    values_in,
+)
+from assay.data.declare import Declaration
+from assay.data.splits import TRAIN
+from assay.values import Array, Column
+
+MIN_IDENTIFIER = 100  # a text column with more different values than this, and than half of the rows
+
+
+@dataclass(frozen=True)
+class Table:
+    """A frame, the features that exist in it, what was declared, and the split of each row `(N,)`."""
+
+    frame: pl.DataFrame
+    features: list[str]
+    declaration: Declaration
+    assigned: Array
+
+    @property
+    def train(self) -> Array:
+        """Mask `(N,)` of the training rows."""
+        mask: Array = self.assigned == TRAIN
+        return mask
+
+
+def code_features(table: Table, problems: Problems) -> tuple[Array, tuple[Column, ...], dict[str, Any]]:
+    """`inputs (N, F)` float32, the fitted columns, and facts: missing cells and medians put in, by column."""
+    inputs = np.empty((len(table.frame), len(table.features)), dtype=np.float32)
+    columns: list[Column] = []
+    facts: dict[str, Any] = {"missing": {}, "imputed": {}}
+    categorical = {*table.declaration.groups, *table.declaration.categorical}
+    for i, name in enumerate(table.features):
+        series = table.frame[name]
+        kind = kind_of(series)
+        if kind is None:
+            what = f"feature {name!r} is of type {series.dtype}"
+            problems.error(what, "numbers, text or true/false", "Turn it into a number (days, hours) or leave it out")
+            column = None
+        elif kind == "categorical" or name in categorical:
+            values, column = _categorical(name, text_of(series), table, problems, facts)
+        else:
+            values, column = _numeric(name, numbers_of(series), table, problems, facts)
+        if column is not None:
+            inputs[:, i] = values
+            columns.append(column)
+    return inputs, tuple(columns), facts
+
+
+def _numeric(
+    name: str, numbers: Array, table: Table, problems: Problems, facts: dict[str, Any]
+) -> tuple[Array, Column | None]:
+    missing, infinite = np.isnan(numbers), np.abs(numbers) > FLOAT32_MAX
+    if infinite.any():
+        what = f"feature {name!r} is infinite or above 3.4e38 in {rows_text(infinite)}"
+        problems.error(what, "finite numbers", "Correct these cells")
+    train = numbers[table.train & ~missing & ~infinite]
+    if not len(train):
+        problems.error(f"feature {name!r} has no number in the training split", "numbers", "Leave it out")
+        return numbers, None
+    if missing.any():
+        facts["missing"][name] = int(missing.sum())
+        if table.declaration.missing == "median":
+            median = float(np.float32(np.median(train)))
+            facts["imputed"][name] = {"median": median, "rows": int(missing.sum())}
+            numbers = np.where(missing, median, numbers)
+            problems.note(f"feature {name!r}: {rows_text(missing)} without a number got the training median {median:g}")
+        else:
+            what = f"feature {name!r} has no number in {rows_text(missing)}"
+            problems.error(what, "a number in each row", "Fill these cells, or declare missing='median'")
+    column = numeric_column(name, train)
+    if column.low == column.high:
+        problems.note(f"feature {name!r} is {column.low:g} in every training row")
+    whole = (np.abs(numbers) > EXACT_MAX) & (numbers.astype(np.float32) != numbers) & ~infinite
+    if whole.any():
+        problems.note(f"feature {name!r}: {rows_text(whole)} are rounded, as 32 bits hold 7 digits")
+    return np.where(infinite, np.nan, numbers), column
+
+
+def _categorical(
+    name: str, text: pl.Series, table: Table, problems: Problems, facts: dict[str, Any]
+) -> tuple[Array, Column | None]:
+    train = text.filter(pl.Series(table.train))
+    categories = values_in(train)
+    if not categories:
+        problems.error(f"feature {name!r} has no value in the training split", "text", "Leave it out")
+        return np.zeros(len(text)), None
+    missing = text.is_null().to_numpy()
+    codes = codes_of(text, categories)
+    if missing.any():
+        facts["missing"][name] = int(missing.sum())
+        problems.note(f"feature {name!r} is missing in {rows_text(missing)}: coded -1")
+    elif len(categories) == 1:
+        problems.note(f"feature {name!r} is {categories[0]!r} in every training row")
+    unseen = (codes < 0) & ~missing
+    if unseen.any():
+        found = names_text(list(values_in(text.filter(pl.Series(unseen)))), 5)
+        problems.note(
+            f"feature {name!r} has values that no training row has, in {rows_text(unseen)}: {found}; coded -1"
+        )
+    if len(categories) > max(MIN_IDENTIFIER, len(train) / 2):
+        what = f"feature {name!r} has {len(categories)} different values in {len(train)} training rows"
+        problems.note(what, "It looks like an identifier: consider leaving it out")
+    return codes, Column(name, "categorical", categories)

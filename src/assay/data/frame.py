@@ -1,0 +1,194 @@
+"""From a polars frame and a declaration to `Data`, or to every problem there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from assay.data import splits as split_rows
+from assay.data._features import Table, code_features
+from assay.data._groups import code_groups
+from assay.data._labels import Labels, check_label_coverage, code_labels
+from assay.data._leaks import check_leaks, check_shared_rows
+from assay.data._problems import Problems, names_text, rows_text
+from assay.data.coding import text_of
+from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
+from assay.errors import DataError, Problem
+from assay.values import Array, Data, Split
+
+
+def from_frame(frame: pl.DataFrame, declaration: Declaration) -> Data:
+    """A polars frame as `Data`: columns coded, category lists and ranges fitted on the training rows only.
+
+    `inputs (N, F)` float32: numbers as they are, categories as codes into the sorted training values, -1 unseen or
+    missing. Group lists come from all rows: a group that is only in test must not vanish. Rows count from 1.
+
+    Errors, all at once: missing columns or cells, infinite numbers, labels that cannot be learned, a label used as a
+    feature, splits without rows, unknown split, class or group values. Recorded in `source["problems"]` instead:
+    constant or identifier-like features, values never seen in training, missing categories, rows shared by train and
+    test, groups without rows in a split. Raises DataError.
+
+    >>> ages, sexes, paid = [20, 30, 40, 50] * 5, ["f", "m"] * 10, ["no", "yes", "yes", "no"] * 5
+    >>> frame = pl.DataFrame({"age": ages, "sex": sexes, "paid": paid})
+    >>> data = from_frame(frame, Declaration("paid", groups=["sex"]))
+    >>> [len(split) for split in data.splits.values()], data.classes, data.positive
+    ([14, 2, 4], ('no', 'yes'), 'yes')
+    """
+    return build(frame, declaration, Problems(), {"kind": "frame"})
+
+
+def from_arrays(
+    inputs: Array | Mapping[str, Sequence[Any] | Array],
+    labels: Sequence[Any] | Array,
+    *,
+    groups: Mapping[str, Sequence[Any] | Array] | None = None,
+    names: Sequence[str] | None = None,
+    task: TaskName = "auto",
+    splits: Splits | None = None,
+) -> Data:
+    """Arrays as `Data`: `inputs (N, F)` or named columns `(N,)`, `labels (N,)`, named group columns `(N,)`.
+
+    `names` are those of the columns of a matrix (default: feature_1, ...). Group columns become features only if they
+    are also in `inputs`. Otherwise as `from_frame`. Raises DataError.
+
+    >>> data = from_arrays(np.arange(40.0).reshape(20, 2), ["a", "b"] * 10, groups={"sex": ["f", "f", "m", "m"] * 5})
+    >>> [column.name for column in data.columns], [column.name for column in data.group_columns]
+    (['feature_1', 'feature_2'], ['sex'])
+    """
+    problems = Problems()
+    columns: dict[str, Any] = {}
+    if isinstance(inputs, Mapping):
+        columns = dict(inputs)
+        if names is not None:
+            problems.error("names are given for columns that have names", "names=None")
+    else:
+        matrix = np.asarray(inputs)
+        if matrix.ndim != 2:
+            raise DataError(Problem(f"inputs have shape {matrix.shape}", "(N, F)"))
+        names = [f"feature_{i + 1}" for i in range(matrix.shape[1])] if names is None else names
+        if len(names) != matrix.shape[1] or len(set(names)) != len(names):
+            raise DataError(Problem(f"{len(names)} names for {matrix.shape[1]} columns", "one different name each"))
+        columns = {name: matrix[:, i] for i, name in enumerate(names)}
+    features = list(columns)
+    for name, values in (groups or {}).items():
+        if name in columns and list(columns[name]) != list(values):
+            problems.error(f"the group column {name!r} differs from the feature of that name", "the same values")
+        columns[name] = values
+    label = "label" if "label" not in columns else "label (target)"
+    columns[label] = labels
+    sizes = {name: len(values) for name, values in columns.items()}
+    if len(set(sizes.values())) != 1:
+        problems.error(f"the columns differ in length: {sizes}", "one value per row in each")
+    problems.stop_if_any()
+    try:
+        frame = pl.DataFrame({name: pl.Series(name, values) for name, values in columns.items()})
+    except (TypeError, ValueError, pl.exceptions.PolarsError) as error:
+        raise DataError(
+            Problem(f"an array cannot be read as a column: {error}", "numbers or text, not both")
+        ) from error
+    declaration = Declaration(label, list(groups or {}), features, task, splits or Splits())
+    return build(frame, declaration, problems, {"kind": "arrays"})
+
+
+def build(frame: pl.DataFrame, declaration: Declaration, problems: Problems, source: Mapping[str, Any]) -> Data:
+    """`from_frame` with problems found earlier (by a file reader) and facts of the source."""
+    features = _resolve(frame, declaration, problems)
+    if not len(frame):
+        problems.error("the table has no rows", "at least one row in train and one in test")
+        problems.stop_if_any()
+    labels = code_labels(frame, declaration, problems)
+    assigned = _assign(frame, declaration, labels, problems)
+    train = assigned == split_rows.TRAIN
+    table = Table(frame, features, declaration, assigned)
+    inputs, columns, facts = code_features(table, problems)
+    groups = code_groups(table, problems)
+    if labels is not None:
+        check_label_coverage(labels, assigned, problems)
+        check_leaks(inputs, columns, labels, problems)
+    problems.stop_if_any()
+    if labels is None:
+        raise DataError("the label cannot be read")
+    shared = check_shared_rows(table, problems)
+    rows = np.arange(1, len(frame) + 1, dtype=np.int64)
+    whole = Split(inputs, labels.values, groups, rows)
+    parts = {name: whole.take(np.flatnonzero(assigned == code)) for code, name in enumerate(SPLIT_NAMES)}
+    splits = declaration.splits
+    facts = {
+        **source,
+        "num_rows": len(frame),
+        "num_train": int(train.sum()),
+        "splits": {
+            "by": splits.column or "seed",
+            "test": None if splits.column else splits.test,
+            "validation": splits.validation,
+            "seed": splits.seed,
+        },
+        "duplicates": shared,
+        **facts,
+        "problems": [str(note) for note in problems.notes],
+    }
+    name = declaration.name or str(source.get("name", "")) or "table"
+    return Data(name, columns, declaration.label, groups.columns, parts, labels.classes, labels.positive, facts)
+
+
+def _resolve(frame: pl.DataFrame, declaration: Declaration, problems: Problems) -> list[str]:
+    """The feature names that exist; everything that is declared and does not is a problem."""
+    known, split_column = set(frame.columns), declaration.splits.column
+    named = {"label": [declaration.label], "group": declaration.groups, "feature": declaration.features or ()}
+    named["split"] = [split_column] if split_column else []
+    for role, names in named.items():
+        for name in names:
+            if name not in known:
+                problems.error(f"there is no {role} column {name!r}", names_text(frame.columns), "Check the spelling")
+    for name in sorted({*declaration.categorical, *declaration.group_values} - known):
+        problems.error(f"there is no column {name!r}, which is declared categorical or with values")
+    for name in sorted(set(declaration.group_values) - set(declaration.groups)):
+        problems.error(
+            f"group_values names {name!r}, which is not a group column", names_text(list(declaration.groups))
+        )
+    reserved = {declaration.label: "the label", split_column or "": "the split column"}
+    for name, role in reserved.items():
+        if name and name in (declaration.features or ()):
+            problems.error(f"{role} {name!r} is declared a feature", next="Leave it out of the features")
+        if name and name in declaration.groups:
+            problems.error(f"{role} {name!r} is declared a group", next="Leave it out of the groups")
+    if declaration.label == split_column:
+        problems.error(f"{declaration.label!r} is declared both label and split column", "two columns")
+    chosen = frame.columns if declaration.features is None else declaration.features
+    features = [name for name in chosen if name in known and name not in reserved]
+    if not features:
+        problems.error("there is no feature column", "at least one", "Declare features")
+    return features
+
+
+def _assign(frame: pl.DataFrame, declaration: Declaration, labels: Labels | None, problems: Problems) -> Array:
+    """Split of each row `(N,)`, stratified by class; every row in train when it cannot be told."""
+    splits, everything = declaration.splits, np.zeros(len(frame), dtype=np.int64)
+    assigned: Array
+    strata = labels.values if labels is not None and labels.classes else everything
+    if splits.column is None:
+        assigned = split_rows.assign(strata, test=splits.test, validation=splits.validation, seed=splits.seed)
+    elif splits.column not in frame.columns:
+        return everything
+    else:
+        text = text_of(frame[splits.column])
+        codes = text.replace_strict(list(SPLIT_NAMES), [0, 1, 2], default=-1, return_dtype=pl.Int64)
+        assigned = codes.fill_null(-1).to_numpy().astype(np.int64)
+        if (assigned < 0).any():
+            found = names_text(sorted({str(value) for value in text.to_numpy()[assigned < 0]}))
+            what = f"split column {splits.column!r}: {rows_text(assigned < 0)} hold {found}"
+            problems.error(what, ", ".join(SPLIT_NAMES))
+            return np.where(assigned < 0, 0, assigned)
+        if not (assigned == split_rows.VALIDATION).any():
+            assigned = split_rows.add_validation(assigned, strata, validation=splits.validation, seed=splits.seed)
+    sizes = np.bincount(assigned, minlength=3)
+    for code, least in ((split_rows.TRAIN, 2), (split_rows.TEST, 1)):
+        if sizes[code] < least:
+            what = f"the {SPLIT_NAMES[code]} split has {sizes[code]} of {len(frame)} rows"
+            problems.error(what, f"at least {least}", "Give more rows, or other shares")
+    if splits.validation and not sizes[split_rows.VALIDATION]:
+        problems.note("the validation split has no rows")
+    return assigned

@@ -1,0 +1,93 @@
+"""Reading a declared table from a CSV or Parquet file."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from assay.data._csv import parse_csv
+from assay.data._problems import Problems
+from assay.data.declare import Declaration, Splits, TaskName
+from assay.data.frame import build
+from assay.errors import DataError, Problem
+from assay.values import Data
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def read_table(
+    path: str | Path,
+    *,
+    label: str,
+    groups: Sequence[str] = (),
+    features: Sequence[str] | None = None,
+    task: TaskName = "auto",
+    splits: Splits | None = None,
+) -> Data:
+    r"""A CSV (UTF-8, one header row) or Parquet file as `Data`; for more options declare and use `read_declared`.
+
+    `features=None` is every column but the label and the split column. `task="auto"`: text, true/false or two values
+    are classes; fractions, or more than 20 whole numbers, are a target; anything between must be said.
+    Everything wrong is listed at once, with rows counted from 1 without the header; see `from_frame` for what is an
+    error and what is recorded in `source["problems"]`. Raises DataError.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "loans.csv"
+    ...     _ = path.write_text("age,sex,paid\n" + "30,f,no\n40,m,yes\n50,f,yes\n60,m,no\n" * 5)
+    ...     data = read_table(path, label="paid", groups=["sex"])
+    >>> data.name, data.classes, data.splits["test"].inputs.shape
+    ('loans', ('no', 'yes'), (4, 2))
+    """
+    return read_declared(path, Declaration(label, groups, features, task, splits or Splits()))
+
+
+def read_declared(path: str | Path, declaration: Declaration) -> Data:
+    """The file as `Data`, as declared. When `declaration.sha256` is given, any other file is refused unparsed.
+
+    What is hashed is what is parsed: the file is read once. Raises DataError.
+    """
+    path = Path(path)
+    raw = _read(path)
+    found = hashlib.sha256(raw).hexdigest()
+    if declaration.sha256 and not hmac.compare_digest(found, declaration.sha256.lower()):
+        what = f"{path} has {len(raw)} bytes and SHA-256 {found}"
+        raise DataError(Problem(what, f"SHA-256 {declaration.sha256}", "It is truncated or was changed: restore it"))
+    problems = Problems()
+    if path.suffix.lower() == ".parquet":
+        frame = _parquet(path, raw)
+    else:
+        frame = parse_csv(str(path), raw, declaration, problems)
+    source = {"kind": "file", "address": path.name, "sha256": found, "num_bytes": len(raw), "name": path.stem}
+    return build(frame, declaration, problems, source)
+
+
+def _read(path: Path) -> bytes:
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(Problem(f"{path} is not a known kind of table", ", ".join(SUFFIXES), "Convert it"))
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(Problem(f"{path} does not exist", next="Check the path")) from error
+    except OSError as error:
+        raise DataError(Problem(f"{path} cannot be read: {error.strerror}", "a readable file")) from error
+    if not raw.strip():
+        raise DataError(Problem(f"{path} is empty", "a header and at least a few rows"))
+    return raw
+
+
+def _parquet(path: Path, raw: bytes) -> pl.DataFrame:
+    """The frame in `raw`; a damaged file makes the parser raise, or panic, which is no Exception in Python."""
+    if not (raw.startswith(b"PAR1") and raw.endswith(b"PAR1")):
+        what = f"{path} does not start and end as a Parquet file ({len(raw)} bytes)"
+        raise DataError(Problem(what, "a whole Parquet file", "It is truncated or another format: copy it again"))
+    try:
+        return pl.read_parquet(io.BytesIO(raw))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise DataError(Problem(f"{path} is damaged: {reason}", next="Copy or write it again")) from error
