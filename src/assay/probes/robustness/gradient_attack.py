@@ -132,13 +132,14 @@ def _report(attacked: Attacked, gradient: Query, rows: Array, draws: Draws) -> l
         _measured(robust, headline=True, **about),
         _measured(_exact(attacked.right, np.ones(len(rows), dtype=bool), mine), slice="radius=0", **about),
     ]
+    of_right: dict[str, Any] = {"attempted": int(attacked.right.sum())}
     for name, broken in (("gradient", attacked.by_gradient), ("random", attacked.at_random)):
         rate = _exact(broken, attacked.right, mine)
-        found.append(_measured(rate, metric="attack_success", slice=f"attack={name}", better="lower", **about))
+        found.append(_measured(rate, metric="attack_success", slice=f"attack={name}", better="lower", **of_right))
     lucky = _exact(attacked.at_random & ~attacked.by_gradient, attacked.right, mine)
-    found.append(_measured(lucky, metric="broken_only_at_random", better="lower", **about))
+    found.append(_measured(lucky, metric="broken_only_at_random", better="lower", **of_right))
     still = _exact(attacked.zero_gradient, attacked.right, mine)
-    found.append(_measured(still, metric="zero_gradient_rate", better="neither", **about))
+    found.append(_measured(still, metric="zero_gradient_rate", better="neither", **of_right))
     if not void:
         found += _by_group(kept, attacked.errored, gradient, rows, mine)
     return found
