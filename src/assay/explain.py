@@ -146,10 +146,22 @@ def shapley(masked: Masked) -> Explanation:
     if masked.is_exact:
         values[is_usable], error[is_usable] = estimates[is_usable].mean(axis=1), 0.0
     elif is_usable.any():
-        found, error[is_usable] = _pool(estimates[is_usable], masked.source[is_usable], masked.empty.shape[1])
-        missing = (gain[is_usable] - found.sum(axis=1)) / masked.num_columns
-        values[is_usable] = found + missing[:, None]
+        kept, source = estimates[is_usable], masked.source[is_usable]
+        effect, freedom = _effects(kept, source, masked.empty.shape[1])
+        found = (kept - effect[source]).mean(axis=1)
+        residuals = kept - found[:, None] - effect[source]
+        error[is_usable] = np.sqrt((residuals**2).mean(axis=1) * len(kept) / freedom)
+        values[is_usable] = found + (gain[is_usable] - found.sum(axis=1))[:, None] / masked.num_columns
     return Explanation(values, np.where(is_usable, masked.full - gain, np.nan), error)
+
+
+def background_effects(masked: Masked) -> Array:
+    """`(b, F)`: how far each background row moves the values of all rows that meet it; 0 on average."""
+    estimates = _block_values(masked)
+    is_usable = np.isfinite(estimates).all(axis=(1, 2))
+    if masked.is_exact or not is_usable.any():
+        return np.zeros((masked.empty.shape[1], masked.num_columns))
+    return _effects(estimates[is_usable], masked.source[is_usable], masked.empty.shape[1])[0]
 
 
 def _block_values(masked: Masked) -> Array:
@@ -178,26 +190,18 @@ def _enumeration_weights(num_columns: int) -> Array:
     return np.array(np.where(member, joins[:, None], -leaves[:, None]))
 
 
-def _pool(estimates: Array, source: Array, num_background: int) -> tuple[Array, Array]:
-    """Values and standard errors `(R, F)` from block estimates `(R, W, F)` and their background rows `(R, W)`."""
-    num_rows, blocks, _ = estimates.shape
+def _effects(estimates: Array, source: Array, num_background: int) -> tuple[Array, int]:
+    """Background effects `(b, F)` of block estimates `(R, W, F)`, and the degrees of freedom that are left."""
+    num_rows, blocks, num_columns = estimates.shape
+    effect = np.zeros((num_background, num_columns))
+    if num_rows * blocks < 2 * num_background:  # too few blocks: the effects would be noise
+        return effect, num_rows * (blocks - 1)
     times = np.zeros((num_rows, num_background))
     np.add.at(times, (np.arange(num_rows)[:, None], source), 1.0)
-    means = estimates.mean(axis=1)
-    effect = np.zeros((num_background, estimates.shape[2]))
-    num_seen = int((times.sum(axis=0) > 0).sum())
-    freedom = num_rows * (blocks - 1)
-    if num_rows * blocks >= 2 * num_background:  # fewer and the effects would be noise
-        sums = np.zeros_like(effect)
-        np.add.at(sums, source, estimates)
-        normal = np.diag(times.sum(axis=0)) - times.T @ times / blocks
-        effect = np.linalg.lstsq(normal, sums - times.T @ means, rcond=1e-9)[0]
-        effect -= effect.mean(axis=0)
-        freedom -= num_seen - 1
-    values = means - times @ effect / blocks
-    residuals = estimates - values[:, None] - effect[source]
-    variance = (residuals**2).mean(axis=1) * num_rows * blocks / freedom
-    return values, np.sqrt(variance / blocks)
+    np.add.at(effect, source, estimates)
+    normal = np.diag(times.sum(axis=0)) - times.T @ times / blocks
+    effect = np.linalg.lstsq(normal, effect - times.T @ estimates.mean(axis=1), rcond=1e-9)[0]
+    return effect - effect.mean(axis=0), num_rows * (blocks - 1) - int((times.sum(axis=0) > 0).sum()) + 1
 
 
 def explain(

@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from assay import stats
 from assay.access import Query
-from assay.explain import Masked, masked_passes, num_model_rows
+from assay.explain import Masked, background_effects, masked_passes, num_model_rows
 from assay.registry import Sizes
 from assay.stats import Draws, Estimate
 from assay.values import Array, Task
@@ -76,7 +76,7 @@ def local_weights(masked: Masked) -> Array:
     """LIME's weights `(R, F)` from the same passes: ridge regression of outputs on masks, near coalitions first.
 
     Weight of a coalition: exp(-(share masked)^2 / 0.75^2), times how much rarer its size is in the sample than among
-    all 2^F. Each block keeps its own intercept: what the background row gives by itself explains nothing here.
+    all 2^F. Each block keeps its own intercept, and what a background row does to every row's values is taken out.
     """
     num_rows, blocks, _, num_columns = masked.coalitions.shape
     ends = np.broadcast_to(np.array([False, True])[:, None], (num_rows, blocks, 2, num_columns))
@@ -84,6 +84,7 @@ def local_weights(masked: Masked) -> Array:
     empty = np.take_along_axis(masked.empty, masked.source, axis=1)
     full = np.broadcast_to(masked.full[:, None], empty.shape)
     outputs = np.concatenate([np.stack([empty, full], axis=2), masked.outputs], axis=2)
+    outputs = outputs - np.einsum("rwcf,rwf->rwc", masks, background_effects(masked)[masked.source])
     size = masks[0, 0].sum(axis=1)  # the same in every block
     log_weight = -(((1 - size / num_columns) / _KERNEL_WIDTH) ** 2)
     if not masked.is_exact:
