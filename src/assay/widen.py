@@ -2,22 +2,25 @@
 
 Three ways, the first that fits:
 
-1. Clopper–Pearson and Wilson: computed anew from the counts, when that reproduces the interval that was measured.
+1. A proportion whose counts reproduce its interval (Wilson or Clopper–Pearson): the exact Clopper–Pearson interval at
+   the new level. Far in the tail Wilson's own limits miss too often near 0 and 1; the exact ones never do.
 2. Every other interval: extrapolated side by side. With t the Student quantile (scored − 1 degrees of freedom), the two
    distances d₊ = high − value, d₋ = value − low give scale σ = (d₊ + d₋)/2t and skewness γ from the Cornish–Fisher
-   expansion d± = σ(t ± γ(t² − 1)/6); each side is the larger of that at the new t and d·t_new/t.
+   expansion d± = σ(t ± γ(t² − 1)/6); each side is the larger of that at the new t and d·t_new/t. A percentile bootstrap
+   leans as the statistic does; a studentised interval leans by γ(2t² + 1)/6, and that is taken for it.
 3. An interval of no width (a count of bytes) and a missing side stay as they are.
 
 Never narrower than what was measured. Source: Cornish and Fisher 1937; Hall, The Bootstrap and Edgeworth Expansion,
-section 2.5. Limits: 2 is an approximation, tested by simulation for proportions, means, skewed means and gaps; it
-cannot know heavier tails than the measured interval shows.
+sections 2.5 and 3.10. Limits: 2 is an approximation, and cannot know heavier tails than the measured interval shows;
+20 rules on means of 200 exponential rows with percentile intervals gave 6 % of judgements a false verdict, not 5 %.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from statistics import NormalDist
+
+import numpy as np
 
 from assay.values import Measurement
 
@@ -39,12 +42,13 @@ def widened(measurement: Measurement, level: float) -> tuple[float | None, float
     if value is None or level <= measurement.level or low == high or not 0 < measurement.level < 1:
         return low, high
     exact = _from_counts(measurement, level)
-    if exact is not None:
-        return min(exact[0], value), max(exact[1], value)
+    if exact is not None and low is not None and high is not None:
+        return min(exact[0], low), max(exact[1], high)
     now, then = _quantile(measurement, measurement.level), _quantile(measurement, level)
     below = None if low is None else max(0.0, value - low)
     above = None if high is None else max(0.0, high - value)
-    wider_below, wider_above = _stretch(below, above, now, then)
+    studentised = "bootstrap" in measurement.method
+    wider_below, wider_above = _stretch(below, above, (now, then), studentised=studentised)
     floor, ceiling = _limits(measurement)
     return (
         None if wider_below is None or low is None else min(low, max(floor, value - wider_below)),
@@ -52,20 +56,24 @@ def widened(measurement: Measurement, level: float) -> tuple[float | None, float
     )
 
 
-def _stretch(below: float | None, above: float | None, now: float, then: float) -> tuple[float | None, float | None]:
+def _stretch(
+    below: float | None, above: float | None, quantiles: tuple[float, float], *, studentised: bool
+) -> tuple[float | None, float | None]:
+    now, then = quantiles
     ratio = then / now
     linear = (None if below is None else below * ratio, None if above is None else above * ratio)
     if below is None or above is None or now <= 1.0:
         return linear
     scale = (below + above) / (2 * now)
-    lean = (above - below) / 2 * (then**2 - 1) / (now**2 - 1)
+    lean = (above - below) / 2 * (2 * then**2 + 1 if studentised else then**2 - 1) / (now**2 - 1)
     return max(below * ratio, scale * then - lean), max(above * ratio, scale * then + lean)
 
 
 def _limits(measurement: Measurement) -> tuple[float, float]:
-    inside = measurement.low is None or measurement.low >= 0.0
-    inside = inside and (measurement.high is None or measurement.high <= 1.0)
-    return (0.0, 1.0) if measurement.unit in _FRACTIONS and inside else (-math.inf, math.inf)
+    """Where a value can lie at all: a fraction whose interval reaches below 0 is a difference, and is not cut."""
+    if measurement.unit not in _FRACTIONS or (measurement.low or 0.0) < 0.0 or (measurement.high or 0.0) > 1.0:
+        return -math.inf, math.inf
+    return 0.0, 1.0
 
 
 def _quantile(measurement: Measurement, level: float) -> float:
@@ -78,42 +86,23 @@ def _quantile(measurement: Measurement, level: float) -> float:
 
 
 def _from_counts(measurement: Measurement, level: float) -> tuple[float, float] | None:
-    if measurement.value is None or measurement.low is None or measurement.high is None:
+    """The exact interval at `level` when the counts behind the measured interval can be told; else None."""
+    value, low, high = measurement.value, measurement.low, measurement.high
+    name = measurement.method.lower()
+    if value is None or low is None or high is None or not 0.0 <= value <= 1.0:
         return None
-    if not 0.0 <= measurement.value <= 1.0:
+    if "wilson" not in name and "clopper" not in name:
         return None
-    method = measurement.method.lower()
-    formula = _clopper_pearson if "clopper" in method else _wilson if "wilson" in method else None
-    if formula is None:
-        return None
-    return _reproduced(measurement, formula, level)
+    from assay.intervals import clopper_pearson, critical_value, wilson
 
-
-def _reproduced(
-    measurement: Measurement, formula: Callable[[float, int, float], tuple[float, float]], level: float
-) -> tuple[float, float] | None:
-    value = measurement.value or 0.0
-    for total in (measurement.attempted, measurement.scored):
-        hits = round(value * total)
-        if total > 0 and abs(hits / total - value) <= _SAME:
-            low, high = formula(hits, total, measurement.level)
-            if abs(low - (measurement.low or 0.0)) <= _SAME and abs(high - (measurement.high or 0.0)) <= _SAME:
-                return formula(hits, total, level)
+    for total in {measurement.attempted, measurement.scored} - {0}:
+        hits, num = np.asarray(round(value * total)), np.asarray(total)
+        if "clopper" in name:
+            limits = clopper_pearson(hits, num, level=measurement.level)
+        else:
+            limits = wilson(hits, num, critical=critical_value(measurement.level))
+        same = max(abs(float(hits / num) - value), abs(float(limits[0]) - low), abs(float(limits[1]) - high)) <= _SAME
+        if same:
+            wide = clopper_pearson(hits, num, level=level)
+            return float(wide[0]), float(wide[1])
     return None
-
-
-def _clopper_pearson(hits: float, total: int, level: float) -> tuple[float, float]:
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    low = 0.0 if hits == 0 else float(betaincinv(hits, total - hits + 1, tail))
-    high = 1.0 if hits == total else float(betaincinv(hits + 1, total - hits, 1 - tail))
-    return low, high
-
-
-def _wilson(hits: float, total: int, level: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = hits / total
-    centre = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z / (1 + z**2 / total) * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
