@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -91,5 +92,6 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
 
 
 register_architecture("mlp", _mlp)
+importlib.import_module("assay.models.int8")  # registers itself, with the names above
 
 __all__ = ["MLP", "Architecture", "Builder", "FitsEncoding", "build", "describe", "register_architecture"]

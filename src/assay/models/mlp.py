@@ -13,6 +13,7 @@ from assay.values import Array, Column, Split
 
 HEAVY_TAIL = 8.0  # a column whose largest |z| exceeds this is put on a log scale first
 MAX_BINS = 64
+OUT_OF_REACH = 1e36  # where the edges lie that a column with few distinct values has no use for: their ramps stay 0
 
 
 class TableEncoder(nn.Module):
@@ -112,17 +113,18 @@ def _log_scale(seen: Array) -> float:
 
 
 def _edges(seen: Array, num_bins: int) -> Array:
-    """`num_bins + 1` strictly increasing edges at quantiles of the distinct-enough values."""
-    edges = np.unique(np.quantile(seen, np.linspace(0, 1, num_bins + 1)).astype(np.float32))
-    if len(edges) < num_bins + 1:  # repeated quantiles: spread the remaining edges over the distinct values
-        distinct = np.unique(seen.astype(np.float32))
-        extra = np.quantile(distinct, np.linspace(0, 1, num_bins + 1)).astype(np.float32)
-        edges = np.unique(np.concatenate([edges, extra]))
-        edges = edges[np.linspace(0, len(edges) - 1, min(len(edges), num_bins + 1)).round().astype(int)]
-    while len(edges) < num_bins + 1:  # fewer distinct values than edges: ramps beyond the last one stay at 0
-        step = np.float32(max(1.0, abs(float(edges[-1])) * 1e-3))
-        edges = np.append(edges, edges[-1] + step)
-    return edges.astype(np.float32)
+    """`num_bins + 1` increasing edges: training quantiles, then the most frequent other values, then out of reach."""
+    values, counts = np.unique(seen.astype(np.float32), return_counts=True)
+    share = np.cumsum(counts) / len(seen)
+    at = np.searchsorted(share, np.linspace(0, 1, num_bins + 1)).clip(0, len(values) - 1)
+    chosen = np.zeros(len(values), dtype=bool)
+    chosen[at] = True
+    # Where one value fills many quantiles (zero capital gain), the spare edges go to the next most frequent values.
+    others = np.flatnonzero(~chosen)
+    others = others[np.argsort(-counts[others], kind="stable")]
+    chosen[others[: num_bins + 1 - chosen.sum()]] = True
+    unused = num_bins + 1 - int(chosen.sum())
+    return np.concatenate([values[chosen], (1 + np.arange(unused)) * OUT_OF_REACH]).astype(np.float32)
 
 
 class MLP(nn.Module):

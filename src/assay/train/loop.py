@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem, UsageError
+from assay.meter import Energy, measure_energy
 from assay.models.adapters.module import evaluation
-from assay.values import Progress, Split, Task, quiet
+from assay.values import Array, Progress, Split, Task, plain, quiet
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs (n, K), rows (n,) positions in the split) -> losses (n,)
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (module, inputs (n, F), rows (n,)) -> inputs (n, F)
@@ -84,61 +84,40 @@ def fit(
     Minimises the mean over rows of `w_i * loss_i`, weights scaled to mean 1, with AdamW. The same seed, data, module
     and thread count give bit-equal weights. Limits: the training loss in the facts is the mean over the last epoch's
     batches, each measured before its step. Raises ModelError within the step at which a loss or gradient stops being
-    finite, and DataError-like ModelErrors for labels or weights that cannot be trained on.
+    finite, and for labels or weights that cannot be trained on.
     """
     settings, hooks = settings or TrainSettings(), hooks or Hooks()
     check_split(split, task)
     loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
-    inputs = torch.from_numpy(np.ascontiguousarray(split.inputs, dtype=np.float32))
-    weights = _weights(split)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
+    inputs, weights = _tensor(split.inputs), _weights(split)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay, fused=True)
     num_steps = settings.epochs * math.ceil(len(split) / settings.batch_size)
     watch = _Watch(hooks.validation, task, settings.patience)
-    began, began_cpu, step, epochs, train_loss = time.perf_counter(), time.process_time(), 0, 0, math.nan
-    order = torch.Generator().manual_seed(seed)
-    module.train()
-    with torch.random.fork_rng(devices=[]), threads(settings.num_threads):
-        torch.manual_seed(seed)  # dropout draws from the global generator
+    step, epochs, train_loss = 0, 0, math.nan
+    with _training(module, settings, seed) as order, measure_energy() as meter:
         for epoch in range(settings.epochs):
             total = 0.0
             for rows in torch.split(torch.randperm(len(split), generator=order), settings.batch_size):
                 step += 1
-                batch = inputs[rows]
-                if hooks.perturb is not None:
-                    batch = hooks.perturb(module, batch, rows)
-                losses = loss(module(batch), rows)
-                mean = (losses * weights[rows]).mean()
-                value = mean.item()
-                _finite(value, "loss", step, epoch)
-                optimizer.zero_grad(set_to_none=True)
+                batch = inputs[rows] if hooks.perturb is None else hooks.perturb(module, inputs[rows], rows)
+                mean = (loss(module(batch), rows) * weights[rows]).mean()
+                _finite(mean, "loss", step)
+                optimizer.zero_grad()
                 mean.backward()  # type: ignore[no-untyped-call]
-                norm = nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm)
-                _finite(norm.item(), "gradient norm", step, epoch)
+                _finite(nn.utils.clip_grad_norm_(module.parameters(), settings.max_grad_norm), "gradient", step)
                 optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, settings)
                 optimizer.step()
                 if hooks.after_step is not None:
                     hooks.after_step(module)
-                total += value * len(rows)
+                total += mean.item() * len(rows)
             epochs, train_loss = epoch + 1, total / len(split)
             hooks.progress("training", step, num_steps)
             if watch.stop(module):
                 break
-    watch.restore(module)
-    module.eval()
-    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - began_cpu
-    return {
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "steps": step,
-        "epochs": epochs,
-        "examples": epochs * len(split),
-        "examples_per_second": epochs * len(split) / seconds,
-        "train_loss": train_loss,
-        "validation_loss": watch.best,
-        "num_train": len(split),
-    }
+        watch.restore(module)
+    facts = {"steps": step, "epochs": epochs, "train_loss": train_loss, "validation_loss": watch.best}
+    return facts | _costs(meter.energy, epochs * len(split)) | {"num_train": len(split)}
 
 
 def learning_rate(step: int, num_steps: int, settings: TrainSettings) -> float:
@@ -209,6 +188,25 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def _training(module: nn.Module, settings: TrainSettings, seed: int) -> Iterator[torch.Generator]:
+    """Training mode inside, evaluation mode after; the order of rows and dropout both come from `seed`."""
+    module.train()
+    try:
+        with torch.random.fork_rng(devices=[]), threads(settings.num_threads):
+            torch.manual_seed(seed)  # dropout draws from the global generator
+            yield torch.Generator().manual_seed(seed)
+    finally:
+        module.eval()
+
+
+def _costs(energy: Energy | None, examples: int) -> dict[str, Any]:
+    if energy is None:  # the meter always leaves one behind; a type checker cannot know
+        return {"examples": examples}
+    seconds = {"seconds": energy.seconds, "cpu_seconds": energy.cpu_seconds}
+    return {**seconds, "examples": examples, "examples_per_second": examples / energy.seconds, "energy": plain(energy)}
+
+
 class _Watch:
     """Early stopping: remembers the best validation loss and the weights that gave it."""
 
@@ -218,7 +216,7 @@ class _Watch:
         self.validation, self.patience, self.waited = validation, patience, 0
         if validation is not None:
             self.loss = task_loss(validation, task)
-            self.inputs = torch.from_numpy(np.ascontiguousarray(validation.inputs, dtype=np.float32))
+            self.inputs = _tensor(validation.inputs)
 
     def stop(self, module: nn.Module) -> bool:
         if self.validation is None:
@@ -237,17 +235,22 @@ class _Watch:
             module.load_state_dict(self.weights)
 
 
+def _tensor(inputs: Array) -> Tensor:
+    return torch.from_numpy(np.array(inputs, dtype=np.float32))
+
+
 def _weights(split: Split) -> Tensor:
     if split.weights is None:
         return torch.ones(len(split))
     weights = split.weights.astype(np.float64)
-    return torch.from_numpy((weights / weights.mean()).astype(np.float32))
+    return _tensor(weights / weights.mean())
 
 
-def _finite(value: float, what: str, step: int, epoch: int) -> None:
-    if not math.isfinite(value):
+def _finite(value: Tensor, what: str, step: int) -> None:
+    number = value.item()
+    if not math.isfinite(number):
         advice = "Look for non-finite inputs, or lower the learning rate; the weights of this run are not usable"
-        raise ModelError(Problem(f"the {what} became {value} at step {step} (epoch {epoch + 1})", next=advice))
+        raise ModelError(Problem(f"the {what} became {number} at step {step}", next=advice))
 
 
 def _same_shape(outputs: Tensor, expected: tuple[int, int]) -> None:

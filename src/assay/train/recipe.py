@@ -13,7 +13,7 @@ from torch import nn
 from assay.models import Architecture, FitsEncoding, build
 from assay.models.adapters.module import ModuleModel, OutputsAre
 from assay.train.loop import Hooks, TrainSettings, fit
-from assay.values import Data, Fitted, Progress, Split, Task, digest_of, quiet
+from assay.values import Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,11 @@ class TrainRecipe:
     def digest(self) -> str:
         """Of architecture, task and settings; not of the data."""
         return digest_of(["TrainRecipe", self.architecture, self.task.digest, self.settings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and parameters as plain data; the task comes from the data again."""
+        architecture = {"name": self.architecture.name, "params": plain(self.architecture.params)}
+        return {"name": "train", "architecture": architecture, "settings": plain(self.settings)}
 
     def make_module(self, split: Split, data: Data, seed: int) -> nn.Module:
         """An untrained module, initialised by `seed`, its encoding fitted on `split` if it has one to fit."""

@@ -1,1 +1,21 @@
-"""adapters"""
+"""Models made elsewhere: one file per way in. Optional packages are imported only when used."""
+
+from assay.models.adapters.endpoint import CallableModel, Connection, HttpModel
+from assay.models.adapters.module import ModuleModel
+from assay.models.adapters.onnx import OnnxModel, export_onnx, load_onnx
+from assay.models.adapters.python import load_callable
+from assay.models.adapters.refuse import check_format
+from assay.models.adapters.sklearn import SklearnModel
+
+__all__ = [
+    "CallableModel",
+    "Connection",
+    "HttpModel",
+    "ModuleModel",
+    "OnnxModel",
+    "SklearnModel",
+    "check_format",
+    "export_onnx",
+    "load_callable",
+    "load_onnx",
+]

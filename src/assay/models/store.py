@@ -1,0 +1,271 @@
+"""Systems as folders: `weights.safetensors` (or `model.onnx`), `system.json`, and `SHA256SUMS` over both.
+
+Nothing in a folder is ever run: it names architectures, decision rules and recipes, and only names that installed code
+has registered can be loaded. `sha256sum -c SHA256SUMS` verifies a folder without this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from assay import registry
+from assay.errors import ModelError, Problem
+from assay.models import BUILDERS, Architecture, build
+from assay.models.adapters.module import ModuleModel
+from assay.models.adapters.onnx import OnnxModel, load_onnx
+from assay.models.adapters.refuse import check_format, check_safetensors
+from assay.storage import read_regular, read_verified, staged_folder, write_atomic
+from assay.tasks import Argmax, Identity, task_of
+from assay.tasks.group_thresholds import group_thresholds_from_json
+from assay.train.loop import TrainSettings
+from assay.train.recipe import TrainRecipe
+from assay.values import Data, Decision, Model, Recipe, Step, System, canonical, plain
+
+__all__ = ["load_system", "load_weights", "read_manifest", "register_decision", "register_recipe", "save_system"]
+
+FORMAT = 1
+MAX_MANIFEST = 16 << 20  # bytes
+SUMS, MANIFEST = "SHA256SUMS", "system.json"
+FIELDS = ("format", "name", "model", "data", "task", "decision", "recipe", "lineage", "facts", "seed", "digests")
+T = TypeVar("T")
+DecisionBuilder = Callable[[Mapping[str, Any]], Decision]
+RecipeBuilder = Callable[[Mapping[str, Any], Data], Recipe]
+_decisions: dict[str, DecisionBuilder] = {
+    "argmax": lambda _: Argmax(),
+    "identity": lambda _: Identity(),
+    "group_thresholds": group_thresholds_from_json,
+}
+_recipes: dict[str, RecipeBuilder] = {}
+
+
+def register_decision(name: str, builder: DecisionBuilder) -> None:
+    """Let folders name a decision rule: `builder(rule.to_json())` must give the rule back, digest and all."""
+    _register(_decisions, name, builder, "decision rule")
+
+
+def register_recipe(name: str, builder: RecipeBuilder) -> None:
+    """Let folders name a recipe: `builder(recipe.to_json(), data)` must give the recipe back, digest and all."""
+    _register(_recipes, name, builder, "recipe")
+
+
+def save_system(system: System, folder: str | Path) -> Path:
+    """Write a system into `folder`, at once or not at all; a system that was there before is replaced.
+
+    Data are named by digest, not copied; training facts, lineage, and a recipe that can be written are. Raises
+    ModelError for a model that cannot be stored (an endpoint, a live estimator, a module without a registered
+    architecture) and for a folder that holds something else; StorageError when the disk does not take it.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+        raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
+    file_name, content, model = _model_to_json(system.model)
+    manifest = canonical(
+        {
+            "format": FORMAT,
+            "name": system.name,
+            "model": {"file": file_name, **model},
+            "data": {"name": system.data.name, "columns": system.data.columns, "label": system.data.label},
+            "task": system.task,
+            "decision": system.decision.to_json(),
+            "recipe": _recipe_to_json(system.recipe),
+            "lineage": system.lineage,
+            "facts": system.facts,
+            "seed": system.seed,
+            "digests": _digests(system),
+        }
+    ).encode()
+    files = {MANIFEST: manifest, file_name: content}
+    with staged_folder(folder) as staged:
+        for name, data in files.items():
+            write_atomic(staged / name, data)
+        write_atomic(staged / SUMS, _sums({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}))
+    return folder
+
+
+def read_manifest(folder: str | Path) -> Mapping[str, Any]:
+    """What `system.json` says (name, data, architecture, lineage, digests), verified against SHA256SUMS first.
+
+    Raises ModelError for a folder that is not a system or was written by another version; StorageError if damaged.
+    """
+    folder = Path(folder)
+    manifest, _ = _read(folder, folder / MANIFEST)
+    return manifest
+
+
+def load_system(folder: str | Path, data: Data) -> System:
+    """The system that `save_system` wrote, on the data it was made with.
+
+    Every file is verified by digest before it is parsed, and the digests of model, data, task, decision rule and the
+    whole system are compared after. Raises ModelError for other data or an unknown name of a part; StorageError for
+    a damaged file.
+    """
+    folder = Path(folder)
+    manifest, sums = _read(folder, folder / MANIFEST)
+    if not isinstance(manifest["digests"], dict) or manifest["digests"].get("data") != data.digest:
+        what = f"{folder} was made with other data than these ({data.name})"
+        raise ModelError(Problem(what, "the same rows, columns and splits", "Load the same data"))
+    task = task_of(data)
+    try:
+        model = _model_from_json(manifest["model"], folder, sums, data)
+        decision = _named(_decisions, manifest["decision"], "decision rule")(manifest["decision"])
+        recipe = _recipe_from_json(manifest["recipe"], data)
+        lineage = tuple(Step(**step) for step in manifest["lineage"])
+        facts, seed = dict(manifest["facts"]), int(manifest["seed"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
+    system = System(str(manifest["name"]), model, data, task, decision, recipe, lineage, facts, seed)
+    wrong = [
+        Problem(f"the {name} loaded from {folder} has digest {found}, not the one recorded", str(recorded))
+        for name, found in _digests(system).items()
+        if found != (recorded := manifest["digests"].get(name))
+    ]
+    if wrong:
+        raise ModelError(wrong)
+    return system
+
+
+def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> nn.Module:
+    """Put the tensors of a safetensors file into `module`, which is returned in evaluation mode.
+
+    `sha256`, when given, is verified before parsing. Raises UnsafeFileError for formats that can run code, ModelError
+    for a damaged file or one whose names or shapes are not the module's.
+    """
+    path = Path(path)
+    if check_format(path) != "safetensors":
+        raise ModelError(Problem(f"{path} is not safetensors", "safetensors", "Load ONNX with load_onnx"))
+    content = read_regular(path) if sha256 is None else read_verified(path, sha256)
+    return _fill(module, content, str(path))
+
+
+def _fill(module: nn.Module, content: bytes, name: str) -> nn.Module:
+    check_safetensors(io.BytesIO(content), len(content), name=name)
+    try:
+        module.load_state_dict(safetensors.torch.load(content), assign=True)
+    except (RuntimeError, ValueError, safetensors.SafetensorError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise ModelError(Problem(f"{name} does not fit {type(module).__name__}: {text}")) from error
+    return module.eval()
+
+
+def _model_to_json(model: Model) -> tuple[str, bytes, dict[str, Any]]:
+    """(file name, file content, what `system.json` says)."""
+    if isinstance(model, OnnxModel) and model.content is not None:
+        return "model.onnx", model.content, {"format": "onnx", "outputs_are": model.outputs_are}
+    if not isinstance(model, ModuleModel):
+        what = f"a {type(model).__name__} cannot be stored in a folder"
+        raise ModelError(Problem(what, "modules, and ONNX models that are one file", "Export it to ONNX first"))
+    architecture = model.architecture
+    if architecture is None or architecture.name not in BUILDERS:
+        what = "the module has no registered architecture, so it could not be built again"
+        raise ModelError(Problem(what, next="Register a builder: assay.models.register_architecture(name, builder)"))
+    entries = model.module.state_dict()
+    odd = [name for name, entry in entries.items() if not isinstance(entry, Tensor) or entry.is_quantized]
+    if odd:
+        raise ModelError(Problem(f"state {odd[0]!r} is packed", "plain tensors", "Keep int8 weights as int8 buffers"))
+    # A tensor with two names is written twice: safetensors has no aliases, and the builder ties them again.
+    tensors = {name: entry.detach().cpu().clone().contiguous() for name, entry in sorted(entries.items())}
+    about = {
+        "format": "module",
+        "architecture": {"name": architecture.name, "params": plain(architecture.params)},
+        "outputs_are": model.outputs_are,
+        "differentiable": "gradient" in model.offers,
+    }
+    return "weights.safetensors", safetensors.torch.save(tensors), about
+
+
+def _model_from_json(about: Mapping[str, Any], folder: Path, sums: Mapping[str, str], data: Data) -> Model:
+    file = about["file"]
+    if about["format"] == "onnx" and file == "model.onnx":
+        return load_onnx(folder / file, sha256=sums[file], outputs_are=about["outputs_are"])
+    if about["format"] != "module" or file != "weights.safetensors":
+        raise ModelError(Problem(f"{folder} holds a model of format {about['format']!r}", "module, onnx"))
+    content = read_verified(folder / file, sums[file])
+    architecture = Architecture(about["architecture"]["name"], dict(about["architecture"]["params"]))
+    if architecture.name not in BUILDERS:
+        registry.load()  # treatments register the architectures they make
+    num_outputs = task_of(data).num_outputs
+    module = build(architecture.name, columns=data.columns, num_outputs=num_outputs, params=architecture.params)
+    _fill(module, content, str(folder / file))
+    return ModuleModel(
+        module,
+        outputs_are=about["outputs_are"],
+        architecture=architecture,
+        differentiable=bool(about["differentiable"]),
+    )
+
+
+def _recipe_to_json(recipe: Recipe | None) -> Any:
+    writer = getattr(recipe, "to_json", None)
+    return None if writer is None else writer()
+
+
+def _recipe_from_json(about: Mapping[str, Any] | None, data: Data) -> Recipe | None:
+    return None if about is None else _named(_recipes, about, "recipe")(about, data)
+
+
+def recipe_from_json(about: Mapping[str, Any], data: Data) -> Recipe:
+    """A recipe from what its `to_json` wrote, for recipes that wrap another. Raises ModelError for an unknown name."""
+    return _named(_recipes, about, "recipe")(about, data)
+
+
+def _train_recipe(about: Mapping[str, Any], data: Data) -> Recipe:
+    architecture = Architecture(about["architecture"]["name"], dict(about["architecture"]["params"]))
+    return TrainRecipe(architecture, task_of(data), TrainSettings(**about["settings"]))
+
+
+_recipes["train"] = _train_recipe
+
+
+def _digests(system: System) -> dict[str, str]:
+    parts = (("model", system.model), ("data", system.data), ("task", system.task), ("decision", system.decision))
+    return {name: part.digest for name, part in (*parts, ("system", system))}
+
+
+def _read(folder: Path, path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """The manifest, verified and parsed, and the SHA-256 of every file."""
+    if not path.is_file():
+        raise ModelError(Problem(f"{folder} is not a system folder", "a folder written by assay", "Train one first"))
+    listed = read_regular(folder / SUMS)
+    lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
+    sums = {line[1]: line[0] for line in lines if len(line) == 2}
+    if listed != _sums(sums) or MANIFEST not in sums:
+        raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
+    if path.stat().st_size > MAX_MANIFEST:
+        raise ModelError(Problem(f"{path} is too long", f"{MAX_MANIFEST:,} bytes"))
+    try:
+        manifest = json.loads(read_verified(path, sums[MANIFEST]))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(Problem(f"{path} is not JSON")) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or set(manifest) != set(FIELDS):
+        raise ModelError(Problem(f"{path} was written by another version", f"format {FORMAT}", "Save the system again"))
+    return manifest, sums
+
+
+def _sums(digests: Mapping[str, str]) -> bytes:
+    """The text that `sha256sum` writes, names sorted."""
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+
+
+def _named(table: Mapping[str, T], about: Mapping[str, Any], kind: str) -> T:
+    """The builder that a folder names; registered by now, or by loading the treatments."""
+    name = str(about["name"])
+    if name not in table:
+        registry.load()
+    if name not in table:
+        raise ModelError(Problem(f"{kind} {name!r} is not known", ", ".join(sorted(table))))
+    return table[name]
+
+
+def _register(table: dict[str, Any], name: str, builder: Callable[..., Any], kind: str) -> None:
+    known = table.get(name)
+    if known is not None and (known.__module__, known.__qualname__) != (builder.__module__, builder.__qualname__):
+        raise ModelError(Problem(f"{kind} {name!r} is already registered by {known.__module__}", "a new name"))
+    table[name] = builder
