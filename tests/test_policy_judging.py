@@ -329,7 +329,7 @@ def test_false_verdicts_on_null_means(draw):
 
 
 def test_planted_defects_are_found_and_clean_ones_pass():
-        policy = _policy(*(f'metric = "m{i}"; at_most = 0.1' for i in range(NUM_RULES)))
+    policy = _policy(*(f'metric = "m{i}"; at_most = 0.1' for i in range(NUM_RULES)))
     clean = [_proportion(50, 2000, metric=f"m{i}") for i in range(NUM_RULES)]
     assert overall(policy, judge(policy, clean)) == "pass"
     clean[7] = _proportion(300, 2000, metric="m7")
