@@ -1,0 +1,86 @@
+"""How long an answer takes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import binom
+
+from assay import stats
+from assay.registry import Sizes, probe
+from assay.stats import Estimate
+from assay.values import Array, Measurement
+
+if TYPE_CHECKING:
+    from assay.access import Meter
+
+LEVEL = 0.95
+REPEATS = {1: 400, 256: 120}  # batch size: timed passes; 368 are needed for an upper bound of the 99th percentile
+WARM_UP = 3  # passes that the meter runs and does not report
+
+
+def timed_rows(sizes: Sizes) -> dict[str, int]:
+    """Every row that is run, warming up included; the same for any system."""
+    return {"latency": sum(size * (repeats + WARM_UP) for size, repeats in REPEATS.items())}
+
+
+@probe("energy", tasks=("classification", "regression"), cost=timed_rows)
+def latency(meter: Meter) -> list[Measurement]:
+    """Seconds from raw rows to outputs, one row and 256 rows at a time.
+
+    Definition: the 50th and 99th percentile over timed passes: the ceil(q n)-th smallest of n. Bounds are order
+    statistics l and u with P(l <= Binomial(n, q) < u) >= 0.95: no shape of the distribution is assumed.
+    throughput = batch size / 50th percentile.
+    Shapes: 400 passes of 1 row, 120 of 256, on test rows that differ each time.
+    Direction: seconds lower is better, rows per second higher.
+    Limits: this machine, its load and its thread count at that moment; the model alone, without network or queue;
+    passes follow each other and are not independent, so a slow spell of the machine is not in the bounds.
+    No replicates: timings do not come row by row, and systems are compared by their bounds.
+    Source: David and Nagaraja 2003, Order Statistics, section 7.1.
+
+    >>> found = percentile(np.arange(1.0, 101.0), 0.5)
+    >>> found.value, found.low, found.high
+    (50.0, 40.0, 61.0)
+    """
+    found: list[Measurement] = []
+    for size, repeats in REPEATS.items():
+        seconds = meter.latency(size, repeats)
+        where = f"batch={size}"
+        middle, tail = percentile(seconds, 0.5), percentile(seconds, 0.99)
+        about: dict[str, Any] = {"slice": where, "attempted": len(seconds)}
+        rows = _inverse(size, middle)
+        found += [
+            stats.measured(middle, "latency_p50", unit="seconds", better="lower", headline=size == 1, **about),
+            stats.measured(tail, "latency_p99", unit="seconds", better="lower", **about),
+            stats.measured(rows, "throughput", unit="rows per second", better="higher", **about),
+        ]
+    return found
+
+
+def percentile(seconds: Array, share: float, *, level: float = LEVEL) -> Estimate:
+    """A percentile with distribution-free bounds; a bound that needs more passes than there are is None, and said."""
+    method = "order statistics; no replicates"
+    ordered, num = np.sort(np.asarray(seconds, dtype=np.float64)), len(seconds)
+    if num == 0 or not np.isfinite(ordered).all():
+        return Estimate(None, None, None, method, None, "no pass could be timed", level)
+    tail = (1 - level) / 2
+    below = int(binom.ppf(tail, num, share))  # P(B < below) <= tail, so the below-th smallest is under the percentile
+    above = int(binom.ppf(1 - tail, num, share)) + 1
+    value = float(ordered[max(1, math.ceil(share * num - 1e-9)) - 1])
+    low = float(ordered[below - 1]) if below >= 1 else None
+    high = float(ordered[above - 1]) if above <= num else None
+    missing = [name for name, bound in (("lower", low), ("upper", high)) if bound is None]
+    reason = f"{num} passes are too few for the {' and '.join(missing)} bound" if missing else ""
+    return Estimate(value, low, high, method, None, reason, level)
+
+
+def _inverse(size: int, seconds: Estimate) -> Estimate:
+    """Rows per second from seconds per pass: the bounds change places."""
+    rates = [
+        None if number is None or number <= 0 else size / number
+        for number in (seconds.value, seconds.high, seconds.low)
+    ]
+    reason = seconds.reason or ("" if rates[0] is not None else "the clock did not move during a pass")
+    return Estimate(rates[0], rates[1], rates[2], seconds.method, None, reason, seconds.level)
