@@ -43,8 +43,10 @@ def signer():
 
 def test_rfc_8032_key_and_signature(signer):
     assert signer.key_id == hashlib.sha256(bytes.fromhex(PUBLIC)).hexdigest()
-    expected = "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"
+    expected = (
+        "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e06522490155"
         "5fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+    )
     assert signer.key.sign(b"").hex() == expected
 
 
