@@ -40,6 +40,21 @@ MEANINGS = {
     "income": "label: yearly income above 50,000 US dollars or not",
     "split": "the published split of the row",
 }
+LIMITS = [
+    "The United States of 1994: prices, jobs, families and laws have changed. Nothing measured here holds for today.",
+    "The line at 50,000 dollars is arbitrary and high: 24.1 % of training rows are above it. Group gaps change with the"
+    " line (Ding et al. 2021, Retiring Adult).",
+    "Rows were filtered by the creators (age over 16, income over 100, weight over 1, hours over 0): most people"
+    " without paid work are missing.",
+    "Rows are a weighted survey sample; the weight (fnlwgt) is not used, so shares are of rows, not of the population.",
+    "race and sex are coarse codes of that survey. Amer-Indian-Eskimo and Other have a few hundred rows: intervals"
+    " are wide.",
+    "education-num is a recoding of education: attributions are shared between the two.",
+    "relationship (Husband, Wife) reveals sex and marital status: leaving sex out does not hide it.",
+    "capital-gain is capped at 99,999 and age at 90.",
+    "Some rows are repeated, within and across the published splits; they are kept, because the published split is"
+    " the point of comparison.",
+]
 NUMERIC = ("age", "fnlwgt", "education-num", "capital-gain", "capital-loss", "hours-per-week")
 RAW_COLUMNS = tuple(name for name in MEANINGS if name != "split")
 FEATURES = tuple(name for name in RAW_COLUMNS if name not in {"fnlwgt", "income"})
@@ -101,7 +116,7 @@ def card(frame: pl.DataFrame, parquet: bytes) -> dict[str, Any]:
         "num_bytes": len(parquet),
         "raw_sha256": RAW_SHA256,
         "creators": "Barry Becker, Ronny Kohavi (1996)",
-        "origin": "UCI Machine Learning Repository; extracted from the 1994 Current Population Survey of the United States",
+        "origin": "UCI Machine Learning Repository; from the 1994 Current Population Survey of the United States",
         "address": "https://doi.org/10.24432/C5XW20",
         "doi": "10.24432/C5XW20",
         "licence": "CC-BY-4.0",
@@ -127,18 +142,7 @@ def card(frame: pl.DataFrame, parquet: bytes) -> dict[str, Any]:
             "all_15_columns": duplicates(frame, RAW_COLUMNS),
             "features_and_label": duplicates(frame, (*FEATURES, "income")),
         },
-        "limits": [
-            "The United States of 1994: prices, jobs, families and laws have changed. Nothing measured here holds for people today.",
-            "The line at 50,000 dollars is arbitrary and high: 24.1 % of training rows are above it. Group gaps change with the line"
-            " (Ding et al. 2021, section 3).",
-            "Rows were filtered by the creators (age over 16, income over 100, weight over 1, hours over 0): people without work are missing.",
-            "Rows are a weighted survey sample; the weight (fnlwgt) is not used, so shares are of rows, not of the population.",
-            "race and sex are coarse codes of that survey. Amer-Indian-Eskimo and Other have a few hundred rows: intervals are wide.",
-            "education-num is a recoding of education: attributions are shared between the two.",
-            "relationship (Husband, Wife) reveals sex and marital status: leaving sex out does not hide it.",
-            "capital-gain is capped at 99,999 and age at 90.",
-            "Some rows are repeated, within and across the published splits; they are kept, because the published split is the point of comparison.",
-        ],
+        "limits": LIMITS,
         "recommended_uses": [
             "comparing methods and tools on a table that everyone knows; teaching; testing an audit from end to end",
         ],

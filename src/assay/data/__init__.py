@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from assay.data._card import card
     from assay.data.adult import load_adult
-    from assay.data.card import card
     from assay.data.declare import Declaration, Splits
     from assay.data.frame import from_arrays, from_frame
     from assay.data.rows import decode_rows, encode_groups, encode_rows
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Declaration": "declare",
     "Splits": "declare",
-    "card": "card",
+    "card": "_card",
     "decode_rows": "rows",
     "encode_groups": "rows",
     "encode_rows": "rows",

@@ -25,7 +25,7 @@ def code_groups(table: Table, problems: Problems) -> Groups:
             problems.error(f"group column {name!r} is of type {series.dtype}", "text, true/false or whole numbers")
             continue
         text = text_of(series)
-        found = values_in(text, numeric=kind_of(series) == "numeric")
+        found = values_in(text)
         values = tuple(table.declaration.group_values.get(name, found))
         if not found or len(found) > MAX_GROUPS:
             problems.error(

@@ -45,7 +45,7 @@ def code_labels(frame: pl.DataFrame, declaration: Declaration, problems: Problem
     task = _task(series, text, declaration, problems)
     if task == "regression":
         return _targets(series, declaration, problems)
-    return _classes(text, declaration, problems, numeric=kind == "numeric") if task else None
+    return _classes(text, declaration, problems) if task else None
 
 
 def _task(series: pl.Series, text: pl.Series, declaration: Declaration, problems: Problems) -> str | None:
@@ -84,8 +84,8 @@ def _targets(series: pl.Series, declaration: Declaration, problems: Problems) ->
     return Labels(np.where(wrong, np.nan, numbers).astype(np.float32))
 
 
-def _classes(text: pl.Series, declaration: Declaration, problems: Problems, *, numeric: bool) -> Labels:
-    name, found = declaration.label, values_in(text, numeric=numeric)
+def _classes(text: pl.Series, declaration: Declaration, problems: Problems) -> Labels:
+    name, found = declaration.label, values_in(text)
     classes = tuple(declaration.classes) or found
     codes = codes_of(text, classes)
     unknown = (codes < 0) & ~text.is_null().to_numpy()

@@ -56,10 +56,16 @@ def numbers_of(series: pl.Series) -> Array:
     return series.cast(pl.Float64).fill_null(float("nan")).to_numpy().astype(np.float64)
 
 
-def values_in(text: pl.Series, *, numeric: bool = False) -> tuple[str, ...]:
-    """Distinct values of a text column, missing left out; by number where `numeric`, else by code point."""
-    values: list[str] = text.drop_nulls().unique().to_list()
-    return tuple(sorted(values, key=float) if numeric else sorted(values))
+def values_in(text: pl.Series) -> tuple[str, ...]:
+    """Distinct values of a text column, missing left out; by size where all are finite numbers, else by code point.
+
+    >>> values_in(pl.Series(["10", "9", None, "10"]))
+    ('9', '10')
+    """
+    distinct = text.drop_nulls().unique()
+    values: list[str] = distinct.to_list()
+    numbers = distinct.cast(pl.Float64, strict=False).fill_null(float("nan"))
+    return tuple(sorted(values, key=lambda v: (float(v), v)) if bool(numbers.is_finite().all()) else sorted(values))
 
 
 def numeric_column(name: str, train: Array) -> Column:

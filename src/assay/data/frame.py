@@ -71,10 +71,12 @@ def from_arrays(
         names = [f"feature_{i + 1}" for i in range(matrix.shape[1])] if names is None else names
         if len(names) != matrix.shape[1] or len(set(names)) != len(names):
             raise DataError(Problem(f"{len(names)} names for {matrix.shape[1]} columns", "one different name each"))
-        columns = {name: matrix[:, i] for i, name in enumerate(names)}
+        # A matrix of objects is read as lists, so that the type of each column is found.
+        cells = matrix.T.tolist() if matrix.dtype == object else matrix.T
+        columns = dict(zip(names, cells, strict=True))
     features = list(columns)
     for name, values in (groups or {}).items():
-        if name in columns and list(columns[name]) != list(values):
+        if name in columns and not np.array_equal(np.asarray(columns[name]), np.asarray(values)):
             problems.error(f"the group column {name!r} differs from the feature of that name", "the same values")
         columns[name] = values
     label = "label" if "label" not in columns else "label (target)"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from assay.data._cells import Cells, from_list, from_series
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import FLOAT32_MAX
 from assay.values import Array, Column, Data, Groups
@@ -37,15 +37,12 @@ def encode_rows(data: Data | Sequence[Column], rows: Rows, *, unknown: UnknownNa
         allowed |= {column.name for column in data.group_columns}
         fills = data.source.get("imputed", {})
     problems = Problems()
-    cells = _cells(rows, columns, allowed, problems)
-    num_rows = len(rows)
-    inputs = np.empty((num_rows, len(columns)), dtype=np.float32)
-    for i, column in enumerate(columns):
-        values, present = cells[column.name]
+    inputs = np.empty((len(rows), len(columns)), dtype=np.float32)
+    for i, (column, cells) in enumerate(_read(rows, columns, allowed, problems)):
         if column.kind == "numeric":
-            inputs[:, i] = _numbers(column.name, values, present, fills.get(column.name), problems)
+            inputs[:, i] = _numbers(column.name, cells, fills.get(column.name), problems)
         else:
-            inputs[:, i] = _codes(column, values, present, unknown, problems)
+            inputs[:, i] = _codes(column, cells, unknown, problems)
     problems.stop_if_any()
     return inputs
 
@@ -59,10 +56,9 @@ def encode_groups(data: Data | Sequence[Column], rows: Rows, *, unknown: Unknown
     """
     columns = data.group_columns if isinstance(data, Data) else tuple(data)
     problems = Problems()
-    cells = _cells(rows, columns, None, problems)
     codes = np.full((len(rows), len(columns)), -1, dtype=np.int64)
-    for i, column in enumerate(columns):
-        codes[:, i] = _codes(column, *cells[column.name], unknown, problems)
+    for i, (column, cells) in enumerate(_read(rows, columns, None, problems)):
+        codes[:, i] = _codes(column, cells, unknown, problems)
     problems.stop_if_any()
     return Groups(codes, columns)
 
@@ -100,93 +96,56 @@ def decode_rows(data: Data | Sequence[Column], inputs: Array) -> list[dict[str, 
     return [dict(zip(names_of, row, strict=True)) for row in zip(*decoded, strict=True)]
 
 
-Cells = dict[str, tuple[list[Any], Array]]  # values and which rows have the column at all `(M,)`
-
-
-def _cells(rows: Rows, columns: Sequence[Column], allowed: set[str] | None, problems: Problems) -> Cells:
-    """Values by column; unknown and missing columns are problems. `allowed=None` lets every other column pass."""
+def _read(
+    rows: Rows, columns: Sequence[Column], allowed: set[str] | None, problems: Problems
+) -> Iterator[tuple[Column, Cells]]:
+    """The cells of each column; unknown and missing columns are problems. `allowed=None` lets every other one pass."""
     if isinstance(rows, pl.DataFrame):
         found = set(rows.columns)
-        everywhere, nowhere = np.ones(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
-        cells = {
-            c.name: (rows[c.name].to_list(), everywhere) if c.name in found else ([None] * len(rows), nowhere)
-            for c in columns
-        }
     else:
-        wrong = np.array([not isinstance(row, Mapping) for row in rows], dtype=bool)
-        if wrong.any():
-            problems.error(f"{rows_text(wrong)} have no column names", "one object of column: value for each row")
+        nameless = np.array([not isinstance(row, Mapping) for row in rows], dtype=bool)
+        if nameless.any():
+            problems.error(f"{rows_text(nameless)} have no column names", "one object of column: value for each row")
             problems.stop_if_any()
         found = set().union(*rows)
-        cells = {
-            c.name: ([row.get(c.name) for row in rows], np.array([c.name in row for row in rows], dtype=bool))
-            for c in columns
-        }
     expected = names_text([column.name for column in columns], 50)
     if allowed is not None and not found <= allowed:
         unknown = sorted(str(name) for name in found - allowed)
         problems.error(f"unknown columns: {names_text(unknown)}", expected, "Leave them out, or check the spelling")
-    for name, (_, present) in cells.items():
-        if not present.all():
-            where = f"in {rows_text(~present)}" if present.any() else "in every row"
-            problems.error(f"column {name!r} is not given {where}", expected)
-    return cells
+    for column in columns:
+        if column.name not in found:
+            where = "in every row" if len(rows) else "at all"
+            problems.error(f"column {column.name!r} is not given {where}", expected)
+        elif isinstance(rows, pl.DataFrame):
+            yield column, from_series(column, rows[column.name])
+        else:
+            absent = np.array([column.name not in row for row in rows], dtype=bool)
+            if absent.any():
+                problems.error(f"column {column.name!r} is not given in {rows_text(absent)}", expected)
+            else:
+                yield column, from_list(column, [row[column.name] for row in rows])
 
 
-def _mask(values: list[Any], present: Array, is_wrong: Callable[[Any], bool]) -> Array:
-    return np.fromiter((is_wrong(value) for value in values), dtype=bool, count=len(values)) & present
-
-
-def _numbers(name: str, values: list[Any], present: Array, fill: Any, problems: Problems) -> Array:
-    wrong = _mask(values, present, lambda v: v is not None and (isinstance(v, bool) or not isinstance(v, _NUMBER)))
-    if wrong.any():
-        kinds = sorted({type(value).__name__ for value, bad in zip(values, wrong, strict=True) if bad})
-        problems.error(f"column {name!r} is not a number but {', '.join(kinds)} in {rows_text(wrong)}", "a number")
-    missing = _mask(values, present, lambda v: v is None)
-    if missing.any() and fill is None:
-        problems.error(f"column {name!r} is null in {rows_text(missing)}", "a number")
-    default = float(fill["median"]) if fill is not None else 0.0
-    usable = present & ~wrong & ~missing
-    numbers = np.array([_float(v) if use else default for v, use in zip(values, usable, strict=True)], dtype=np.float64)
-    outside = np.logical_not(np.abs(numbers) <= FLOAT32_MAX)  # true for NaN
+def _numbers(name: str, cells: Cells, fill: Any, problems: Problems) -> Array:
+    if cells.wrong.any():
+        problems.error(f"column {name!r} is not a number but {cells.kinds} in {rows_text(cells.wrong)}", "a number")
+    if cells.missing.any() and fill is None:
+        problems.error(f"column {name!r} is null in {rows_text(cells.missing)}", "a number")
+    outside = ~(np.abs(cells.values) <= FLOAT32_MAX) & ~cells.missing & ~cells.wrong  # ~(<=) is true for NaN
     if outside.any():
-        problems.error(f"column {name!r} is not a finite 32-bit number in {rows_text(outside)}", "±3.4e38")
-    return np.where(outside, 0.0, numbers)
+        problems.error(f"column {name!r} is not finite, or too large, in {rows_text(outside)}", "within ±3.4e38")
+    fine = ~(outside | cells.missing | cells.wrong)
+    return np.where(fine, cells.values, 0.0 if fill is None else fill["median"])
 
 
-_NUMBER = (int, float, np.integer, np.floating)
-
-
-def _float(value: Any) -> float:
-    try:
-        return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return float("inf")
-
-
-def _codes(column: Column, values: list[Any], present: Array, unknown: UnknownName, problems: Problems) -> Array:
-    wrong = _mask(values, present, lambda v: v is not None and not isinstance(v, (str, int, np.integer)))
-    if wrong.any():
-        kinds = sorted({type(value).__name__ for value, bad in zip(values, wrong, strict=True) if bad})
-        problems.error(f"column {column.name!r} is not text but {', '.join(kinds)} in {rows_text(wrong)}", "text")
-    lookup = _lookup(column.categories)
-    usable = present & ~wrong
-    codes = np.array([lookup.get(_text(v), -1) if use else -1 for v, use in zip(values, usable, strict=True)], np.int64)
-    if unknown == "error":
-        unseen = (codes < 0) & usable & _mask(values, present, lambda v: v is not None)
-        if unseen.any():
-            found = names_text(sorted({repr(v) for v, bad in zip(values, unseen, strict=True) if bad}), 5)
-            allowed = names_text(list(column.categories), 50)
-            problems.error(f"column {column.name!r} has unknown values in {rows_text(unseen)}: {found}", allowed)
-    return codes
-
-
-def _text(value: Any) -> str | None:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return None if value is None else str(value)
-
-
-@lru_cache(maxsize=256)
-def _lookup(categories: tuple[str, ...]) -> dict[str | None, int]:
-    return {name: code for code, name in enumerate(categories)}
+def _codes(column: Column, cells: Cells, unknown: UnknownName, problems: Problems) -> Array:
+    if cells.wrong.any():
+        problems.error(f"column {column.name!r} is not text but {cells.kinds} in {rows_text(cells.wrong)}", "text")
+    unseen = (cells.values < 0) & ~cells.missing & ~cells.wrong
+    if unseen.any() and unknown == "error":
+        values = names_text(sorted({repr(cells.raw[row]) for row in np.flatnonzero(unseen).tolist()}), 5)
+        problems.error(
+            f"column {column.name!r} has unknown values in {rows_text(unseen)}: {values}",
+            names_text(list(column.categories), 50),
+        )
+    return cells.values
