@@ -211,6 +211,34 @@ def test_receipt_is_on_disk_with_its_time(tmp_path):
     assert len(list((tmp_path / "plans").iterdir())) == 2
 
 
+def test_the_same_plan_keeps_its_first_time(tmp_path):
+    first = record_plan(tmp_path, policy_digest="p", plan=["a"])
+    assert record_plan(tmp_path, policy_digest="p", plan=["a"]) == first
+    assert record_plan(tmp_path, policy_digest="p", plan=["b"]) != first
+    assert record_plan(tmp_path, policy_digest="q", plan=["a"]) != first
+
+
+@pytest.mark.parametrize("damage", [b"{}", b"not json", b'{"policy_digest":"p","plan_digest":"","recorded":{}}'])
+def test_a_damaged_receipt_is_told(tmp_path, damage):
+    record_plan(tmp_path, policy_digest="p")
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage)
+    with pytest.raises(DossierError, match="not a receipt"):
+        record_plan(tmp_path, policy_digest="p")
+
+
+def test_a_receipt_of_another_plan_or_of_the_future_is_told(tmp_path):
+    receipt = record_plan(tmp_path, policy_digest="p")
+    (path,) = tmp_path.iterdir()
+    for table in (
+        {"policy_digest": "q", "plan_digest": "", "recorded": receipt.recorded},
+        {"policy_digest": "p", "plan_digest": "", "recorded": receipt.recorded | {"boot_ns": 2**62, "wall_ns": 2**62}},
+    ):
+        path.write_text(json.dumps(table))
+        with pytest.raises(DossierError, match="not the receipt"):
+            record_plan(tmp_path, policy_digest="p")
+
+
 def test_order_within_a_boot_does_not_depend_on_the_wall_clock():
     early = {"boot": "b", "boot_ns": 1, "wall_ns": 9}
     late = {"boot": "b", "boot_ns": 2, "wall_ns": 3}

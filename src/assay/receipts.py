@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from assay.digests import canonical, digest_of
-from assay.storage import make_folder, write_new
+from assay.errors import DossierError, Problem
+from assay.storage import make_folder, read_regular, write_new
 
 __all__ = ["Receipt", "instant", "not_after", "record_plan"]
 
@@ -57,12 +59,20 @@ class Receipt:
 def record_plan(folder: Path, *, policy_digest: str, plan: Any = None) -> Receipt:
     """Write down a policy's digest (and any JSON-like plan) with the time, before the test split is read.
 
-    The file `plan-<time>-<digest>.json` is on disk when this returns, and an existing one is never overwritten.
-    Limits: it binds an owner who keeps the folder and the clock honest; a third party's time stamp would bind more.
-    Raises StorageError.
+    The receipt is on disk when this returns. The same policy and plan give the first receipt again, so that a rerun
+    from the cache keeps the time at which they were fixed. Limits: it binds an owner who keeps the folder and the
+    clock honest; a third party's time stamp would bind more. Raises StorageError, and DossierError for a damaged one.
     """
     receipt = Receipt(policy_digest, "" if plan is None else digest_of(plan), instant())
     make_folder(folder)
-    name = f"plan-{receipt.recorded['wall_ns']}-{receipt.digest[:16]}.json"
-    write_new(Path(folder) / name, canonical(receipt).encode() + b"\n")
-    return receipt
+    path = Path(folder) / f"plan-{digest_of([receipt.policy_digest, receipt.plan_digest])[:32]}.json"
+    if write_new(path, canonical(receipt).encode() + b"\n"):
+        return receipt
+    try:
+        first = Receipt(**json.loads(read_regular(path)))
+        whole = not_after(first.recorded, receipt.recorded) or first.recorded["boot"] != receipt.recorded["boot"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DossierError(Problem(f"{path} is not a receipt", next="Remove it and audit again")) from error
+    if not whole or (first.policy_digest, first.plan_digest) != (receipt.policy_digest, receipt.plan_digest):
+        raise DossierError(Problem(f"{path} is not the receipt of this plan", next="Remove it and audit again"))
+    return first

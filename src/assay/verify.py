@@ -226,7 +226,11 @@ def _planned(dossier: Dossier, parts: dict[str, str]) -> list[Problem]:
         return []
     if not all(not_after(receipt.recorded, one) for one in read):
         parts["plan"] = "recorded after the test split was read"
-        return [Problem("plan: the policy was fixed after the test split was read", next="Record the plan, then audit")]
+        return [
+            Problem(
+                "plan: policy and plan were fixed after the test split was read", next="Record the plan, then audit"
+            )
+        ]
     parts["plan"] = "verified: fixed before the test split was read"
     return []
 
