@@ -120,15 +120,12 @@ def report(
 def verify(
     dossier: Annotated[Path, typer.Argument(help="Dossier folder.")],
     key: Annotated[Path | None, typer.Option("--key", help="The signer's public key (PEM) you trust.")] = None,
-    data: DataName = "",
-    label: Label = "",
-    groups: GroupNames = "",
     json: Json = False,
 ) -> None:
     """Check the signature, every digest and, with the sealed part, every passive number. Offline."""
     from assay.commands.verify import run
 
-    run(dossier, key, (data, label, groups), _console(json, True))
+    run(dossier, key, _console(json, True))
 
 
 @app.command()

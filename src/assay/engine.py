@@ -141,7 +141,7 @@ def draws_for(systems: Sequence[System], observations: Sequence[Observation], wo
     """One set of draws for everything measured together on one test split."""
     split = systems[0].data.splits["test"]
     codes = cell_codes(systems, observations)
-    key = workspace.key or b"no owner key"
+    key = workspace.split_key(split.digest)
     return make_draws(key, split.digest, codes, num_draws=workspace.num_draws, level=workspace.level)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import resource
 import time
 from collections.abc import Mapping
@@ -28,12 +29,13 @@ class Workspace:
     """Where and how audits run: cache folder, the owner's draw key, draws, level, reference models, row budget."""
 
     folder: Path | None = None
-    key: bytes = b""
+    key: bytes = field(default=b"", repr=False)
     num_draws: int = 1000
     level: float = 0.95
     num_references: int = 4
     row_budget: int = 50_000_000
     progress: Progress = quiet
+    derived_key: bytes = field(default=b"", repr=False)  # of one test split, from a sealed part; instead of `key`
     memory: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)  # used when there is no folder
 
     @property
@@ -45,6 +47,10 @@ class Workspace:
     def key_id(self) -> str:
         """Names the draw key without giving it away."""
         return digest_of(["draw key", self.key.hex()])[:16]
+
+    def split_key(self, split_digest: str) -> bytes:
+        """The key of the draws of one test split: HMAC-SHA-256 under the owner's key, so it tells nothing of that."""
+        return self.derived_key or hmac.digest(self.key or b"no owner key", split_digest.encode(), "sha256")
 
     def quietly(self) -> Workspace:
         """The same, without progress messages."""

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from assay import engine, registry
-from assay.dossier import file_dossier
+from assay.dossier import Extras, file_dossier
 from assay.errors import AssayError, Problem, TreatmentError
 from assay.matrix import Matrix, compare
+from assay.models.store import save_system
 from assay.observe import Workspace
 from assay.policy import Policy, judge, load_policy, overall
 from assay.receipts import Receipt, record_plan
-from assay.signing import Signer, draw_key, home, load_signer
+from assay.sealed import sealed_files
+from assay.signing import draw_key, home, load_signer
 from assay.values import Audit, Dossier, Finding, Progress, System, Verdict, plain, quiet
 
 
@@ -27,6 +29,8 @@ class Judged:
     verdict: Verdict
     policy: Policy
     receipt: Receipt
+    num_systems: int = 1
+    workspace: Workspace = field(default_factory=Workspace, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,6 @@ class Comparison:
 
     judged: tuple[Judged, ...]
     matrix: Matrix
-    errored: Mapping[str, str] = field(default_factory=dict)
 
 
 def owner_workspace(cache: Path | None = None, *, progress: Progress = quiet) -> Workspace:
@@ -74,11 +77,23 @@ def audit(
 ) -> Judged:
     """Measure a system and judge it. The policy's digest is written down before the test rows are read."""
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
+    receipt = _fix(rules, probes)
     workspace = workspace or owner_workspace()
-    receipt = record_plan(home() / "plans", policy_digest=rules.digest, plan=list(probes or ["all"]))
-    audited = engine.audit(system, probes=probes, workspace=workspace, policy_digest=rules.digest)
-    findings = judge(rules, audited.measurements, audited.not_applicable)
-    return Judged(audited, findings, overall(rules, findings), rules, receipt)
+    return _judge(_measure(system, rules, probes, workspace), receipt, (rules, 1, workspace))
+
+
+def _fix(rules: Policy, probes: Sequence[str] | None) -> Receipt:
+    return record_plan(home() / "plans", policy_digest=rules.digest, plan=list(probes or ["all"]))
+
+
+def _measure(system: System, rules: Policy, probes: Sequence[str] | None, workspace: Workspace) -> Audit:
+    return engine.audit(system, probes=probes, workspace=workspace, policy_digest=rules.digest)
+
+
+def _judge(audited: Audit, receipt: Receipt, how: tuple[Policy, int, Workspace]) -> Judged:
+    rules, num_systems, workspace = how
+    findings = judge(rules, audited.measurements, audited.not_applicable, num_systems=num_systems)
+    return Judged(audited, findings, overall(rules, findings), rules, receipt, num_systems, workspace)
 
 
 def compare_treatments(
@@ -92,23 +107,55 @@ def compare_treatments(
     """Apply each treatment (or chain "a+b") to the system, audit all, and compare them with it, paired by row.
 
     A treatment that fails is reported as errored and the others go on; what was measured is remembered, so an
-    interrupted comparison resumes where it stopped.
+    interrupted comparison resumes where it stopped. All systems are judged together: their rules share one level.
     """
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
     workspace = workspace or owner_workspace()
     registry.load()
     for chain in treatments:  # every unknown name before any work
         registry.choose([name.strip() for name in chain.split("+")], registry.TREATMENTS)
-    judged, errored = [audit(system, policy=rules, probes=probes, workspace=workspace)], {}
+    receipt = _fix(rules, probes)
+    audits, errored = [_measure(system, rules, probes, workspace)], {}
     for number, chain in enumerate(treatments):
         workspace.progress(f"treating: {chain}", number, len(treatments))
         try:
             treated = replace(treat(system, chain), name=f"{system.name}+{chain}")
-            judged.append(audit(treated, policy=rules, probes=probes, workspace=workspace))
+            audits.append(_measure(treated, rules, probes, workspace))
         except AssayError as error:
             errored[chain] = str(error).replace("\n", " ")
-    matrix = compare([one.audit for one in judged], workspace=workspace, errored=errored)
-    return Comparison(tuple(judged), matrix, errored)
+    matrix = compare(audits, workspace=workspace, errored=errored)
+    how = (rules, len(audits), workspace)
+    return Comparison(tuple(_judge(one, receipt, how) for one in audits), matrix)
+
+
+def file(judged: Judged, folder: Path, *, tables: Mapping[str, Any] | None = None) -> Dossier:
+    """Sign and file what was judged; a former dossier in the folder stays until the new one is whole.
+
+    The system's own files go in where it can be stored; a black box (an endpoint, a live estimator) is named by digest
+    alone. Raises DossierError and StorageError.
+    """
+    signer, _ = load_signer()
+    save = save_system if _can_be_stored(judged.audit.system) else None
+    extras = Extras(
+        receipt=judged.receipt,
+        save_system=save,
+        tables=tables or {},
+        files=sealed_files(judged.audit.system, judged.workspace),
+        num_systems=judged.num_systems,
+    )
+    return file_dossier(
+        judged.audit, findings=judged.findings, policy=judged.policy, folder=folder, signer=signer, extras=extras
+    )
+
+
+def _can_be_stored(system: System) -> bool:
+    from assay.models.adapters.module import ModuleModel
+    from assay.models.adapters.onnx import OnnxModel
+
+    model = system.model
+    if isinstance(model, OnnxModel):
+        return model.content is not None
+    return isinstance(model, ModuleModel) and model.architecture is not None
 
 
 def matrix_facts(comparison: Comparison) -> dict[str, Any]:
@@ -133,18 +180,3 @@ def matrix_facts(comparison: Comparison) -> dict[str, Any]:
         "details": {name: [plain(effect) for effect in found] for name, found in matrix.details.items()},
         "errored": dict(matrix.errored),
     }
-
-
-__all__ = [
-    "Comparison",
-    "Dossier",
-    "Judged",
-    "Signer",
-    "audit",
-    "compare_treatments",
-    "file_dossier",
-    "load_signer",
-    "matrix_facts",
-    "owner_workspace",
-    "treat",
-]

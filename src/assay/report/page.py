@@ -15,7 +15,7 @@ from markupsafe import Markup
 from assay.errors import Problem, UsageError
 from assay.report import charts
 from assay.report.numbers import bounds, number
-from assay.values import Dossier, Measurement
+from assay.values import Dossier, Finding, Measurement
 
 LANGUAGES = ("en", "zh")
 GROUP_METRICS = ("error_rate", "selection_rate", "true_positive_rate", "false_positive_rate", "mean_absolute_error")
@@ -65,7 +65,7 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         dossier=dossier,
         about=dossier.about,
         signed_by=signed_by,
-        findings=_findings(dossier),
+        findings=_findings(dossier, say),
         counts={verdict: sum(one.verdict == verdict for one in dossier.findings) for verdict in _VERDICTS},
         matrix=None if matrix is None else _matrix(matrix, say),
         groups=_group_figures(dossier, say),
@@ -80,16 +80,23 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
 _VERDICTS = ("fail", "inconclusive", "pass")
 
 
-def _findings(dossier: Dossier) -> list[Any]:
+def _findings(dossier: Dossier, say: Phrases) -> list[dict[str, Any]]:
     """Worst first: what a reviewer must see is at the top."""
-    return sorted(dossier.findings, key=lambda one: (_VERDICTS.index(one.verdict), one.rule, one.slice))
+    measured = {one.digest: one for one in dossier.measurements}
+    order = sorted(dossier.findings, key=lambda one: (_VERDICTS.index(one.verdict), one.rule, one.slice))
+    shown = []
+    for one in order:
+        unit = measured[one.measurement].unit if one.measurement in measured else ""
+        value = f"{number(one.value, unit)} {bounds(one.low, one.high, unit)}"
+        shown.append({"one": one, "value": value, "reason": _reason(one, measured, say)})
+    return shown
 
 
 def _figure(chart: Any, description: str) -> dict[str, Any]:
     """An inline SVG with a name that a screen reader speaks; the same numbers stand in a table beside it."""
     text = charts.svg(chart)
     text = re.sub(r"<svg ", f'<svg role="img" aria-label="{Markup.escape(description)}" ', text, count=1)
-    # The drawing library marks every axis and dot as a graphics symbol of its own; one image with one name reads better.
+    # The drawing library marks every axis and dot as a symbol of its own; one image with one name reads better.
     text = re.sub(r' role="graphics-[a-z]+"| aria-roledescription="[^"]*"', "", text)
     head, body = text.split(">", 1)
     body = re.sub(r' aria-(label|hidden)="[^"]*"', "", body)
@@ -109,7 +116,12 @@ def _matrix(matrix: Mapping[str, Any], say: Phrases) -> dict[str, Any]:
             cells.append({"system": name, "dimension": dimension, **shown})
             row.append(shown)
         rows.append({"name": name, "cells": row, "verdict": matrix["verdicts"].get(system, "inconclusive")})
-    legend = [say("▲ better"), say("▼ worse"), say("no mark: no detectable change"), say("paired, 95 % over the family")]
+    legend = [
+        say("▲ better"),
+        say("▼ worse"),
+        say("no mark: no detectable change"),
+        say("paired, 95 % over the family"),
+    ]
     return {
         "figure": _figure(
             charts.heat_map(cells, systems=names, dimensions=dimensions, legend=legend), say("matrix description")
@@ -118,11 +130,41 @@ def _matrix(matrix: Mapping[str, Any], say: Phrases) -> dict[str, Any]:
         "rows": rows,
         "pareto": [_short(name, matrix["systems"][0]) for name in matrix["pareto"]],
         "sentences": [
-            (_short(name, matrix["systems"][0]), text.split(": ", 1)[-1]) for name, text in matrix["sentences"].items()
+            (_short(system, matrix["systems"][0]), _sentence(matrix["cells"][system], dimensions, say))
+            for system in matrix["systems"][1:]
         ],
         "errored": list(matrix["errored"].items()),
         "tradeoff": _tradeoff(matrix, names, say),
     }
+
+
+def _sentence(cells: Sequence[Mapping[str, Any]], dimensions: Sequence[str], say: Phrases) -> str:
+    """What moved, with intervals, and on how many dimensions nothing can be seen."""
+    effects = [(name, cell["effect"]) for name, cell in zip(dimensions, cells, strict=True)]
+    unknown = sum(effect is None or effect["value"] is None for _, effect in effects)
+    still = sum(effect is not None and effect["verdict"] == "no detectable change" for _, effect in effects)
+    moved = [
+        " ".join(
+            (name, number(effect["value"], signed=True), bounds(effect["low"], effect["high"]), say(effect["verdict"]))
+        )
+        for name, effect in effects
+        if effect is not None and effect["verdict"] in ("better", "worse", "changed")
+    ]
+    parts = ["; ".join(moved) or say("moved nothing"), say("still").format(still=still, total=len(cells))]
+    return "; ".join(parts + ([say("not compared").format(count=unknown)] if unknown else []))
+
+
+def _reason(finding: Finding, measured: Mapping[str, Measurement], say: Phrases) -> str:
+    """Why a verdict is what it is, in the reader's language where it is about an interval."""
+    if finding.value is None or (finding.low is None and finding.high is None):
+        return finding.reason
+    if finding.verdict != "inconclusive":
+        return say(f"reason {finding.verdict}")
+    if finding.required_num is None:
+        return say("reason open")
+    now = measured[finding.measurement].scored if finding.measurement in measured else 0
+    needed = say("reason required").format(num=f"{finding.required_num:,}", now=f"{now:,}")
+    return f"{say('reason open')}; {needed}"
 
 
 def _short(name: str, baseline: str) -> str:
@@ -206,8 +248,8 @@ def _group_figures(dossier: Dossier, say: Phrases) -> list[dict[str, Any]]:
 
 
 def _reliability(dossier: Dossier, say: Phrases) -> dict[str, Any] | None:
-    confidence = {one.slice: one.value for one in _rows_of(dossier, "bin_confidence")}
-    found = [one for one in _rows_of(dossier, "bin_accuracy") if one.slice in confidence]
+    confidence = {one.slice: one.value for one in _rows_of(dossier, "mean_confidence")}
+    found = [one for one in _rows_of(dossier, "observed_frequency") if one.slice in confidence]
     bins = [
         {"confidence": confidence[one.slice], "frequency": one.value, "low": one.low, "high": one.high}
         for one in found

@@ -1,0 +1,16 @@
+"""`assay report`: one page from a dossier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from assay.commands.console import Console
+
+
+def run(dossier: Path, out: Path | None, lang: str, console: Console) -> None:
+    """Verify, then write the page."""
+    from assay.report import write_report
+
+    page = write_report(dossier, out=out, lang=lang)
+    console.say(f"report: {page}")
+    console.finish({"report": str(page)})

@@ -1,0 +1,126 @@
+"""Opening what a command was pointed at: data by name or file, systems by folder, file, function or address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from assay.digests import canonical
+from assay.errors import DataError, ModelError, Problem, UsageError
+from assay.storage import read_regular, write_atomic
+from assay.values import Data, System
+
+DataSpec = tuple[str, str, str]  # name or file, label, groups (comma-separated)
+DATA_FILE = "data.json"
+BUILT_IN = {
+    "adult": "48,842 people of the 1994 US census; is income above 50,000 dollars? groups: sex, race (CC BY 4.0)",
+    "diabetes": "442 patients; disease progression after a year (numeric); group: sex; needs the sklearn extra",
+    "wine": "178 wines of three growers; no groups; needs the sklearn extra",
+}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Comma-separated names without empty ones.
+
+    >>> names("a, b,")
+    ('a', 'b')
+    """
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def open_data(spec: DataSpec) -> tuple[Data, Mapping[str, Any]]:
+    """The data, and what it takes to open the same data again. Raises DataError or UsageError."""
+    name, label, groups = spec
+    if name in BUILT_IN:
+        if label or groups:
+            raise UsageError(Problem(f"{name} has its own label and groups", "--label and --groups only with a file"))
+        return _built_in(name), {"built_in": name}
+    if not name:
+        raise UsageError(Problem("no data is given", f"--data FILE, or one of {', '.join(BUILT_IN)}"))
+    if not label:
+        raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
+    from assay.data import read_table
+
+    data = read_table(name, label=label, groups=names(groups))
+    return data, {"file": str(Path(name).resolve()), "label": label, "groups": list(names(groups))}
+
+
+def _built_in(name: str) -> Data:
+    from assay import data
+
+    if name == "adult":
+        return data.load_adult()
+    return data.load_diabetes() if name == "diabetes" else data.load_wine()
+
+
+def save(system: System, spec: Mapping[str, Any], folder: Path) -> None:
+    """Write a system and, beside it, how to open its data again (never the data). Raises ModelError, StorageError."""
+    from assay.models.store import save_system
+
+    save_system(system, folder)
+    # Beside the folder's own files, so that the folder itself stays exactly what its digests cover.
+    write_atomic(folder.with_name(folder.name + "." + DATA_FILE), canonical(spec).encode() + b"\n")
+
+
+def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]:
+    """A system from a folder, `package.module:function`, an ONNX file or an address, and how its data was opened.
+
+    Raises UsageError for a target of no known kind, UnsafeFileError for a file that could run code.
+    """
+    path = Path(target)
+    if target.startswith(("http://", "https://")):
+        data, how = open_data(spec)
+        return _bare(_endpoint(target, data), data, target), how
+    if path.is_dir():
+        from assay.models.store import load_system
+
+        data, how = open_data(spec) if spec[0] else reopen(path)
+        return load_system(path, data), how
+    if path.is_file() or path.suffix:
+        from assay.models.adapters.onnx import load_onnx
+        from assay.models.adapters.refuse import check_format
+
+        if not path.is_file() and ":" in target:
+            return _function(target)
+        if check_format(path) != "onnx":
+            raise ModelError(Problem(f"{target} holds weights only", "an ONNX file, or a system folder"))
+        data, how = open_data(spec)
+        return _bare(load_onnx(path), data, path.stem), how
+    if ":" in target:
+        return _function(target)
+    allowed = "a system folder, package.module:function, a .onnx file, or http://..."
+    raise UsageError(Problem(f"{target!r} is no system", allowed, "Make one with: assay train adult --out system"))
+
+
+def _function(target: str) -> tuple[System, Mapping[str, Any]]:
+    from assay.models.adapters.python import load_callable
+
+    return load_callable(target), {"function": target}
+
+
+def _endpoint(url: str, data: Data) -> Any:
+    from assay.models.adapters.endpoint import HttpModel
+
+    if data.classes:
+        return HttpModel(url, columns=data.columns, num_outputs=len(data.classes), outputs_are="probabilities")
+    return HttpModel(url, columns=data.columns, num_outputs=1, outputs_are="values")
+
+
+def _bare(model: Any, data: Data, name: str) -> System:
+    """A model made elsewhere: no recipe, so nothing that retrains applies."""
+    from assay.tasks import Argmax, Identity, task_of
+
+    return System(name, model, data, task_of(data), Argmax() if data.classes else Identity())
+
+
+def reopen(folder: Path) -> tuple[Data, Mapping[str, Any]]:
+    """The data of a saved system, opened again. Raises DataError when how is not known any more."""
+    path = folder.with_name(folder.name + "." + DATA_FILE)
+    if not path.is_file():
+        raise DataError(Problem(f"{path} is not there, so the data of {folder} are not known", next="Give --data"))
+    spec = json.loads(read_regular(path))
+    if "built_in" in spec:
+        return open_data((spec["built_in"], "", ""))
+    return open_data((spec["file"], spec["label"], ",".join(spec["groups"])))

@@ -1,0 +1,84 @@
+"""What the sealed part needs so that every passive number can be measured again from it alone, and doing so."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from assay.dossier import load_dossier, sealed_observation
+from assay.engine import draws_for, remeasure
+from assay.errors import DossierError, ModelError, Problem
+from assay.observe import Workspace
+from assay.storage import read_regular
+from assay.tasks import Argmax, Identity, task_of
+from assay.values import Array, Column, Data, Groups, Measurement, Split, System
+
+SPLIT_FILE = "sealed/split-test.safetensors"
+DRAWS_FILE = "sealed/draws.safetensors"
+
+
+def sealed_files(system: System, workspace: Workspace) -> Mapping[str, bytes]:
+    """The test rows, and the key of the draws for these rows alone (from which the owner's key cannot be found)."""
+    split = system.data.splits["test"]
+    arrays = {"inputs": split.inputs, "labels": split.labels, "groups": split.groups.codes, "rows": split.rows}
+    key = np.frombuffer(workspace.split_key(split.digest), dtype=np.uint8)
+    shape = {"num_draws": np.array([workspace.num_draws]), "level": np.array([workspace.level])}
+    return {SPLIT_FILE: _pack(arrays), DRAWS_FILE: _pack({"key": key, **shape})}
+
+
+def _pack(arrays: Mapping[str, Array]) -> bytes:
+    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Stands in for a model whose answers are on record; it cannot be run."""
+
+    digest: str
+    offers: frozenset[str]
+    num_bytes: int | None = None
+    outputs_are: Literal["logits", "probabilities", "values"] = "logits"
+
+    def outputs(self, inputs: Array) -> Array:
+        """Raises ModelError: verifying runs no model."""
+        raise ModelError(Problem("a recorded system cannot be run", "its observations"))
+
+
+def recompute(folder: Path) -> tuple[Measurement, ...]:
+    """Measure every passive number of a dossier again, from its sealed part; the model is neither run nor loaded.
+
+    Raises DossierError when the sealed part is absent or is of other rows than the observation.
+    """
+    folder = Path(folder)
+    observation = sealed_observation(folder)
+    about = load_dossier(folder, verify=False).about
+    draws = load(read_regular(folder / DRAWS_FILE))
+    arrays = load(read_regular(folder / SPLIT_FILE))
+    data = _data(about["data"], arrays)
+    found = data.splits["test"].digest
+    if not hmac.compare_digest(found, observation.split_digest):
+        raise DossierError(Problem("the sealed rows are not the rows that were observed", observation.split_digest))
+    told = about["system"]
+    model = Recorded(told["model"]["digest"], frozenset(told["model"]["offers"]), told["model"]["num_bytes"])
+    rule = Argmax() if data.classes else Identity()
+    system = System(told["name"], model, data, task_of(data), rule, facts=told["facts"])
+    workspace = Workspace(
+        derived_key=draws["key"].tobytes(), num_draws=int(draws["num_draws"][0]), level=float(draws["level"][0])
+    )
+    return remeasure(system, observation, draws_for([system], [observation], workspace))
+
+
+def _data(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Data:
+    columns, groups = (
+        tuple(Column(**{**one, "categories": tuple(one["categories"])}) for one in about[name])
+        for name in ("columns", "group_columns")
+    )
+    split = Split(arrays["inputs"], arrays["labels"], Groups(arrays["groups"], groups), arrays["rows"])
+    classes = tuple(about["classes"])
+    return Data(about["name"], columns, about["label"], groups, {"test": split}, classes, about["positive"])
