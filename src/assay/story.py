@@ -17,7 +17,20 @@ from assay.policy import Policy, judge, load_policy, overall
 from assay.receipts import Receipt, record_plan
 from assay.sealed import sealed_files
 from assay.signing import draw_key, home, load_signer
-from assay.values import Audit, Dossier, Finding, Progress, System, Verdict, plain, quiet
+from assay.tasks import Argmax, Identity, task_of
+from assay.values import (
+    Audit,
+    Data,
+    Dossier,
+    Finding,
+    Model,
+    Progress,
+    Recipe,
+    System,
+    Verdict,
+    plain,
+    quiet,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,12 @@ def owner_workspace(cache: Path | None = None, *, progress: Progress = quiet) ->
     """The owner's workspace: cache folder (default `.assay/cache`) and the owner's secret key for the draws."""
     key, _ = draw_key()
     return Workspace(folder=cache or Path(".assay") / "cache", key=key, progress=progress)
+
+
+def system_of(model: Model, data: Data, *, name: str = "system", recipe: Recipe | None = None) -> System:
+    """A system around a model made elsewhere. Without a recipe, whatever needs retraining is not applicable."""
+    task = task_of(data)
+    return System(name, model, data, task, Argmax() if task.classes else Identity(), recipe)
 
 
 def treat(system: System, treatment: str, *, options: Mapping[str, Any] | None = None) -> System:

@@ -10,6 +10,7 @@ from typing import Any
 from assay.digests import canonical
 from assay.errors import DataError, ModelError, Problem, UsageError
 from assay.storage import read_regular, write_atomic
+from assay.story import system_of
 from assay.values import Data, System
 
 DataSpec = tuple[str, str, str]  # name or file, label, groups (comma-separated)
@@ -72,7 +73,7 @@ def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]
     path = Path(target)
     if target.startswith(("http://", "https://")):
         data, how = open_data(spec)
-        return _bare(_endpoint(target, data), data, target), how
+        return system_of(_endpoint(target, data), data, name="endpoint"), how
     if path.is_dir():
         from assay.models.store import load_system
 
@@ -87,7 +88,7 @@ def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]
         if check_format(path) != "onnx":
             raise ModelError(Problem(f"{target} holds weights only", "an ONNX file, or a system folder"))
         data, how = open_data(spec)
-        return _bare(load_onnx(path), data, path.stem), how
+        return system_of(load_onnx(path), data, name=path.stem), how
     if ":" in target:
         return _function(target)
     allowed = "a system folder, package.module:function, a .onnx file, or http://..."
@@ -106,13 +107,6 @@ def _endpoint(url: str, data: Data) -> Any:
     if data.classes:
         return HttpModel(url, columns=data.columns, num_outputs=len(data.classes), outputs_are="probabilities")
     return HttpModel(url, columns=data.columns, num_outputs=1, outputs_are="values")
-
-
-def _bare(model: Any, data: Data, name: str) -> System:
-    """A model made elsewhere: no recipe, so nothing that retrains applies."""
-    from assay.tasks import Argmax, Identity, task_of
-
-    return System(name, model, data, task_of(data), Argmax() if data.classes else Identity())
 
 
 def reopen(folder: Path) -> tuple[Data, Mapping[str, Any]]:
