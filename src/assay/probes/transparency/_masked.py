@@ -18,6 +18,7 @@ from assay.values import Array, Task
 
 NUM_ROWS = 64  # explained test rows
 BLOCKS = 25  # background rows met by each: the standard error needs that many
+ALL_ERRORED = "every explained row errored"
 _KERNEL_WIDTH = 0.75  # LIME's default for tables, per square root of the number of columns
 _RIDGE = 1.0  # LIME's default penalty on weights that add up to the number of samples
 
@@ -105,21 +106,25 @@ def finite(*arrays: Array) -> Array:
     return np.array(np.isfinite(flat).all(axis=1))
 
 
-def row_means(draws: Draws, values: Array, is_usable: Array) -> list[Estimate]:
+Bounds = tuple[float | None, float | None]
+
+
+def row_means(draws: Draws, values: Array, is_usable: Array, *, bounds: Bounds = (None, None)) -> list[Estimate]:
     """Mean over the usable rows of each column of `(R, P)`, with the draws of these rows."""
     kept = np.where(is_usable[:, None], values, 0.0)
     sums = draws.sums(np.column_stack([kept, is_usable.astype(np.float64)]))
-    return [stats.mean(sums[:, column], sums[:, -1], level=draws.level) for column in range(values.shape[1])]
+    return [stats.mean(one, sums[:, -1], level=draws.level, bounds=bounds) for one in sums[:, :-1].T]
 
 
-def agreement(draws: Draws, values: Array, is_usable: Array, *, undefined: str) -> Estimate:
+def agreement(draws: Draws, values: Array, is_usable: Array, *, bounds: Bounds, undefined: str) -> Estimate:
     """Mean of `(R,)` over usable rows where it is defined; `undefined` says why a NaN is one."""
     is_defined = is_usable & np.isfinite(values)
-    found = row_means(draws, values[:, None], is_defined)[0]
-    missing = int((is_usable & ~is_defined).sum())
+    found = row_means(draws, values[:, None], is_defined, bounds=bounds)[0]
     if not is_usable.any():
-        return replace(found, reason="every explained row errored")
-    return replace(found, reason=f"{missing} rows left out: {undefined}") if missing else found
+        return replace(found, reason=ALL_ERRORED)
+    missing = int((is_usable & ~is_defined).sum())
+    left_out = f"{missing} rows left out: {undefined}" if missing else ""
+    return replace(found, reason="; ".join(one for one in (left_out, found.reason) if one))
 
 
 def cosine(first: Array, second: Array) -> Array:
@@ -128,8 +133,8 @@ def cosine(first: Array, second: Array) -> Array:
     product = lengths[0] * lengths[1]
     inner = (first * second).sum(axis=1)
     both_zero = (lengths[0] == 0) & (lengths[1] == 0)
-    result: Array = np.where(both_zero, 1.0, np.divide(inner, product, out=0 * inner, where=product != 0))
-    return result
+    ratio = np.divide(inner, product, out=0 * inner, where=product != 0)
+    return np.where(both_zero, 1.0, np.clip(ratio, -1, 1))  # rounding may leave the range
 
 
 def rank_correlation(first: Array, second: Array) -> Array:

@@ -51,7 +51,8 @@ def explanation_faithfulness(query: Query, task: Task, draws: Draws) -> list[Mea
     areas = _areas(query, baselines, np.stack(ranks, axis=1), target=_masked.targets(query, task))
     gains, names = _gains(areas)
     is_usable = _masked.finite(values, gains)
-    estimates = _masked.row_means(draws.of(rows), gains, is_usable)
+    bounds = (-1, 1) if task.classes else (None, None)
+    estimates = _masked.row_means(draws.of(rows), gains, is_usable, bounds=bounds)
     return [
         measured(
             estimate, metric, unit=_masked.unit(task), better="higher", slice=slice_, attempted=len(rows),

@@ -8,7 +8,7 @@ from assay.access import Query
 from assay.explain import num_blocks, shapley
 from assay.probes.transparency import _masked
 from assay.registry import Sizes, probe
-from assay.stats import Draws, Estimate, measured
+from assay.stats import Draws, measured
 from assay.values import Array, Measurement, Task
 
 _JITTER = 0.05  # of the interquartile range
@@ -49,19 +49,20 @@ def explanation_stability(query: Query, task: Task, draws: Draws) -> list[Measur
     sample = draws.of(rows)
     values, again, moved = (np.nan_to_num(one) for one in (values, again, moved))
 
-    def one(metric: str, alike: Array, *, headline: bool = False) -> Measurement:
-        estimate: Estimate = _masked.agreement(sample, alike, is_usable, undefined="one column only")
-        unit = "fraction" if metric == "top_columns_kept" else "cosine"
+    def one(metric: str, alike: Array, unit: str) -> Measurement:
+        bounds = (0 if unit == "fraction" else -1, 1)
         return measured(
-            estimate, metric, unit=unit, better="higher", attempted=attempted, errored=errored, headline=headline
-        )
+            _masked.agreement(sample, alike, is_usable, bounds=bounds, undefined="one column only"), metric,
+            unit=unit, better="higher", attempted=attempted, errored=errored,
+            headline=metric == "explanation_stability",
+        )  # fmt: skip
 
     num = min(_TOP, values.shape[1] - 1)
     kept = _masked.top_overlap(values, moved, num=num) if num else np.full(attempted, np.nan)
     return [
-        one("explanation_stability", _masked.cosine(values, moved), headline=True),
-        one("explanation_repeatability", _masked.cosine(values, again)),
-        one("top_columns_kept", kept),
+        one("explanation_stability", _masked.cosine(values, moved), "cosine"),
+        one("explanation_repeatability", _masked.cosine(values, again), "cosine"),
+        one("top_columns_kept", kept, "fraction"),
     ]
 
 

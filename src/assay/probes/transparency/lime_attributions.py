@@ -46,12 +46,11 @@ def lime_attributions(query: Query, task: Task, draws: Draws) -> list[Measuremen
             attempted=len(rows), errored=errored,
         )
         for column, estimate in zip(
-            query.columns, _masked.row_means(sample, np.abs(weights), is_usable), strict=True
+            query.columns, _masked.row_means(sample, np.abs(weights), is_usable, bounds=(0, None)), strict=True
         )
     ]  # fmt: skip
-    agrees = _masked.agreement(
-        sample, _masked.rank_correlation(weights, values), is_usable, undefined="all attributions are equal"
-    )
+    alike = _masked.rank_correlation(weights, values)
+    agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
     return [
         *found,
         measured(

@@ -38,7 +38,7 @@ def shapley_attributions(query: Query, task: Task, draws: Draws) -> list[Measure
     is_usable = _masked.finite(explanation.values)
     errored = int((~is_usable).sum())
     sample = draws.of(rows)
-    means = _masked.row_means(sample, np.abs(explanation.values), is_usable)
+    means = _masked.row_means(sample, np.abs(explanation.values), is_usable, bounds=(0, None))
     found = [
         measured(
             estimate, "attribution", unit=_masked.unit(task), better="neither", slice=f"feature={column.name}",
@@ -50,9 +50,10 @@ def shapley_attributions(query: Query, task: Task, draws: Draws) -> list[Measure
     sums = sample.sums(np.column_stack(squares))
     ratio = stats.mean(sums[:, 0], sums[:, 1], level=sample.level)
     if ratio.value is None:
-        reason = "every explained row errored" if errored == len(rows) else "every attribution is 0"
+        reason = _masked.ALL_ERRORED if errored == len(rows) else "every attribution is 0"
         return [*found, _error(stats.Estimate(None, None, None, ratio.method, None, reason), len(rows), errored)]
-    roots = stats.statistic(np.sqrt(np.divide(sums[:, 0], sums[:, 1], out=0 * sums[:, 0], where=sums[:, 1] > 0)))
+    squared = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    roots = stats.statistic(np.sqrt(squared), level=sample.level, bounds=(0, None), num=len(rows) - errored)
     return [*found, _error(roots, len(rows), errored)]
 
 
