@@ -86,9 +86,11 @@ def file_dossier(
         filed=filed,
         num_systems=extras.num_systems,
     )
-    files = _open_files(main, policy, extras, audit) | dict(extras.files)
+    files = _open_files(main, policy, extras, audit)
     if extras.sealed:
         files |= _sealed_files(audit)
+    _named([*files, *extras.files])  # before anything is written: a name decides where
+    files |= extras.files
     with staged_folder(folder) as temp:
         for name, data in {**files, SIGNER: signer.public_pem}.items():
             _write(temp / name, data)
@@ -96,10 +98,9 @@ def file_dossier(
             make_folder(temp / "system")
             extras.save_system(audit.system, temp / "system")
         found, problems = list_files(temp)
-        bad = [name for name in found if name != SIGNER and not _NAME.fullmatch(name)]
-        problems += tuple(Problem(f"{name!r} cannot be a file of a dossier", _NAME.pattern) for name in bad)
         if problems:
             raise DossierError(problems)
+        _named([name for name in found if name != SIGNER])
         subjects = {name: digest_file(temp / name) for name in found}
         content = statement(subjects, _predicate(audit, findings, policy, filed))
         _write(temp / SIGNATURE, sign_statement(content, signer=signer))
@@ -173,6 +174,15 @@ def _belongs(audit: Audit, findings: Sequence[Finding], policy: Policy, extras: 
     if judge(policy, audit.measurements, audit.not_applicable, num_systems=extras.num_systems) != tuple(findings):
         what = "the findings do not follow from the policy and the measurements of this audit"
         problems.append(Problem(what, "what policy.judge gives for them, with the same num_systems"))
+    if problems:
+        raise DossierError(problems)
+
+
+def _named(names: Sequence[str]) -> None:
+    """Every name is plain, within the layout, and there once. Raises DossierError."""
+    bad = [name for name in names if not _NAME.fullmatch(name)]
+    problems = [Problem(f"{name!r} cannot be a file of a dossier", _NAME.pattern) for name in bad]
+    problems += [Problem(f"{name!r} is given twice") for name in sorted({one for one in names if names.count(one) > 1})]
     if problems:
         raise DossierError(problems)
 

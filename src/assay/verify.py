@@ -95,7 +95,7 @@ def list_files(folder: Path) -> tuple[list[str], tuple[Problem, ...]]:
                 problems.append(Problem(f"{_part(shown)}: {shown} is a link or a special file", "regular files"))
             elif path.is_file():
                 names.append(shown)
-            elif not any(os.scandir(path)):
+            elif not os.listdir(path):
                 problems.append(Problem(f"{_part(shown)}: {shown} is an empty folder that was not signed"))
     return sorted(names), tuple(problems)
 
