@@ -89,10 +89,11 @@ def _numeric(
     column = numeric_column(name, train)
     if column.low == column.high:
         problems.note(f"feature {name!r} is {column.low:g} in every training row")
-    whole = (np.abs(numbers) > EXACT_MAX) & (numbers.astype(np.float32) != numbers) & ~infinite
+    numbers = np.where(infinite, np.nan, numbers)
+    whole = (np.abs(numbers) > EXACT_MAX) & (numbers.astype(np.float32) != numbers)
     if whole.any():
         problems.note(f"feature {name!r}: {rows_text(whole)} are rounded, as 32 bits hold 7 digits")
-    return np.where(infinite, np.nan, numbers), column
+    return numbers, column
 
 
 def _categorical(

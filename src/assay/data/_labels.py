@@ -78,9 +78,6 @@ def _targets(series: pl.Series, declaration: Declaration, problems: Problems) ->
     wrong = np.abs(numbers) > FLOAT32_MAX  # infinite ones too; missing ones are reported by the caller
     if wrong.any():
         problems.error(f"label {name!r} is infinite or above 3.4e38 in {rows_text(wrong)}", "finite numbers")
-    seen = numbers[np.isfinite(numbers)]
-    if len(seen) and bool((seen == seen[0]).all()):
-        problems.error(f"label {name!r} is {seen[0]:g} in every row", "at least two different values")
     return Labels(np.where(wrong, np.nan, numbers).astype(np.float32))
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from assay.errors import DataError, Problem
 from assay.values import Array
 
-NUM_SHOWN = 5
+NUM_SHOWN = 5  # rows
+NAME_SHOWN = 60  # letters
 
 
 @dataclass
@@ -46,6 +47,6 @@ def rows_text(mask: Array) -> str:
 
 
 def names_text(names: list[str], limit: int = 12) -> str:
-    """A few names, and how many more there are."""
-    shown = ", ".join(str(name) for name in names[:limit])
+    """A few names, each cut short (a file or a request chose them), and how many more there are."""
+    shown = ", ".join(name if len(name) <= NAME_SHOWN else name[:NAME_SHOWN] + "…" for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

@@ -102,6 +102,8 @@ def _read(
     """The cells of each column; unknown and missing columns are problems. `allowed=None` lets every other one pass."""
     if isinstance(rows, pl.DataFrame):
         found = set(rows.columns)
+    elif not rows:
+        return
     else:
         nameless = np.array([not isinstance(row, Mapping) for row in rows], dtype=bool)
         if nameless.any():
@@ -114,14 +116,15 @@ def _read(
         problems.error(f"unknown columns: {names_text(unknown)}", expected, "Leave them out, or check the spelling")
     for column in columns:
         if column.name not in found:
-            where = "in every row" if len(rows) else "at all"
-            problems.error(f"column {column.name!r} is not given {where}", expected)
+            problems.error(f"column {column.name!r} is not given", "a value, or null, in each row")
         elif isinstance(rows, pl.DataFrame):
             yield column, from_series(column, rows[column.name])
         else:
             absent = np.array([column.name not in row for row in rows], dtype=bool)
             if absent.any():
-                problems.error(f"column {column.name!r} is not given in {rows_text(absent)}", expected)
+                problems.error(
+                    f"column {column.name!r} is not given in {rows_text(absent)}", "a value, or null, in each row"
+                )
             else:
                 yield column, from_list(column, [row[column.name] for row in rows])
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
 from assay.data._csv import parse_csv
+from assay.data._parquet import parse_parquet
 from assay.data._problems import Problems
 from assay.data.declare import Declaration, Splits, TaskName
 from assay.data.frame import build
@@ -60,7 +58,7 @@ def read_declared(path: str | Path, declaration: Declaration) -> Data:
         raise DataError(Problem(what, f"SHA-256 {declaration.sha256}", "It is truncated or was changed: restore it"))
     problems = Problems()
     if path.suffix.lower() == ".parquet":
-        frame = _parquet(path, raw)
+        frame = parse_parquet(str(path), raw, is_trusted=bool(declaration.sha256))
     else:
         frame = parse_csv(str(path), raw, declaration, problems)
     source = {"kind": "file", "address": path.name, "sha256": found, "num_bytes": len(raw), "name": path.stem}
@@ -79,15 +77,3 @@ def _read(path: Path) -> bytes:
     if not raw.strip():
         raise DataError(Problem(f"{path} is empty", "a header and at least a few rows"))
     return raw
-
-
-def _parquet(path: Path, raw: bytes) -> pl.DataFrame:
-    """The frame in `raw`; a damaged file makes the parser raise, or panic, which is no Exception in Python."""
-    if not (raw.startswith(b"PAR1") and raw.endswith(b"PAR1")):
-        what = f"{path} does not start and end as a Parquet file ({len(raw)} bytes)"
-        raise DataError(Problem(what, "a whole Parquet file", "It is truncated or another format: copy it again"))
-    try:
-        return pl.read_parquet(io.BytesIO(raw))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise DataError(Problem(f"{path} is damaged: {reason}", next="Copy or write it again")) from error
