@@ -1,0 +1,138 @@
+"""What every treatment does alike: refuse before any work, and add one link to the lineage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import nn
+
+from assay.errors import Problem, TreatmentError
+from assay.models.adapters.module import ModuleModel
+from assay.train import TrainRecipe
+from assay.values import Array, Groups, Model, Step, System
+
+T = TypeVar("T")
+Problems = Iterable[Problem | None]
+
+
+def refuse(treatment: str, system: System, problems: Problems) -> None:
+    """Raise TreatmentError with all problems that are not None; say nothing when there are none."""
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        head = f"{treatment} does not fit {system.name}: "
+        raise TreatmentError([Problem(head + problem.what, problem.allowed, problem.next) for problem in found])
+
+
+def known(value: T | None) -> T:
+    """A value that `refuse` has made sure of; TreatmentError if that was forgotten."""
+    if value is None:
+        raise TreatmentError(Problem("a treatment went on without something it needs"))
+    return value
+
+
+def unless(fine: bool, what: str, allowed: str = "", following: str = "") -> Problem | None:
+    """A problem, unless all is fine."""
+    return None if fine else Problem(what, allowed, following)
+
+
+def needs_recipe(system: System) -> Problem | None:
+    """Retraining treatments need the way the system was trained."""
+    following = "Train it with assay.train.train_system, or use a model-stage treatment"
+    return unless(system.recipe is not None, "it has no recipe, so it cannot be trained again", following=following)
+
+
+def needs_train_recipe(system: System) -> Problem | None:
+    """Treatments with their own loop need to build the module themselves."""
+    if system.recipe is None or isinstance(system.recipe, TrainRecipe):
+        return None
+    return Problem(
+        f"its recipe is a {type(system.recipe).__name__}",
+        "TrainRecipe, which says how to build the module",
+        "Apply this treatment before the other one that changes how training is done",
+    )
+
+
+def needs_no_later_stage(system: System) -> Problem | None:
+    """Training again would silently undo what model- and serve-stage treatments did to the weights or answers."""
+    later = [step.treatment for step in system.lineage if step.stage in ("model", "serve")]
+    following = "Apply the treatments of the data and train stage first"
+    return unless(not later, f"training again would undo {', '.join(later)}", following=following)
+
+
+def needs_module(system: System) -> Problem | None:
+    """Treatments that change weights need a module with a registered architecture."""
+    model = system.model
+    if not isinstance(model, ModuleModel):
+        return Problem(
+            f"its model is a {type(model).__name__}, whose weights cannot be reached",
+            "a torch module (ModuleModel)",
+            "Treat the model where it was made, and audit the result",
+        )
+    return None
+
+
+def needs_split(system: System, name: str) -> Problem | None:
+    """A split with at least one row."""
+    split = system.data.splits.get(name)
+    return unless(
+        split is not None and len(split) > 0, f"its data has no {name} split", following="Split off some rows"
+    )
+
+
+def chosen_columns(system: System, columns: Sequence[str] | None) -> tuple[tuple[str, ...], Problem | None]:
+    """The group columns asked for, by default the first one declared; and what is wrong with them."""
+    declared = [column.name for column in system.data.group_columns]
+    names = tuple(declared[:1] if columns is None else columns)
+    if not declared:
+        return (), Problem("its data declares no group columns", next="Declare them when loading the data")
+    unknown = [name for name in names if name not in declared]
+    if unknown or not names or len(set(names)) < len(names):
+        return names, Problem(f"group columns {list(names)}", "each once, of " + ", ".join(declared))
+    return names, None
+
+
+def cells(groups: Groups, names: Sequence[str]) -> tuple[Array, list[tuple[str, ...]]]:
+    """Every row's cell of the crossed columns: codes `(N,)` into the list of category names ("" = missing)."""
+    at = [[column.name for column in groups.columns].index(name) for name in names]
+    present, codes = np.unique(np.asarray(groups.codes)[:, at], axis=0, return_inverse=True)
+    categories = [(*groups.columns[column].categories, "") for column in at]
+    found = [tuple(categories[j][int(code)] for j, code in enumerate(row)) for row in present]
+    return codes.reshape(-1), found
+
+
+def grown(
+    system: System, *, treatment: str, stage: str, parameters: Mapping[str, Any], outcome: Mapping[str, Any]
+) -> System:
+    """The system with one more step of lineage and a longer name; the caller replaces what the treatment changed.
+
+    The outcome is part of the digest, so it holds only what the same seed gives again: no clock, no path.
+    """
+    step = Step(treatment, stage, dict(parameters), system.digest, dict(outcome))
+    return replace(system, name=f"{system.name}+{treatment}", lineage=(*system.lineage, step))
+
+
+def needs_architecture(system: System) -> Problem | None:
+    """A module whose architecture is registered: otherwise the treated one could be neither saved nor loaded."""
+    model = system.model
+    if not isinstance(model, ModuleModel) or model.architecture is not None:
+        return None
+    following = "Build it with assay.models.build, or register it with assay.models.register_architecture"
+    return Problem("its module has no registered architecture", "a registered one", following)
+
+
+def module_model(system: System) -> ModuleModel:
+    """The model as what `needs_module` has made sure of."""
+    return known(system.model if isinstance(system.model, ModuleModel) else None)
+
+
+def module_of(model: Model) -> nn.Module | None:
+    """The torch module inside a model, if there is one."""
+    return model.module if isinstance(model, ModuleModel) else None
+
+
+def train_recipe(system: System) -> TrainRecipe:
+    """The recipe as what `needs_train_recipe` has made sure of."""
+    return known(system.recipe if isinstance(system.recipe, TrainRecipe) else None)

@@ -1,0 +1,174 @@
+"""The smallest weights, or the weakest units, removed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from assay.errors import Problem
+from assay.models import MLP, Architecture, build, describe
+from assay.models.adapters.module import ModuleModel, evaluation
+from assay.models.int8 import linear_layers
+from assay.registry import treatment
+from assay.treatments import _common
+from assay.values import Array, System
+
+RIDGE = 1e-3  # of the mean squared activation: keeps the refit near the old weights where rows say little
+
+
+@treatment("model", moves=("lower:model_bytes",))
+def prune_magnitude(
+    system: System, *, sparsity: float = 0.5, structured: bool = True, calibration_num: int = 4096
+) -> System:
+    r"""Remove the share `sparsity` of hidden units (structured) or of linear weights with the smallest magnitude.
+
+    Structured: unit j of a layer scores $\|W^{in}_{j:}\| \|W^{out}_{:j}\|$ over the layer's mean score; the lowest go,
+    in all layers together, one unit at least staying in each. The next layer's weights and bias are refitted by
+    ridge regression, so that on `calibration_num` validation rows its answers from the units that stay come nearest to
+    what they were. The module is rebuilt smaller: fewer bytes, fewer operations. Unstructured: the smallest $|w|$ of
+    all linear layers together become 0. Never biases, never the encoding. Limits:
+    unstructured zeros are stored like any number: **no byte and no second is saved** until a format or
+    kernel makes use of them; nothing is trained afterwards, so accuracy can fall. Structured works on `MLP`.
+    Raises TreatmentError for a model that is no module, or has no linear layer, or for a sparsity outside [0, 1).
+
+    Source: Han et al. 2015, section 3 (weights); Li et al. 2017, section 3.1 (units); He et al. 2017, section 3.1
+    (refit).
+    """
+    problems = [
+        _common.needs_module(system),
+        _common.needs_architecture(system),
+        _common.needs_split(system, "validation"),
+        _common.unless(0 <= sparsity < 1, f"sparsity is {sparsity}", "0 to below 1"),
+        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
+        _wrong_module(system, structured),
+    ]
+    _common.refuse("prune_magnitude", system, problems)
+    before = _common.module_model(system)
+    architecture = _common.known(before.architecture)
+    if structured and isinstance(before.module, MLP):
+        validation = system.data.splits["validation"]
+        picked = np.linspace(0, len(validation) - 1, min(calibration_num, len(validation))).round().astype(np.int64)
+        kept = strongest_units(before.module, sparsity)
+        widths = [len(units) for units in kept]
+        architecture = Architecture(architecture.name, {**architecture.params, "hidden": widths})
+        module = build(
+            architecture.name,
+            columns=system.data.columns,
+            num_outputs=system.task.num_outputs,
+            params=architecture.params,
+        )
+        shrink(before.module, module, kept, validation.inputs[picked])
+    else:
+        module = copy.deepcopy(before.module)
+        zero_smallest(module, sparsity)
+    module.eval()
+    model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
+    weights = [layer.weight for layer in linear_layers(module).values()]
+    outcome = {
+        "bytes_before": describe(before.module)["num_bytes"],
+        "bytes_after": describe(module)["num_bytes"],
+        "parameters_before": describe(before.module)["num_parameters"],
+        "parameters_after": describe(module)["num_parameters"],
+        "hidden": [layer.out_features for layer in linear_layers(module).values()][:-1],
+        "zero_share": sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights),
+    }
+    parameters = {"sparsity": float(sparsity), "structured": structured, "calibration_num": int(calibration_num)}
+    named = _common.grown(system, treatment="prune_magnitude", stage="model", parameters=parameters, outcome=outcome)
+    return replace(named, model=model)
+
+
+def zero_smallest(module: nn.Module, sparsity: float) -> None:
+    """Set the `round(sparsity * n)` smallest of all n linear weights to 0, in place; ties go by position."""
+    layers = list(linear_layers(module).values())
+    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in layers])
+    gone = torch.zeros(len(sizes), dtype=torch.bool)
+    gone[torch.argsort(sizes, stable=True)[: round(sparsity * len(sizes))]] = True
+    start = 0
+    with torch.no_grad():
+        for layer in layers:
+            part = gone[start : start + layer.weight.numel()].reshape(layer.weight.shape)
+            layer.weight[part] = 0
+            start += layer.weight.numel()
+
+
+def strongest_units(module: MLP, sparsity: float) -> list[Tensor]:
+    """Positions of the units that stay, rising, for each hidden layer."""
+    chain = hidden_layers(module)
+    scores = []
+    for layer, following in pairwise(chain):
+        size = (layer.weight.norm(dim=1) * following.weight.norm(dim=0)).detach()
+        scores.append(size / size.mean().clamp_min(torch.finfo(torch.float32).tiny))
+    together = torch.cat(scores)
+    gone = torch.zeros(len(together), dtype=torch.bool)
+    gone[torch.argsort(together, stable=True)[: round(sparsity * len(together))]] = True
+    kept, start = [], 0
+    for score in scores:
+        stays = ~gone[start : start + len(score)]
+        stays[int(score.argmax())] = True
+        kept.append(torch.nonzero(stays).reshape(-1))
+        start += len(score)
+    return kept
+
+
+def shrink(module: MLP, smaller: nn.Module, kept: Sequence[Tensor], inputs: Array) -> None:
+    """Copy what stays into `smaller`, and refit each layer to the units that reach it."""
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    chain = hidden_layers(module)
+    names = [name for name, layer in module.named_modules() if any(layer is found for found in chain)]
+    with evaluation(module), torch.no_grad():
+        rows = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
+        whole = module.encoder(rows)
+        whole = whole[torch.isfinite(whole).all(dim=1)]
+        left = whole  # what reaches the layer in the smaller module
+        for position, layer in enumerate(chain):
+            weight: Tensor = layer.weight
+            bias: Tensor = layer.bias
+            wanted = layer(whole)
+            if position:
+                weight, bias = _refit(left, wanted, weight[:, kept[position - 1]], bias)
+            whole = torch.relu(wanted)
+            if position < len(kept):
+                weight, bias = weight[kept[position]], bias[kept[position]]
+            left = torch.relu(nn.functional.linear(left, weight, bias))
+            state[names[position] + ".weight"], state[names[position] + ".bias"] = weight.clone(), bias.clone()
+    smaller.load_state_dict(state)
+
+
+def _refit(inputs: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights near `weight`, bias near `bias`, whose answers to `inputs (n, D)` are near `wanted (n, K)`."""
+    if not len(inputs):
+        return weight, bias
+    design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
+    missing = (wanted - nn.functional.linear(inputs, weight, bias)).double()
+    gram = design.T @ design
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    change = torch.linalg.solve(gram, design.T @ missing).float()
+    return weight + change[:-1].T, bias + change[-1]
+
+
+def hidden_layers(module: MLP) -> list[nn.Linear]:
+    """The linear layers in the order in which they run, the head last."""
+    return [layer for layer in module.body if isinstance(layer, nn.Linear)] + [module.head]
+
+
+def _wrong_module(system: System, structured: bool) -> Problem | None:
+    model = system.model
+    if not isinstance(model, ModuleModel):
+        return None  # said already
+    if not linear_layers(model.module):
+        return Problem("it has no float32 linear layer", next="Prune before quantising")
+    if structured and not isinstance(model.module, MLP):
+        return Problem(
+            f"its module is a {type(model.module).__name__}, whose units cannot be taken out safely",
+            "MLP",
+            "Use structured=False, which sets weights to zero and saves no bytes",
+        )
+    if structured and isinstance(model.module, MLP) and len(hidden_layers(model.module)) < 2:
+        return Problem("it has no hidden layer to take units from", next="Use structured=False")
+    return None

@@ -1,0 +1,58 @@
+"""The epsilon of a private run, by privacy loss distributions."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from assay.errors import MissingExtraError, Problem, TreatmentError
+
+MAX_NOISE = 1000.0
+
+
+@lru_cache(maxsize=256)
+def epsilon_of(
+    noise_multiplier: float, sample_rate: float, steps: int, *, delta: float, interval: float = 3e-4
+) -> float:
+    r"""Epsilon of `steps` Poisson-subsampled Gaussian mechanisms: rows added or removed, sum noise $\sigma C$.
+
+    An upper bound (pessimistic discretisation with step `interval`, joined dots), within 1 % of the truth at the
+    default. Limits: holds for Poisson sampling at `sample_rate` only, not for shuffled batches. Raises
+    MissingExtraError.
+
+    Source: Koskela et al. 2020; Doroshenko et al. 2022, as implemented by dp-accounting.
+
+    >>> round(epsilon_of(1.1, 256 / 60000, 60 * 60000 // 256, delta=1e-5), 2)
+    2.38
+    """
+    try:
+        from dp_accounting.pld import privacy_loss_distribution as pld
+    except ImportError as error:
+        raise MissingExtraError("dp-accounting", "private") from error
+    one = pld.from_gaussian_mechanism(
+        noise_multiplier, sampling_prob=sample_rate, value_discretization_interval=interval, use_connect_dots=True
+    )
+    return float(one.self_compose(steps).get_epsilon_for_delta(delta))
+
+
+@lru_cache(maxsize=256)
+def noise_for(epsilon: float, sample_rate: float, steps: int, *, delta: float) -> float:
+    """The smallest noise multiplier, to four significant digits rounded up, whose epsilon is at most `epsilon`.
+
+    Raises TreatmentError when even the largest noise is not enough.
+    """
+    low, high = 0.3, 1.0
+    while epsilon_of(high, sample_rate, steps, delta=delta, interval=1e-3) > epsilon:
+        low, high = high, high * 2
+        if high > MAX_NOISE:
+            allowed = "a larger epsilon or delta, fewer steps, or a smaller batch"
+            raise TreatmentError(Problem(f"epsilon {epsilon} at delta {delta} needs more noise than helps", allowed))
+    while high / low > 1.001:
+        middle = math.sqrt(low * high)
+        enough = epsilon_of(middle, sample_rate, steps, delta=delta, interval=1e-3) <= epsilon
+        low, high = (low, middle) if enough else (middle, high)
+    digits = 3 - math.floor(math.log10(high))
+    noise: float = math.ceil(high * 10.0**digits) / 10.0**digits
+    while epsilon_of(noise, sample_rate, steps, delta=delta) > epsilon:  # the finer grid has the last word
+        noise = round(noise + 10.0**-digits, digits)
+    return noise

@@ -1,0 +1,323 @@
+"""Training whose weights hardly depend on any one row: clipped gradients and noise."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from assay.errors import ModelError, Problem
+from assay.models import FitsEncoding
+from assay.models.store import recipe_from_json, register_recipe
+from assay.registry import treatment
+from assay.train import TrainRecipe, task_loss
+from assay.train.loop import check_split, threads
+from assay.treatments import _common
+from assay.treatments.train._accountant import epsilon_of, noise_for
+from assay.treatments.train._clipped_sums import ClippedSums
+from assay.values import Data, Fitted, Recipe, Split, System, digest_of, plain
+
+Ranges = Mapping[str, Sequence[float]]
+
+
+@dataclass(frozen=True)
+class DpSettings:
+    """The numbers of a private run. `public_ranges`: (low, high) of every numeric column, known without the data."""
+
+    epsilon: float = 3.0
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0
+    batch_size: int = 1024
+    epochs: int = 15
+    learning_rate: float = 5e-3
+    secure_noise: bool = False
+    public_ranges: Ranges | None = None
+
+
+@dataclass(frozen=True)
+class DpRecipe:
+    """The base recipe's architecture and loss, trained by clipped and noised gradient sums."""
+
+    base: TrainRecipe
+    settings: DpSettings
+
+    @cached_property
+    def digest(self) -> str:
+        """Over the base recipe and the settings."""
+        return digest_of(["DpRecipe", self.base.digest, self.settings])
+
+    def to_json(self) -> dict[str, Any]:
+        """Name and parameters as plain data."""
+        return {"name": "dp_sgd", "base": self.base.to_json(), "settings": plain(self.settings)}
+
+    def fit(self, split: Split, data: Data, seed: int) -> Fitted:
+        """Train from scratch on `split` with the noise its own size asks for; epsilon is the settings' for any size."""
+        check_split(split, self.base.task)
+        module = self.base.make_module(split, data, seed)
+        if self.settings.public_ranges is not None and isinstance(module, FitsEncoding):
+            module.fit_encoding(_range_rows(data, self.settings.public_ranges))
+        wrong = wrong_layers(module)
+        if wrong is not None:
+            raise ModelError(wrong)
+        facts = fit_private(module, split, recipe=self.base, settings=self.settings, seed=seed)
+        return Fitted(self.base.wrap(module), facts)
+
+
+def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
+    base = recipe_from_json(about["base"], data)
+    if not isinstance(base, TrainRecipe):
+        raise ModelError(Problem(f"the recipe under a private one is a {type(base).__name__}", "TrainRecipe"))
+    return DpRecipe(base, DpSettings(**about["settings"]))
+
+
+register_recipe("dp_sgd", _from_json)
+
+
+def fit_private(
+    module: nn.Module, split: Split, *, recipe: TrainRecipe, settings: DpSettings, seed: int
+) -> dict[str, Any]:
+    r"""Train `module` in place with Adam on $\tilde g = (\sum_{i\in B} \mathrm{clip}_C(g_i) + \sigma C\,\xi)/(qN)$.
+
+    Each row joins each batch B by an own coin of probability q = `batch_size` / N, and the sum is divided by the
+    *expected* batch size: dividing by the realised one, or shuffling instead of tossing, would void the accounting.
+    The learning rate falls linearly to 0. Returns the facts of the run, epsilon and what it does not cover included.
+
+    Source: Abadi et al. 2016, algorithm 1.
+    """
+    num_rows = len(split)
+    sample_rate = min(1.0, settings.batch_size / num_rows)
+    steps = math.ceil(settings.epochs / sample_rate)
+    noise_multiplier = noise_for(settings.epsilon, sample_rate, steps, delta=settings.delta)
+    began, began_cpu = time.perf_counter(), time.process_time()
+    inputs = torch.from_numpy(np.ascontiguousarray(split.inputs, dtype=np.float32))
+    weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
+    loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
+    draw = _Draws(seed, secure=settings.secure_noise)
+    named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
+    module.train()
+    examples, clipped = 0, 0
+    with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
+        torch.manual_seed(seed)
+        clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm)
+        for step in range(steps):
+            rows = torch.nonzero(draw.uniform(num_rows) < sample_rate).reshape(-1)
+            sums: dict[str, Tensor] = {}
+            if len(rows):
+
+                def losses(outputs: Tensor, rows: Tensor = rows) -> Tensor:
+                    found = loss(outputs, rows)
+                    return found if weights is None else found * weights[rows]
+
+                sums, norms = clip(inputs[rows], losses)
+                if not torch.isfinite(norms).all():
+                    raise ModelError(Problem(f"a gradient stopped being finite at step {step + 1}"))
+                examples, clipped = examples + len(rows), clipped + int((norms > settings.max_grad_norm).sum())
+            for name, parameter in named.items():
+                noise = draw.normal(parameter.shape) * (noise_multiplier * settings.max_grad_norm)
+                parameter.grad = (sums.get(name, 0.0) + noise) / (sample_rate * num_rows)
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / steps)
+            optimizer.step()
+            if step % 50 == 0:
+                recipe.progress("private training", step, steps)
+        clip.close()
+    for parameter in named.values():
+        parameter.grad = None
+    module.eval()
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - began_cpu,
+        "steps": steps,
+        "epochs": settings.epochs,
+        "examples": examples,
+        "num_train": num_rows,
+        "clipped_share": clipped / max(examples, 1),
+        "clipping": clip.method,
+        **privacy_facts(settings, num_rows, has_weights=split.weights is not None),
+    }
+
+
+def privacy_facts(settings: DpSettings, num_rows: int, *, has_weights: bool = False) -> dict[str, Any]:
+    """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
+    sample_rate = min(1.0, settings.batch_size / num_rows)
+    steps = math.ceil(settings.epochs / sample_rate)
+    noise_multiplier = noise_for(settings.epsilon, sample_rate, steps, delta=settings.delta)
+    return {
+        "epsilon": epsilon_of(noise_multiplier, sample_rate, steps, delta=settings.delta),
+        "delta": settings.delta,
+        "noise_multiplier": noise_multiplier,
+        "max_grad_norm": settings.max_grad_norm,
+        "sample_rate": sample_rate,
+        "accountant": "PLD",
+        "neighbours": "one row added or removed",
+        "not_covered": _not_covered(settings, has_weights),
+    }
+
+
+def _not_covered(settings: DpSettings, has_weights: bool) -> list[str]:
+    found = [
+        "the number of training rows, and the column names and category lists, are taken as public",
+        "choices made by looking at this data: architecture, settings, treatments applied later",
+        "several rows of one person: epsilon is for one row",
+    ]
+    if settings.public_ranges is None:
+        found.append("means, scales and quantiles of the encoding were computed on the training rows")
+    if not settings.secure_noise:
+        found.append("noise and batches follow from the seed: who knows the seed can take the noise away again")
+    if has_weights:
+        found.append("training weights of rows were taken as public; if they were counted from the data, they leak")
+    return found
+
+
+@treatment("train", moves=("lower:membership_auc",))
+def dp_sgd(
+    system: System,
+    *,
+    epsilon: float = 3.0,
+    delta: float = 1e-5,
+    training: Mapping[str, float] | None = None,
+    secure_noise: bool = False,
+    public_ranges: Ranges | None = None,
+) -> System:
+    r"""Train again so that for any row and any set S of weights $P(w\in S) \le e^\varepsilon P'(w\in S) + \delta$.
+
+    The noise multiplier is the smallest that keeps epsilon, by privacy loss distributions. `training` sets
+    batch_size, epochs, learning_rate and max_grad_norm. `public_ranges` gives (low, high) of every numeric column
+    from public knowledge; without it the encoding's statistics come from the training rows and are not covered,
+    which the outcome says, beside all else that is not. `secure_noise` draws batches and noise from the operating
+    system: do that for a model that is published; then the seed no longer gives the same model again. Limits: an
+    upper bound for one row, in this implementation's arithmetic of floats; small groups usually lose most accuracy.
+    Raises TreatmentError without a plain recipe, after model-stage treatments, for BatchNorm, and for numbers out
+    of range.
+
+    Source: Abadi et al. 2016, algorithm 1; Mironov, Talwar and Zhang 2019, section 1 (Poisson sampling).
+    """
+    chosen = dict(training or {})
+    ranges = None if public_ranges is None else {name: [float(v) for v in pair] for name, pair in public_ranges.items()}
+    settings = DpSettings(
+        epsilon=float(epsilon),
+        delta=float(delta),
+        max_grad_norm=float(chosen.get("max_grad_norm", DpSettings.max_grad_norm)),
+        batch_size=int(chosen.get("batch_size", DpSettings.batch_size)),
+        epochs=int(chosen.get("epochs", DpSettings.epochs)),
+        learning_rate=float(chosen.get("learning_rate", DpSettings.learning_rate)),
+        secure_noise=secure_noise,
+        public_ranges=ranges,
+    )
+    problems = [
+        _common.needs_recipe(system),
+        _common.needs_train_recipe(system),
+        _common.needs_no_later_stage(system),
+        _common.needs_split(system, "train"),
+        *_wrong_settings(system, settings, chosen),
+    ]
+    _common.refuse("dp_sgd", system, problems)
+    recipe = DpRecipe(_common.train_recipe(system), settings)
+    train = system.data.splits["train"]
+    _common.refuse("dp_sgd", system, [wrong_layers(recipe.base.make_module(train, system.data, system.seed))])
+    fitted = recipe.fit(train, system.data, system.seed)
+    parameters = {
+        "epsilon": float(epsilon),
+        "delta": float(delta),
+        "training": None if training is None else dict(training),
+        "secure_noise": secure_noise,
+        "public_ranges": ranges,
+    }
+    clock = ("seconds", "cpu_seconds")
+    outcome = {name: fact for name, fact in fitted.facts.items() if name not in clock}
+    named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
+    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+
+
+def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str, float]) -> list[Problem | None]:
+    known = ("batch_size", "epochs", "learning_rate", "max_grad_norm")
+    unknown = sorted(set(training) - set(known))
+    train = system.data.splits.get("train")
+    num_rows = 0 if train is None else len(train)
+    found = [
+        _common.unless(0 < settings.epsilon < math.inf, f"epsilon is {settings.epsilon}", "a positive number"),
+        _common.unless(
+            0 < settings.delta < 1 / max(num_rows, 1),
+            f"delta is {settings.delta}",
+            f"above 0 and below 1 / {num_rows}, the number of training rows",
+            "A larger delta would allow publishing one row in full",
+        ),
+        _common.unless(settings.max_grad_norm > 0, f"max_grad_norm is {settings.max_grad_norm}", "a positive number"),
+        _common.unless(not unknown, f"training sets {', '.join(unknown)}", ", ".join(known)),
+        _common.unless(
+            settings.batch_size >= 1 and settings.epochs >= 1 and settings.learning_rate > 0,
+            f"batch_size {settings.batch_size}, epochs {settings.epochs}, learning_rate {settings.learning_rate}",
+            "1 or more, 1 or more, positive",
+        ),
+    ]
+    if settings.public_ranges is not None:
+        numeric = [column.name for column in system.data.columns if column.kind == "numeric"]
+        fine = all(
+            len(pair) == 2 and math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[0] < pair[1]
+            for pair in settings.public_ranges.values()
+        )
+        same = set(settings.public_ranges) == set(numeric)
+        what = f"public_ranges names {', '.join(sorted(settings.public_ranges)) or 'no column'}"
+        found.append(_common.unless(fine and same, what, f"(low, high), low < high, for each of {', '.join(numeric)}"))
+    return found
+
+
+def wrong_layers(module: nn.Module) -> Problem | None:
+    """Layers that mix rows: one row's gradient is then not its own, and clipping it bounds nothing."""
+    mixing = [name for name, layer in module.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return _common.unless(
+        not mixing,
+        f"layers {', '.join(mixing)} are BatchNorm, which mixes rows",
+        "GroupNorm, LayerNorm or no normalisation",
+        "Replace them: clipping one row's gradient bounds nothing when rows are mixed",
+    )
+
+
+def _range_rows(data: Data, ranges: Ranges) -> Split:
+    """Made-up rows that carry nothing but the public ranges: an even grid over each, and one row of missing values."""
+    template = data.splits["train"].take(np.zeros(0, dtype=np.int64))
+    grid = np.linspace(0, 1, 257)
+    inputs = np.full((len(grid) + 1, len(data.columns)), -1, dtype=np.float32)
+    for position, column in enumerate(data.columns):
+        if column.kind == "numeric":
+            low, high = ranges[column.name]
+            inputs[:-1, position] = low + (high - low) * grid
+            inputs[-1, position] = np.nan
+    labels = np.linspace(-1, 1, len(inputs)).astype(template.labels.dtype)
+    groups = replace(template.groups, codes=np.full((len(inputs), len(data.group_columns)), -1))
+    return Split(inputs, labels, groups, np.arange(len(inputs)))
+
+
+class _Draws:
+    """Uniform and normal numbers: from the seed, or from the operating system."""
+
+    def __init__(self, seed: int, *, secure: bool) -> None:
+        self.generator = None if secure else torch.Generator().manual_seed(seed)
+
+    def uniform(self, num: int) -> Tensor:
+        """`(num,)` in [0, 1), in steps of 2^-53."""
+        if self.generator is not None:
+            return torch.rand(num, generator=self.generator, dtype=torch.float64)
+        whole = np.frombuffer(os.urandom(8 * num), dtype="<u8") >> np.uint64(11)
+        return torch.from_numpy(whole.astype(np.float64) * 2.0**-53)
+
+    def normal(self, shape: torch.Size) -> Tensor:
+        """Standard normal float32.
+
+        Secure: the sum of four float64 normals over 2, so that the gaps between floats do not tell the sum under the
+        noise (Holohan and Braghin 2021, section 4).
+        """
+        if self.generator is not None:
+            return torch.randn(shape, generator=self.generator)
+        num = math.prod(shape)
+        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(4 * num)))
+        four = (radius * torch.cos(2 * math.pi * self.uniform(4 * num))).reshape(4, num)
+        return (four.sum(dim=0) / 2).to(torch.float32).reshape(shape)

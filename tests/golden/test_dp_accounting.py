@@ -1,0 +1,87 @@
+"""Epsilon against published values, two other accountants, and the curve that can only be too small."""
+
+from __future__ import annotations
+
+import pytest
+
+from assay.errors import TreatmentError
+from assay.treatments.train._accountant import epsilon_of, noise_for
+
+accounting = pytest.importorskip("dp_accounting")
+MNIST = (1.1, 256 / 60_000, 60 * 60_000 // 256)  # 60 epochs in batches of 256: TF-Privacy's tutorial prints 3.01
+
+
+def rdp(noise: float, rate: float, steps: int, delta: float) -> float:
+    from dp_accounting.rdp import RdpAccountant
+
+    event = accounting.PoissonSampledDpEvent(rate, accounting.GaussianDpEvent(noise))
+    return float(RdpAccountant().compose(event, steps).get_epsilon(delta))
+
+
+def optimistic(noise: float, rate: float, steps: int, delta: float) -> float:
+    """Never above the truth, and less than steps * interval below it."""
+    from dp_accounting.pld import privacy_loss_distribution as pld
+
+    one = pld.from_gaussian_mechanism(
+        noise,
+        sampling_prob=rate,
+        pessimistic_estimate=False,
+        use_connect_dots=False,
+        value_discretization_interval=5e-5,
+    )
+    return float(one.self_compose(steps).get_epsilon_for_delta(delta))
+
+
+def test_the_run_of_the_tutorial() -> None:
+    """Printed 3.01; RDP 2.60; distributions 2.39 on a coarse grid, and 2.382, which the PRV accountant of Opacus has."""
+    assert epsilon_of(*MNIST, delta=1e-5) == pytest.approx(2.382, abs=1e-3)
+    assert epsilon_of(*MNIST, delta=1e-5, interval=1e-3) == pytest.approx(2.3905, abs=5e-4)
+    assert rdp(*MNIST, 1e-5) == pytest.approx(2.597, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "steps", "delta"),
+    [(1.1, 0.01, 60, 1e-5), (2.0, 0.1, 100, 1e-5), (4.0, 1.0, 10, 1e-5), (1.3, 0.5, 1, 1e-7)],
+)
+def test_never_below_the_truth_and_within_one_percent(noise: float, rate: float, steps: int, delta: float) -> None:
+    ours, floor = epsilon_of(noise, rate, steps, delta=delta), optimistic(noise, rate, steps, delta)
+    assert floor <= ours <= 1.01 * (floor + steps * 5e-5)
+    assert ours <= rdp(noise, rate, steps, delta)
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("noise", "rate", "steps"), [(1.1, 0.004, 14000), (0.9, 0.01, 3000), (1.28, 0.035, 430)])
+def test_within_one_percent_of_opacus(noise: float, rate: float, steps: int) -> None:
+    prv = pytest.importorskip("opacus.accountants.prv").PRVAccountant()
+    prv.history = [(noise, rate, steps)]
+    assert epsilon_of(noise, rate, steps, delta=1e-5) == pytest.approx(prv.get_epsilon(1e-5), rel=0.01)
+
+
+def test_one_full_gaussian_is_the_closed_form() -> None:
+    """Without sampling, composition of k Gaussians is one Gaussian: delta(eps) is known (Balle and Wang 2018)."""
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    noise, steps, delta = 5.0, 9, 1e-5
+    mu = steps**0.5 / noise
+
+    def excess(epsilon: float) -> float:
+        first, second = norm.cdf(mu / 2 - epsilon / mu), norm.logcdf(-mu / 2 - epsilon / mu)
+        return float(first - pow(2.718281828459045, epsilon + second)) - delta
+
+    assert epsilon_of(noise, 1.0, steps, delta=delta) == pytest.approx(brentq(excess, 0.01, 20), rel=2e-3)
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 3.0, 8.0])
+def test_noise_is_enough_and_not_wasted(epsilon: float) -> None:
+    rate, steps = 0.05, 200
+    noise = noise_for(epsilon, rate, steps, delta=1e-5)
+    assert 0.98 * epsilon <= epsilon_of(noise, rate, steps, delta=1e-5) <= epsilon
+    assert epsilon_of(noise * 0.99, rate, steps, delta=1e-5) > epsilon
+
+
+def test_an_impossible_epsilon_is_refused() -> None:
+    with pytest.raises(TreatmentError, match="more noise than helps"):
+        noise_for(1e-5, 1.0, 10_000, delta=1e-12)
