@@ -38,21 +38,21 @@ class Explanation:
 class Masked:
     """What the masked passes gave. R rows explained, W blocks a row, C coalitions a block, b background rows.
 
-    `coalitions (R, W, C, F)` bool, True = the explained row's own value; `outputs (R, W, C)`; `source (R, W)` the
-    background row of each block; `full (R,)` and `empty (R, b)` the outputs of the row and of the background.
+    `place (R, W, F)` is where in the block's order each column comes, None where all coalitions were enumerated;
+    `outputs (R, W, C)`; `source (R, W)` the background row of each block; `full (R,)` and `empty (R, b)` the
+    outputs of the row and of the background.
     """
 
-    coalitions: Array
+    num_columns: int
+    place: Array | None
     outputs: Array
     source: Array
     full: Array
     empty: Array
-    is_exact: bool
 
-    @property
-    def num_columns(self) -> int:
-        """F."""
-        return int(self.coalitions.shape[-1])
+    def coalitions(self, rows: slice) -> Array:
+        """`(r, W, C, F)` bool for some explained rows, True = the row's own value; made when asked for, being large."""
+        return _coalitions(self.place, self.source[rows], self.num_columns, rows)
 
 
 def num_blocks(num_columns: int, num_background: int, num_coalitions: int) -> tuple[int, int]:
@@ -98,38 +98,36 @@ def masked_passes(
         raise UsageError(Problem(f"rows {rows.shape} and background {background.shape} do not fit", allowed))
     num_rows, num_columns = rows.shape
     blocks, per_block = num_blocks(num_columns, len(background), num_coalitions)
-    is_exact = blocks == len(background) and per_block == 2**num_columns - 2
-    if is_exact:
-        subsets = (np.arange(1, 2**num_columns - 1)[:, None] >> np.arange(num_columns)) & 1 == 1
-        coalitions = np.broadcast_to(subsets, (num_rows, blocks, *subsets.shape))
-        source = np.broadcast_to(np.arange(blocks), (num_rows, blocks))
-    else:
+    place, source = None, np.broadcast_to(np.arange(blocks), (num_rows, blocks))
+    if per_block != 2**num_columns - 2 or blocks != len(background):
         rounds = -(-blocks // len(background))
         shuffled = rng.random((num_rows, rounds, len(background))).argsort(axis=2)
         source = shuffled.reshape(num_rows, -1)[:, :blocks]  # every background row once before any comes twice
-        rank = rng.random((num_rows, blocks, num_columns)).argsort(axis=2)
-        prefixes = rank[:, :, None, :] < np.arange(1, num_columns)[:, None]
-        coalitions = np.concatenate([prefixes, ~prefixes], axis=2)
+        place = rng.random((num_rows, blocks, num_columns)).argsort(axis=2)
     full, empty = function(rows), function(background)
     columns = np.nan_to_num(full).argmax(axis=1) if target is None else np.broadcast_to(target, num_rows)
-    outputs = _run(function, rows, background[source], coalitions=coalitions, columns=columns)
-    picked = full[np.arange(num_rows), columns].astype(np.float64)
-    return Masked(coalitions, outputs, source, picked, empty.T[columns].astype(np.float64), is_exact)
-
-
-def _run(function: Function, rows: Array, others: Array, *, coalitions: Array, columns: Array) -> Array:
-    """Outputs `(R, W, C)` float64 of the masked inputs, a bounded number of explained rows at a time."""
-    num_rows, blocks, per_block, num_columns = coalitions.shape
     outputs = np.zeros((num_rows, blocks, per_block))
     step = max(1, _CHUNK // max(1, blocks * per_block * num_columns))
     for start in range(0, num_rows if per_block else 0, step):
         part = slice(start, start + step)
-        inputs = np.where(coalitions[part], rows[part, None, None, :], others[part, :, None, :])
-        found = function(inputs.reshape(-1, num_columns))
-        found = found.reshape(len(inputs), blocks * per_block, -1)
-        found = np.take_along_axis(found, columns[part, None, None], axis=2)
-        outputs[part] = found.reshape(len(inputs), blocks, per_block)
-    return outputs
+        own = _coalitions(place, source[part], num_columns, part)
+        inputs = np.where(own, rows[part, None, None, :], background[source[part], None, :])
+        found = function(inputs.reshape(-1, num_columns)).reshape(len(inputs), blocks * per_block, -1)
+        outputs[part] = np.take_along_axis(found, columns[part, None, None], axis=2).reshape(own.shape[:3])
+    picked = full[np.arange(num_rows), columns].astype(np.float64)
+    return Masked(num_columns, place, outputs, source, picked, empty.T[columns].astype(np.float64))
+
+
+def _coalitions(place: Array | None, source: Array, num_columns: int, rows: slice) -> Array:
+    if place is None:
+        subsets = _subsets(num_columns)[1:-1]
+        return np.broadcast_to(subsets, (*source.shape, *subsets.shape))
+    prefixes = place[rows, :, None, :] < np.arange(1, num_columns)[:, None]
+    return np.concatenate([prefixes, ~prefixes], axis=2)
+
+
+def _subsets(num_columns: int) -> Array:
+    return ((np.arange(2**num_columns)[:, None] >> np.arange(num_columns)) & 1).astype(bool)
 
 
 def shapley(masked: Masked) -> Explanation:
@@ -143,7 +141,7 @@ def shapley(masked: Masked) -> Explanation:
     is_usable = np.isfinite(estimates).all(axis=(1, 2))
     gain = masked.full - masked.empty.mean(axis=1)
     values, error = (np.full((len(estimates), masked.num_columns), np.nan) for _ in range(2))
-    if masked.is_exact:
+    if masked.place is None:
         values[is_usable], error[is_usable] = estimates[is_usable].mean(axis=1), 0.0
     elif is_usable.any():
         kept, source = estimates[is_usable], masked.source[is_usable]
@@ -159,7 +157,7 @@ def background_effects(masked: Masked) -> Array:
     """`(b, F)`: how far each background row moves the values of all rows that meet it; 0 on average."""
     estimates = _block_values(masked)
     is_usable = np.isfinite(estimates).all(axis=(1, 2))
-    if masked.is_exact or not is_usable.any():
+    if masked.place is None or not is_usable.any():
         return np.zeros((masked.empty.shape[1], masked.num_columns))
     return _effects(estimates[is_usable], masked.source[is_usable], masked.empty.shape[1])[0]
 
@@ -169,19 +167,18 @@ def _block_values(masked: Masked) -> Array:
     num_columns = masked.num_columns
     full = np.broadcast_to(masked.full[:, None, None], (*masked.source.shape, 1))
     empty = np.take_along_axis(masked.empty, masked.source, axis=1)[:, :, None]
-    if masked.is_exact:
+    if masked.place is None:
         exact: Array = np.concatenate([empty, masked.outputs, full], axis=2) @ _enumeration_weights(num_columns)
         return exact
     half = num_columns - 1
     forward = np.diff(np.concatenate([empty, masked.outputs[:, :, :half], full], axis=2), axis=2)
     reverse = np.diff(np.concatenate([full, masked.outputs[:, :, half:], empty], axis=2), axis=2)
-    place = half - masked.coalitions[:, :, :half].sum(axis=2)  # where in the order each column comes
-    return np.take_along_axis((forward - reverse) / 2, place, axis=2)
+    return np.take_along_axis((forward - reverse) / 2, masked.place, axis=2)
 
 
 def _enumeration_weights(num_columns: int) -> Array:
     """`(2^F, F)`: what each coalition's output adds to each Shapley value (Shapley 1953)."""
-    member = ((np.arange(2**num_columns)[:, None] >> np.arange(num_columns)) & 1).astype(bool)
+    member = _subsets(num_columns)
     size = member.sum(axis=1)
     total = factorial(num_columns)
     order = [factorial(s) * factorial(num_columns - s - 1) / total for s in range(num_columns)]

@@ -79,25 +79,27 @@ def local_weights(masked: Masked) -> Array:
     Weight of a coalition: exp(-(share masked)^2 / 0.75^2), times how much rarer its size is in the sample than among
     all 2^F. Each block keeps its own intercept, and what a background row does to every row's values is taken out.
     """
-    num_rows, blocks, _, num_columns = masked.coalitions.shape
-    ends = np.broadcast_to(np.array([False, True])[:, None], (num_rows, blocks, 2, num_columns))
-    masks = np.concatenate([ends, masked.coalitions], axis=2)
-    empty = np.take_along_axis(masked.empty, masked.source, axis=1)
-    full = np.broadcast_to(masked.full[:, None], empty.shape)
-    outputs = np.concatenate([np.stack([empty, full], axis=2), masked.outputs], axis=2)
-    outputs = outputs - np.einsum("rwcf,rwf->rwc", masks, background_effects(masked)[masked.source])
-    size = masks[0, 0].sum(axis=1)  # the same in every block
+    num_columns = masked.num_columns
+    size = masked.coalitions(slice(1))[0, 0].sum(axis=1)  # the same in every block
+    size = np.concatenate([[0, num_columns], size])
     log_weight = -(((1 - size / num_columns) / _KERNEL_WIDTH) ** 2)
-    if not masked.is_exact:
+    if masked.place is not None:
         log_weight -= gammaln(size + 1) + gammaln(num_columns - size + 1)
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
-    masks = masks - np.einsum("c,rwcf->rwf", weight, masks.astype(float))[:, :, None]
-    outputs = outputs - (outputs @ weight)[:, :, None]
-    weighted = masks * (weight * len(weight))[:, None]
-    normal = np.einsum("rwcf,rwcg->rfg", weighted, masks, optimize=True) + _RIDGE * np.eye(num_columns)
-    found: Array = np.linalg.solve(normal, np.einsum("rwcf,rwc->rf", weighted, outputs, optimize=True)[:, :, None])
-    return found[:, :, 0]
+    effects = background_effects(masked)
+    found = np.empty((len(masked.full), num_columns))
+    for row, source in enumerate(masked.source):  # one at a time: the masks are the largest array here
+        blocks = len(source)
+        ends = np.broadcast_to(np.array([False, True])[:, None], (blocks, 2, num_columns))
+        masks = np.concatenate([ends, masked.coalitions(slice(row, row + 1))[0]], axis=1).astype(np.float64)
+        edges = np.stack([masked.empty[row, source], np.broadcast_to(masked.full[row], blocks)], axis=1)
+        outputs = np.concatenate([edges, masked.outputs[row]], axis=1) - (masks @ effects[source][:, :, None])[:, :, 0]
+        centred = (masks - (weight @ masks)[:, None]).reshape(-1, num_columns)
+        weighted = (centred * np.tile(weight * len(weight), blocks)[:, None]).T
+        normal = weighted @ centred + _RIDGE * np.eye(num_columns)
+        found[row] = np.linalg.solve(normal, weighted @ (outputs - (outputs @ weight)[:, None]).ravel())
+    return found
 
 
 def finite(*arrays: Array) -> Array:
