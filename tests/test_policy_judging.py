@@ -82,7 +82,10 @@ def test_the_interval_decides(rule, interval, verdict):
     ("pattern", "fits"),
     [
         ("", [""]),
-        ("*", ["sex=F", "sex=M", "sex=F & race=B", "class=1"]),
+        ("*", ["sex", "sex=F", "sex=M", "class=1"]),
+        ("**", ["sex", "sex=F", "sex=M", "sex=F & race=B", "class=1"]),
+        ("* & *", ["sex=F & race=B"]),
+        ("sex", ["sex"]),
         ("sex=*", ["sex=F", "sex=M"]),
         ("sex=F", ["sex=F"]),
         ("sex=* & race=B", ["sex=F & race=B"]),
@@ -91,7 +94,7 @@ def test_the_interval_decides(rule, interval, verdict):
     ],
 )
 def test_a_rule_names_its_slices(pattern, fits):
-    names = ["", "sex=F", "sex=M", "sex=F & race=B", "class=1"]
+    names = ["", "sex", "sex=F", "sex=M", "sex=F & race=B", "class=1"]
     items = [_measurement(0.05, 0.04, 0.06, slice=name) for name in names]
     findings = judge(_policy(f'metric = "m"; at_most = 0.1; slice = "{pattern}"'), items)
     assert [finding.slice for finding in findings if finding.measurement] == fits

@@ -263,7 +263,8 @@ def judge(
 ) -> tuple[Finding, ...]:
     """Every rule against every measurement it names; a rule that names none that was made gives "not tested".
 
-    A rule's slice: "" is every row; "*" any slice; "sex=*" any value of one column; "sex=* & race=Black" part by part.
+    A rule's slice: "" is every row; "sex=*" any value of one column; "*" any one part ("sex", "sex=Female");
+    "* & *" and "sex=* & race=Black" part by part; "**" any slice of any number of parts.
     `num_systems`: how many systems are judged side by side; all their rules share the level.
 
     Limits: Bonferroni holds whatever the dependence, at some cost in power; see `assay.widen` for how an interval is
@@ -307,13 +308,16 @@ def _concerns(rule: Rule, item: Measurement) -> bool:
 
 
 def _slice_fits(pattern: str, name: str) -> bool:
-    if pattern == "*":
+    if pattern == "**":
         return name != ""
     wanted, parts = pattern.split(" & "), name.split(" & ")
-    return len(wanted) == len(parts) and all(
-        one == part or (one.endswith("=*") and part.startswith(one[:-1]))
-        for one, part in zip(wanted, parts, strict=True)
-    )
+    return len(wanted) == len(parts) and all(map(_part_fits, wanted, parts))
+
+
+def _part_fits(pattern: str, part: str) -> bool:
+    if pattern == "*":
+        return part != ""
+    return pattern == part or (pattern.endswith("=*") and part.startswith(pattern[:-1]))
 
 
 def _finding(policy: Policy, rule: Rule, item: Measurement, level: float) -> Finding:
