@@ -286,12 +286,12 @@ def test_a_footer_that_lies_is_refused(write):
 def test_an_edited_parquet_file_never_ends_the_process(write):
     """An edit is refused, or read as a table; among these are some on which the native parser aborts."""
     raw, found = parquet_bytes(), []
-    for seed in range(60):
+    for seed in range(25):
         try:
             read_table(write(edited(raw, seed), "edited.parquet"), label="paid")
         except DataError as error:
             found.append(str(error))
-    assert len(found) > 20
+    assert len(found) > 8
 
 
 def test_a_parser_that_dies_is_a_damaged_file(write, monkeypatch):
@@ -445,7 +445,7 @@ CELL = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(CELL, min_size=3, max_size=3), max_size=30),
     st.sampled_from(["auto", "classification", "regression"]),

@@ -1,7 +1,7 @@
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.data import Declaration, Splits, from_frame
@@ -21,6 +21,7 @@ def splitmix64(seed, count):
     return outputs
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, 2**64 - 1), st.integers(0, 50))
 def test_keyed_hash_is_the_published_generator(key, count):
     assert keyed_hash(np.arange(1, count + 1), key).tolist() == splitmix64(key, count)
@@ -33,6 +34,7 @@ def test_golden_split_does_not_move():
     assert np.flatnonzero(assigned == TEST).tolist() == smallest == [1, 2, 6, 10, 12]
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.integers(0, 4), min_size=1, max_size=200),
     st.floats(0.01, 0.99),

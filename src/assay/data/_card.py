@@ -44,7 +44,7 @@ def card(data: Data) -> str:
     ):
         if notes:
             lines += ["", f"## {title}", "", *(f"- {note}" for note in notes)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(" ".join(line.split()) for line in lines) + "\n"  # a name must not start a line of its own
 
 
 def _table(rows: Iterator[list[str]]) -> list[str]:
@@ -53,8 +53,8 @@ def _table(rows: Iterator[list[str]]) -> list[str]:
 
 
 def _cell_text(cell: str) -> str:
-    """Names come from a file: one must not end a cell or a row."""
-    return " ".join(cell.replace("|", "\\|").split())
+    """Names come from a file: one must not end a cell."""
+    return cell.replace("|", "\\|")
 
 
 def _split_rows(data: Data) -> Iterator[list[str]]:

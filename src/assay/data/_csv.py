@@ -25,7 +25,7 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
     """
     raw = raw.removeprefix(_BOM).rstrip(b"\r\n")
     _require_text(path, raw)
-    header = raw.split(b"\n", 1)[0]
+    header = raw[: 1 << 20].partition(b"\n")[0]
     separator = max(b",;\t|", key=header.count)
     _require_rectangle(path, raw, separator)
     try:

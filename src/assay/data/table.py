@@ -74,6 +74,6 @@ def _read(path: Path) -> bytes:
         raise DataError(Problem(f"{path} does not exist", next="Check the path")) from error
     except OSError as error:
         raise DataError(Problem(f"{path} cannot be read: {error.strerror}", "a readable file")) from error
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise DataError(Problem(f"{path} is empty", "a header and at least a few rows"))
     return raw
