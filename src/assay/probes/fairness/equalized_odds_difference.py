@@ -22,8 +22,8 @@ def equalized_odds_difference(
     Shapes: labels (N,), predictions (N,), groups codes (N, G).
     Direction: lower is better; unit share, 0 to 1.
     Limits: trusts the labels: where they carry past unfairness, so does this. Groups without positive (or negative)
-        rows are left out of that rate, where fairlearn counts them as rate 0. With many small groups the observed value is
-        large by chance: judge on its lower limit.
+        rows are left out of that rate, where fairlearn counts them as rate 0. With many small groups the observed value
+        is large by chance: judge on its lower limit.
     Source: Hardt, Price & Srebro (2016), definition 2.1; fairlearn 0.15 equalized_odds_difference (worst_case).
 
     >>> import numpy as np

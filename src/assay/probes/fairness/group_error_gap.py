@@ -21,7 +21,7 @@ def group_error_gap(labels: Array, predictions: Array, groups: Groups, draws: Dr
     Limits: a group whose target varies more has larger errors under any model. A group with an errored example (NaN),
         or without rows, has no mean error: it is undefined, and so is any difference it belongs to when it has rows.
     Source: fairlearn 0.15 MetricFrame.difference of mean_absolute_error; Agarwal, Dudik & Wu (2019), bounded group
-        loss; interval: bootstrap limits of every group, Bonferroni over groups.
+        loss; interval: limits of every group mean, Bonferroni over groups.
 
     >>> import numpy as np
     >>> from assay.stats import make_draws
@@ -72,19 +72,25 @@ def group_error_gap(labels: Array, predictions: Array, groups: Groups, draws: Dr
 def _mean(totals: Array, rows: Array, errored: int, level: float) -> Estimate:
     if errored:
         reason = f"{errored} of {int(rows[0])} examples errored, and their error has no bound"
-        return Estimate(None, None, None, "bootstrap", reason=reason, level=level)
+        return Estimate(None, None, None, "skewness-corrected t", reason=reason, level=level)
     return mean(totals, rows, level=level)
 
 
 def _gap(bands: list[Estimate], level: float) -> Estimate:
     """Largest minus smallest group mean; the limits hold because all group limits hold together."""
-    method = "bootstrap, Bonferroni over groups"
+    method = "skewness-corrected t, Bonferroni over groups"
     undefined = [one.reason for one in bands if one.value is None]
     if len(bands) < 2 or undefined:
         reason = undefined[0] if undefined else "fewer than two groups have examples"
         return Estimate(None, None, None, method, reason=reason, level=level)
-    values, lows, highs = (np.array([getattr(one, name) for one in bands]) for name in ("value", "low", "high"))
+    values = np.array([one.value for one in bands])
     top, bottom = int(values.argmax()), int(values.argmin())
+    gap, first, last = float(values[top] - values[bottom]), bands[top].replicates, bands[bottom].replicates
+    replicates = None if first is None or last is None else first - last
+    unbounded = [one.reason for one in bands if one.low is None or one.high is None]
+    if unbounded:
+        reason = f"{len(unbounded)} of {len(bands)} groups have {unbounded[0]}"
+        return Estimate(gap, None, None, method, replicates, reason, level)
+    lows, highs = (np.array([getattr(one, name) for one in bands]) for name in ("low", "high"))
     low, high = max(0.0, float(lows.max() - highs.min())), float(highs.max() - lows.min())
-    replicates = np.asarray(bands[top].replicates) - np.asarray(bands[bottom].replicates)
-    return Estimate(float(values[top] - values[bottom]), low, high, method, replicates, "", level)
+    return Estimate(gap, low, high, method, replicates, "", level)

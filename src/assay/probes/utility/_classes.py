@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assay.stats import Draws, Estimate, statistic
+from assay.stats import Draws, Estimate
 from assay.values import Array
 
 
@@ -51,18 +51,6 @@ def mean_of_rates(rates: Sequence[Estimate], replicates: Array, *, level: float,
     down = float(np.sqrt(((values - lows) ** 2).sum())) / len(kept)
     up = float(np.sqrt(((highs - values) ** 2).sum())) / len(kept)
     return Estimate(value, value - down, value + up, "MOVER of Wilson", replicates, note, level)
-
-
-def mean_of_classes(estimates: Sequence[Estimate], values: Array, *, level: float, note: str) -> Estimate:
-    """Mean of class values that share rows: bootstrap `(1+B,)`, or the mean class limits where no resample differs."""
-    found = statistic(values, level=level)
-    if found.value is None:
-        return found
-    if np.nanstd(values) > 0:
-        return Estimate(found.value, found.low, found.high, found.method, found.replicates, note, level)
-    kept = [one for one in estimates if one.value is not None]
-    low, high = (float(np.mean([getattr(one, name) for one in kept])) for name in ("low", "high"))
-    return Estimate(found.value, low, high, "mean of class limits", found.replicates, note, level)
 
 
 def left_out(missing: Array, classes: tuple[str, ...], why: str) -> str:

@@ -69,7 +69,8 @@ def _cut(column: Column, values: Array) -> tuple[Array, list[str]]:
     if column.kind == "categorical":
         num = len(column.categories)
         known &= (values >= 0) & (values < num)
-        return np.where(known, values, num).astype(np.int64), [*column.categories, "missing"]
+        codes: Array = np.where(known, values, num).astype(np.int64)
+        return codes, [*column.categories, "missing"]
     seen = values[known]
     edges = np.quantile(seen, np.arange(1, NUM_BINS) / NUM_BINS) if len(seen) else np.zeros(0)
     bins, packed = np.unique(np.searchsorted(edges, seen), return_inverse=True)
@@ -97,4 +98,5 @@ def hypergeometric_tail(hits: Array, draws: Array, num_hits: int, num: int) -> A
         term = term * (num_hits - step) * (draws - step) / ((step + 1) * (rest - draws + step + 1))
         total += term
         step += 1
-    return np.minimum(1.0, np.exp(log_first + np.log(total)))
+    tail: Array = np.minimum(1.0, np.exp(log_first + np.log(total)))
+    return tail

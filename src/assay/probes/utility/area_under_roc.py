@@ -35,19 +35,20 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
     >>> area_under_roc(labels, np.column_stack([1 - chance, chance]), task, draws)[0].value
     0.75
     """
-    errored = ~np.isfinite(probabilities).all(axis=1)
+    errored: Array = np.logical_not(np.isfinite(probabilities).all(axis=1))
     wanted = np.arange(task.num_outputs) if task.positive_index is None else np.array([task.positive_index])
     belongs: Array = np.equal(labels[:, None], wanted)
     # An errored example ranks lowest among the rows of its class and highest among the others.
     values = np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities[:, wanted])
-    pairs = np.minimum(belongs.sum(axis=0), (~belongs).sum(axis=0))  # how many pairs share no row
+    own = belongs.sum(axis=0)
+    pairs: Array = np.minimum(own, len(labels) - own)  # how many pairs share no row
+    kept = np.flatnonzero(pairs)
     areas, influence = _areas(belongs, values)
-    kept = pairs > 0
-    average = influence[:, kept].sum(axis=1, keepdims=True) / max(1, kept.sum())
+    average = influence[:, kept].sum(axis=1, keepdims=True) / max(1, len(kept))
     shown = range(len(wanted)) if 1 < len(wanted) <= MOST_CLASSES else ()
     changes = draws.sums(np.concatenate([average, influence[:, : len(shown)]], axis=1))
-    whole = _area(areas[kept].mean() if kept.any() else np.nan, changes[:, 0], min(pairs[kept], default=0), draws.level)
-    note = left_out(~kept, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
+    whole = _area(areas[kept].mean() if len(kept) else np.nan, changes[:, 0], min(pairs[kept], default=0), draws.level)
+    note = left_out(pairs == 0, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
     metric = "area_under_roc" if len(wanted) == 1 else "macro_area_under_roc"
     rows = (
         (metric, "", whole, whole.reason or note, True),
@@ -93,7 +94,10 @@ def _area(area: float, changes: Array, num_pairs: int, level: float) -> Estimate
         return Estimate(None, None, None, method, reason="the class or the rest has no rows", level=level)
     if 0 < area < 1:
         scaled = statistic(logit(area) + changes / (area * (1 - area)), level=level)
-        low, high = (float(expit(end)) for end in (scaled.low, scaled.high))
+        if scaled.low is None or scaled.high is None:
+            reason = "no interval: every row is ranked alike"
+            return Estimate(float(area), None, None, method, area + changes[1:], reason, level)
+        low, high = float(expit(scaled.low)), float(expit(scaled.high))
         return Estimate(float(area), low, high, method, area + changes[1:], "", level)
     edge = ((1 - level) / 2) ** (1 / num_pairs)  # this many independent pairs all came out the same way
     low, high = (edge, 1.0) if area >= 1 else (0.0, 1 - edge)

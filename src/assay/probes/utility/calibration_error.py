@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import ndtr
 
@@ -17,15 +19,17 @@ def calibration_error(
     """Mean distance between stated and observed frequency, less the distance that chance alone would show.
 
     Definition: rows sorted by stated probability c into at most 15 bins of equal mass; gap_b = |mean c - mean h|, h = 1
-        where it happened. calibration_error = 2 sum_b w_b gap_b - sum_b w_b E|N(gap_b, v_b)|, v_b = h(1 - h) / (n_b - 1);
-        root_mean_square_calibration_error = sqrt(sum_b w_b (gap_b^2 - v_b)); both at least 0. Two classes: c is the
-        probability of the positive class. More: of the answer given. An errored example has gap 1.
+        where it happened, v_b = h(1 - h) / (n_b - 1). calibration_error = sqrt(sum_b w_b (gap_b^2 - v_b)), the debiased
+        root mean square; expected_calibration_error = 2 sum_b w_b gap_b - sum_b w_b E|N(gap_b, v_b)|; both at least 0.
+        Two classes: c is the probability of the positive class. More: of the answer given. An errored example is a bin
+        with gap 1.
     Shapes: labels (N,), probabilities (N, K), predictions (N,).
     Direction: lower is better; unit share, 0 to 1.
     Limits: what cancels within a bin is not seen, so the true error may be larger; classes other than the one answered
-        are not looked at. Bin values (slice "bin=03") are for drawing, each with an interval of its own.
-    Source: Kumar, Liang & Ma (2019), sections 4 and 5 and their code (debiased l1 and l2); equal mass: Roelofs et
-        al. (2022).
+        are not looked at. expected_calibration_error keeps over half of the statistical bias of its plain form:
+        judge on calibration_error. Bin values (slice "bin=03") are for drawing, each with an interval of its own.
+    Source: Kumar, Liang & Ma (2019), section 4 and their code (debiased l2 and l1); interval of the l2 form: Sun et al.
+        (2024); bins of equal mass: Roelofs et al. (2022).
 
     >>> import numpy as np
     >>> from assay.stats import make_draws
@@ -43,11 +47,14 @@ def calibration_error(
     member = (bins[:, None] == np.arange(num + 1)).astype(np.float64)
     sums = draws.sums(np.concatenate([member, member * happened[:, None], member * stated[:, None]], axis=1))
     rows, hits, claims = np.split(sums, 3, axis=1)
-    average, square = _debiased(rows, hits, claims)
+    square, average = _debiased(rows[:, :num], hits[:, :num], claims[:, :num], len(labels))
+    share = float(errored.mean()) if len(labels) else np.nan
     level, failed = draws.level, int(errored.sum())
     rows_of = [(len(labels), failed)] * 2 + [(int(total), 0) for total in np.repeat(rows[0, :num], 2)]
-    found = [("calibration_error", "", _recentred(average, 1.0, level))]
-    found.append(("root_mean_square_calibration_error", "", _recentred(square, 0.5, level)))
+    root, plain = _at_least(share, square, 0.5, level), _at_least(share, average, 1.0, level)
+    if root.low == 0 and plain.low is not None:  # one is 0 exactly when the other is, and root knows it better
+        plain = replace(plain, low=0.0)
+    found = [("calibration_error", "", root), ("expected_calibration_error", "", plain)]
     for b in range(num):
         found.append(("mean_confidence", f"bin={b:02d}", mean(claims[:, b], rows[:, b], level=level)))
         found.append(("observed_frequency", f"bin={b:02d}", rate(hits[:, b], rows[:, b], level=level)))
@@ -84,24 +91,38 @@ def _equal_mass(stated: Array, errored: Array, num_bins: int) -> tuple[Array, in
     return np.where(errored, len(names), bins), len(names)
 
 
-def _debiased(rows: Array, hits: Array, claims: Array) -> tuple[Array, Array]:
-    """Average gap and mean squared gap under each draw `(1+B,)`, less what binomial noise adds to them."""
+def _debiased(rows: Array, hits: Array, claims: Array, num: int) -> tuple[Array, Array]:
+    """Mean squared and mean absolute gap under each draw `(1+B,)`, less what binomial noise adds to them.
+
+    A draw adds that noise a second time, so draws are moved to the estimate, and for the square (whose variance is
+    sum w^2 (4 gap^2 v + 2 v^2)) also drawn in: gap^2 is too large by v on average, which would widen it threefold.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        weights = rows / rows.sum(axis=1, keepdims=True)
         frequency = np.where(rows > 0, hits / rows, 0.0)
         gaps = np.where(rows > 0, np.abs(claims / rows - frequency), 0.0)
-    noise = np.sqrt(frequency * (1 - frequency) / np.maximum(rows - 1, 1))
+    weights, variance = rows / max(1, num), frequency * (1 - frequency) / np.maximum(rows - 1, 1)
+    noise = np.sqrt(variance)
     standard = gaps / np.maximum(noise, 1e-12)
-    # mean of |N(gap, noise^2)|: the folded normal distribution
+    # mean of |N(gap, variance)|: the folded normal distribution
     folded = noise * np.sqrt(2 / np.pi) * np.exp(-(standard**2) / 2) + gaps * (1 - 2 * ndtr(-standard))
-    return (weights * (2 * gaps - folded)).sum(axis=1), (weights * (gaps**2 - noise**2)).sum(axis=1)
+    square, average = (weights * (gaps**2 - variance)).sum(axis=1), (weights * (2 * gaps - folded)).sum(axis=1)
+    w, g, v = weights[0], gaps[0], variance[0]
+    wide = (w**2 * (4 * g**2 * v + 2 * v**2)).sum()
+    narrow = (w**2 * (4 * np.maximum(0, g**2 - v) * v + 2 * v**2)).sum()
+    scale = np.sqrt(narrow / wide) if wide > 0 else 1.0
+    square[1:] = square[0] + scale * (square[1:] - square[1:].mean())
+    average[1:] += average[0] - average[1:].mean()
+    return square, average
 
 
-def _recentred(values: Array, power: float, level: float) -> Estimate:
-    """Interval from replicates moved to the estimate: each replicate adds the binomial noise a second time."""
-    found = statistic(np.append(values[:1], values[1:] + (values[0] - values[1:].mean())), level=level)
-    if found.value is None or found.low is None or found.high is None or found.replicates is None:
+def _at_least(share: float, values: Array, power: float, level: float) -> Estimate:
+    """The estimate on its own scale; errored examples add their share, each with gap 1."""
+    found = statistic(values + share, level=level)
+    if found.value is None:
         return found
-    value, low, high = (max(0.0, number) ** power for number in (found.value, found.low, found.high))
-    replicates = np.maximum(0.0, found.replicates) ** power
+    value = max(share, found.value) ** power
+    replicates = np.maximum(share, values[1:] + share) ** power
+    if found.low is None or found.high is None:
+        return Estimate(value, None, None, found.method, replicates, found.reason, level)
+    low, high = max(0.0, found.low) ** power, max(share, found.high) ** power
     return Estimate(value, low, high, "recentred bootstrap", replicates, "", level)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from assay.probes.utility._classes import class_counts, left_out, mean_of_classes, mean_of_rates, over_classes, ratio
+from assay.probes.utility._classes import class_counts, left_out, mean_of_rates, over_classes, ratio
 from assay.registry import probe
-from assay.stats import Draws, Estimate, measured, rate
+from assay.stats import Draws, Estimate, measured, rate, statistic
 from assay.values import Array, Measurement, Task
 
 
@@ -43,7 +43,10 @@ def precision_recall_f1(labels: Array, predictions: Array, task: Task, draws: Dr
     f1 = [_f1(hits[:, k], supports[:, k] + answers[:, k], level) for k in classes]
     precisions, f1s = ratio(hits, answers), ratio(2 * hits, supports + answers)
     note = left_out(np.isnan(f1s[0]), task.classes, "the class has no rows and no answers")
-    macro_f1 = mean_of_classes(f1, over_classes(f1s), level=level, note=note)
+    named = (supports + answers - hits)[0]  # rows labelled or answered k
+    num = 1 / np.mean(1 / named[named > 0]) if named.any() else None  # the mean rests on the rare classes most
+    macro_f1 = statistic(over_classes(f1s), level=level, bounds=(0.0, 1.0), num=num)
+    macro_f1 = replace(macro_f1, reason=macro_f1.reason or note)
     note = left_out(np.isnan(precisions[0]), task.classes, "the class is never answered")
     macro_precision = mean_of_rates(precision, over_classes(precisions)[1:], level=level, note=note)
     everything = (len(labels), int(failed.sum()))

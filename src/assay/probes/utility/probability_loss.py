@@ -20,7 +20,7 @@ def probability_loss(labels: Array, probabilities: Array, task: Task, draws: Dra
     Shapes: labels (N,), probabilities (N, K).
     Direction: lower is better; unit 1 for the Brier loss, nats for the log loss.
     Limits: mixes calibration with the power to tell cases apart; a rare positive class makes every system look good.
-        The log loss is ruled by a few confident mistakes, where its bootstrap interval is too narrow.
+        The log loss is ruled by a few confident mistakes, where its interval is too narrow.
     Source: Brier (1950); scikit-learn user guide 3.4.4.12 (log loss) and 3.4.4.14 (Brier, scale_by_half="auto").
 
     >>> import numpy as np
@@ -47,7 +47,7 @@ def probability_loss(labels: Array, probabilities: Array, task: Task, draws: Dra
         scored = len(labels) - num_errored
         rest = f"; over the other {scored} it is {logs.sum() / scored:.6g}" if scored else ""
         reason = f"{num_errored} of {len(labels)} examples errored, and their log loss has no bound{rest}"
-        found[1] = Estimate(None, None, None, "bootstrap", reason=reason, level=draws.level)
+        found[1] = Estimate(None, None, None, "skewness-corrected t", reason=reason, level=draws.level)
     return [
         measured(one, metric, unit=unit, better="lower", attempted=len(labels), errored=num_errored)
         for one, metric, unit in zip(found, ("brier_loss", "log_loss"), ("1", "nats"), strict=True)

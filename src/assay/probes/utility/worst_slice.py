@@ -14,7 +14,8 @@ from assay.stats import Draws, Estimate, difference, measured
 from assay.values import Array, Column, Groups, Measurement
 
 METHOD = "Newcombe, Bonferroni over searched slices"
-OPTIONS = (50, 5)
+MIN_NUM = 50  # rows inside and outside of a slice
+NUM_SHOWN = 5
 
 
 @probe("utility")
@@ -24,10 +25,10 @@ def worst_slice(
     """Accuracy of the rest less accuracy of a slice, for the slices of one or two conditions that fail most.
 
     Definition: conditions are "column=category" and, for numbers, quarters of the rows. For every condition and every
-        pair on different columns with at least 50 rows inside and outside: p = exact one-sided hypergeometric probability
-        of that many errors. Slices kept by Benjamini-Yekutieli at 1 - level are found; up to 5 are shown, most certain
-        first, without those that have over half their rows in one shown. worst_slice_deficit is of the searched slice
-        with the highest lower limit.
+        pair on different columns with at least 50 rows inside and outside: p = exact one-sided hypergeometric
+        probability of that many errors. Slices kept by Benjamini-Yekutieli at 1 - level are found; up to 5 are shown,
+        most certain first, without those that have over half their rows in one shown. worst_slice_deficit is of the
+        searched slice with the highest lower limit.
     Shapes: inputs (N, F), labels (N,), predictions (N,), groups codes (N, G).
     Direction: deficit lower is better, unit share, -1 to 1; num_slices_found lower, unit slices.
     Limits: finds where errors gather, not why; a slice may overlap the cause only in part. Slices under 50 rows, three
@@ -45,16 +46,15 @@ def worst_slice(
     >>> [(one.metric, one.value) for one in found]
     [('worst_slice_deficit', 0.5), ('num_slices_found', 1.0), ('accuracy_deficit', 0.5)]
     """
-    min_num, num_shown = OPTIONS
     failed = predictions < 0
     wrong = (predictions != labels) | failed
     named = {column.name for column in columns}
     extra = [index for index, column in enumerate(groups.columns) if column.name not in named]
     table = np.concatenate([inputs, groups.codes[:, extra]], axis=1).astype(np.float64)
-    conditions = conditions_of(table, [*columns, *(groups.columns[index] for index in extra)], min_num)
-    search = _search(conditions, wrong, min_num)
+    conditions = conditions_of(table, [*columns, *(groups.columns[index] for index in extra)], MIN_NUM)
+    search = _search(conditions, wrong)
     kept = np.flatnonzero(benjamini_yekutieli(search.p, 1 - draws.level))
-    shown = _distinct(conditions, search, kept, num_shown)
+    shown = _distinct(conditions, search, kept)
     return _results(conditions, search, (wrong, failed), (kept, shown), draws)
 
 
@@ -70,12 +70,12 @@ class Search:
     deficit: Array
 
 
-def _search(conditions: Conditions, wrong: Array, min_num: int) -> Search:
+def _search(conditions: Conditions, wrong: Array) -> Search:
     rows, errors = conditions.pair_counts(wrong)
     num, num_wrong = len(wrong), int(wrong.sum())
     owners = conditions.owners
     allowed = np.triu(owners[:, None] != owners[None, :]) | np.eye(len(owners), dtype=bool)
-    first, second = np.nonzero(allowed & (rows >= min_num) & (num - rows >= min_num))
+    first, second = np.nonzero(allowed & (rows >= MIN_NUM) & (num - rows >= MIN_NUM))
     rows, errors = rows[first, second], errors[first, second]
     deficit = errors / rows - (num_wrong - errors) / (num - rows)
     p = np.ones(len(rows))
@@ -85,7 +85,7 @@ def _search(conditions: Conditions, wrong: Array, min_num: int) -> Search:
 
 
 def benjamini_yekutieli(p: Array, rate: float) -> Array:
-    """Which of the p values `(S,)` to keep so that the expected share of false ones is at most `rate`, however dependent.
+    """Which of the p values `(S,)` to keep so that at most `rate` of them are false on average, however dependent.
 
     >>> benjamini_yekutieli(np.array([0.001, 0.2, 0.9]), 0.05)
     array([ True, False, False])
@@ -99,7 +99,7 @@ def benjamini_yekutieli(p: Array, rate: float) -> Array:
     return kept
 
 
-def _distinct(conditions: Conditions, search: Search, kept: Array, num_shown: int) -> list[int]:
+def _distinct(conditions: Conditions, search: Search, kept: Array) -> list[int]:
     """The most certain slices, leaving out those with over half their rows in one already chosen."""
     chosen: list[int] = []
     for index in kept[np.lexsort((-search.deficit[kept], search.p[kept]))]:
@@ -108,7 +108,7 @@ def _distinct(conditions: Conditions, search: Search, kept: Array, num_shown: in
             (rows & conditions.rows(search.first[old], search.second[old])).sum() <= rows.sum() / 2 for old in chosen
         ):
             chosen.append(int(index))
-        if len(chosen) == num_shown:
+        if len(chosen) == NUM_SHOWN:
             break
     return chosen
 
@@ -134,11 +134,11 @@ def _results(
     draws: Draws,
 ) -> list[Measurement]:
     (wrong, failed), (kept, shown) = wrong_failed, kept_shown
-    rows = {"attempted": len(wrong), "errored": int(failed.sum())}
+    num, lost = len(wrong), int(failed.sum())
     if not len(search.rows):
-        reason = "no slice has 50 rows inside and outside"
+        reason = f"no slice has {MIN_NUM} rows inside and outside"
         nothing = Estimate(None, None, None, METHOD, reason=reason, level=draws.level)
-        return [measured(nothing, "worst_slice_deficit", unit="share", better="lower", headline=True, **rows)]
+        return [_deficit(nothing, "worst_slice_deficit", "", num, lost)]
     joint = 1 - (1 - draws.level) / len(search.rows)
     lows = _limits(search, wrong, joint)[0]
     # The true worst is one slice: its upper limit needs no correction.
@@ -158,15 +158,23 @@ def _results(
     worst = replace(estimates[0], high=float(highs.max()), reason=f"{names[0]}; {count}")
     total = Estimate(float(len(kept)), None, None, "Benjamini-Yekutieli", reason=f"a count; {count}", level=draws.level)
     found = [
-        measured(worst, "worst_slice_deficit", unit="share", better="lower", headline=True, **rows),
-        measured(total, "num_slices_found", unit="slices", better="lower", **rows),
+        _deficit(worst, "worst_slice_deficit", "", num, lost),
+        measured(total, "num_slices_found", unit="slices", better="lower", attempted=num, errored=lost),
     ]
     for s, name, estimate in zip(shown, names[1:], estimates[1:], strict=True):
         lost = int((failed & conditions.rows(search.first[s], search.second[s])).sum())
-        size = int(search.rows[s])
-        found.append(
-            measured(
-                estimate, "accuracy_deficit", unit="share", better="lower", slice=name, attempted=size, errored=lost
-            )
-        )
+        found.append(_deficit(estimate, "accuracy_deficit", name, int(search.rows[s]), lost))
     return found
+
+
+def _deficit(estimate: Estimate, metric: str, where: str, attempted: int, errored: int) -> Measurement:
+    return measured(
+        estimate,
+        metric,
+        unit="share",
+        better="lower",
+        slice=where,
+        attempted=attempted,
+        errored=errored,
+        headline=not where,
+    )

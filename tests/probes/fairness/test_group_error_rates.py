@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from assay.probes.fairness.group_error_rates import group_error_rates
+from assay.stats import make_draws
+from assay.tasks import Classification
+from assay.values import Column, Groups
+
+COLUMNS = (Column("sex", "categorical", ("f", "m")), Column("origin", "categorical", ("a", "b", "c")))
+BINARY = Classification(("no", "yes"), "yes")
+
+
+def measure(labels, predictions, codes, task=BINARY, num_draws=50):
+    draws = make_draws(b"key", "split", [labels, predictions, *codes.T], num_draws=num_draws)
+    found = group_error_rates(labels, predictions, Groups(codes, COLUMNS[: codes.shape[1]]), task, draws)
+    return {(one.metric, one.slice): one for one in found}
+
+
+def test_equals_counting_by_hand_in_every_group_and_pair():
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(2, size=50), rng.integers(-1, 2, size=50)
+    codes = np.column_stack([rng.integers(2, size=50), rng.integers(-1, 3, size=50)])
+    found = measure(labels, predictions, codes)
+    for s, sex in enumerate("fm"):
+        for o, origin in [(None, ""), *enumerate("abc")]:
+            where = f"sex={sex}" + (f" & origin={origin}" if origin else "")
+            mine = (codes[:, 0] == s) & ((codes[:, 1] == o) if origin else True)
+            rows = list(zip(labels[mine], predictions[mine], strict=True))
+            one = found["error_rate", where]
+            assert one.value == pytest.approx(sum(y != p for y, p in rows) / len(rows))
+            assert (one.attempted, one.errored) == (len(rows), sum(p == -1 for _, p in rows))
+            for metric, given in (("true_positive_rate", 1), ("false_positive_rate", 0)):
+                told = [p for y, p in rows if y == given]
+                wanted = told.count(1) / len(told) if told else None
+                assert found[metric, where].value == pytest.approx(wanted)
+                assert (found[metric, where].attempted, found[metric, where].errored) == (len(told), told.count(-1))
+    assert found["worst_group_accuracy", "sex"].value == pytest.approx(
+        1 - max(found["error_rate", f"sex={sex}"].value for sex in "fm")
+    )
+
+
+def test_more_classes_have_error_rates_only():
+    found = measure(
+        np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), np.array([[0], [0], [1], [1]]), Classification(("x", "y", "z"))
+    )
+    assert {metric for metric, _ in found} == {"error_rate", "worst_group_accuracy"}
+    assert found["worst_group_accuracy", "sex"].value == 0.5
+
+
+def test_small_groups_are_wide_and_empty_ones_undefined():
+    codes = np.array([[0]] * 40 + [[1]])
+    found = measure(np.zeros(41, dtype=int), np.zeros(41, dtype=int), codes)
+    one = found["error_rate", "sex=m"]
+    assert (one.value, one.attempted) == (0.0, 1)
+    assert one.high - one.low > 0.6
+    empty = measure(np.zeros(4, dtype=int), np.zeros(4, dtype=int), np.zeros((4, 1), dtype=int))["error_rate", "sex=m"]
+    assert empty.value is None
+    assert empty.reason
+    assert empty.attempted == 0
+
+
+def test_worst_group_limits_cover_the_truth():
+    held = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        codes = np.column_stack([np.zeros(400, dtype=int), rng.integers(3, size=400)])
+        labels = rng.integers(2, size=400)
+        wrong = rng.random(400) < np.array([0.1, 0.12, 0.25])[codes[:, 1]]
+        one = measure(labels, np.where(wrong, 1 - labels, labels), codes, num_draws=2)["worst_group_accuracy", "origin"]
+        held += one.low <= 0.75 <= one.high
+    assert held >= 186
