@@ -19,9 +19,9 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Who may import whom, from the ground up. A part may import parts on its own line and above.
 LAYERS = [
     {"digests", "errors", "version"},
-    {"parts", "storage", "meter", "joules", "intervals"},
+    {"parts", "storage", "meter", "joules", "intervals", "cells"},
     {"values"},
-    {"registry", "cache", "widen", "stats", "tasks", "explain"},
+    {"registry", "cache", "widen", "stats", "effects", "tasks", "explain"},
     {"data", "models", "train"},
     {"observe", "access"},
     {"references"},

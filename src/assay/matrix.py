@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from assay.effects import Effect, effects
 from assay.engine import applicable, draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.observe import Ledger, Workspace, observe
 from assay.references import reference_models
 from assay.registry import Probe
-from assay.stats import Effect, effects
 from assay.values import Audit, Measurement, System
 
 Key = tuple[str, str, str]
