@@ -372,6 +372,13 @@ def test_a_number_left_out(folder):
     assert told == ["open: hit_rate.miss_rate can be measured from the sealed part, but is not shown"]
 
 
+def test_a_sealed_part_that_cannot_be_measured_is_told(folder):
+    def fail(where):
+        raise DossierError("no rows here")
+
+    assert _told(folder, recompute=fail) == ["sealed: no rows here"]
+
+
 def test_a_sealed_part_of_other_rows(folder):
     """Sealed arrays changed and signed again: the numbers no longer come out."""
     path = folder / "sealed" / "observation-test.safetensors"

@@ -242,7 +242,11 @@ def _numbers(folder: Path, recompute: Recompute, parts: dict[str, str]) -> list[
         return []
     data = read_regular(folder / "open" / "dossier.json")
     shown = {one.key: one for one in read_open(data, path=str(folder), evidence_id="").measurements}
-    problems, again = [], tuple(recompute(folder))
+    try:
+        problems, again = list[Problem](), tuple(recompute(folder))
+    except AssayError as error:
+        parts["numbers"] = "cannot be measured again"
+        return [Problem(f"sealed: {one.what}", one.allowed, one.next) for one in error.problems]
     for one in again:
         name, other = ".".join(part for part in one.key if part), shown.get(one.key)
         if other is None:
