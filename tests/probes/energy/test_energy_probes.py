@@ -125,10 +125,10 @@ def test_energy_per_thousand_predictions_is_scaled_with_its_bounds():
 
 def test_training_energy_is_what_the_run_reported():
     energy = Energy(50.0, 40.0, 60.0, "power-integrated", "NVML", 3.0, 2.0)
-    found = of_training({"joules": plain(energy), "cpu_seconds": 1e9})
+    found = of_training({"energy": plain(energy), "cpu_seconds": 1e9})
     assert (found.value, found.low, found.high) == (50.0, 40.0, 60.0)
     assert found.method == "power-integrated: NVML"
-    lost = of_training({"joules": plain(Energy(None, None, None, "not measured", "", 1.0, 1.0, "driver reset"))})
+    lost = of_training({"energy": plain(Energy(None, None, None, "not measured", "", 1.0, 1.0, "driver reset"))})
     assert lost.value is None
     assert lost.reason == "driver reset"
 

@@ -33,7 +33,7 @@ def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     Source: see `assay.joules`; ISO/IEC 21031:2024 for the rate "per 1,000 predictions".
 
     >>> of_training({}).reason
-    'the training run reported neither joules nor CPU seconds'
+    'the training run reported neither energy nor CPU seconds'
     """
     answering = of_window(meter.energy(BATCH, REPEATS), per=1000 / (BATCH * REPEATS))
     about: dict[str, Any] = {"unit": "joules", "better": "lower"}
@@ -52,8 +52,8 @@ def of_window(energy: Energy, *, per: float = 1.0) -> Estimate:
 
 
 def of_training(facts: Mapping[str, Any]) -> Estimate:
-    """What the training run says of itself: `joules` (an `Energy` as a mapping), else `cpu_seconds`."""
-    reported = facts.get("joules")
+    """What the training run says of itself: `energy` (an `Energy` as a mapping), else `cpu_seconds`."""
+    reported = facts.get("energy")
     if isinstance(reported, Mapping) and reported.get("joules") is not None:
         how = f"{reported.get('provenance', 'reported')}: {reported.get('source', 'training run')}"
         return _estimate(reported["joules"], reported.get("low"), reported.get("high"), how, "")
@@ -61,7 +61,7 @@ def of_training(facts: Mapping[str, Any]) -> Estimate:
         return _estimate(None, None, None, "not measured", str(reported.get("reason", "")))
     seconds = facts.get("cpu_seconds")
     if not isinstance(seconds, (int, float)) or seconds <= 0:
-        return _estimate(None, None, None, "not measured", "the training run reported neither joules nor CPU seconds")
+        return _estimate(None, None, None, "not measured", "the training run reported neither energy nor CPU seconds")
     if str(facts.get("device", "cpu")) != "cpu":
         return _estimate(None, None, None, "not measured", "trained on an accelerator that was not metered")
     from assay.joules import CpuEstimate
