@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dossier_kit as kit
-from assay import storage
+from assay import dossier, storage
 from assay.digests import canonical
 from assay.dossier import Extras, file_dossier, load_dossier, per_person_arrays, sealed_observation, verify_dossier
 from assay.errors import DossierError, StorageError
@@ -293,6 +293,31 @@ def test_loading_verifies_unless_told_not_to(folder):
     with pytest.raises(DossierError, match=r"open: open/notes.json was changed"):
         load_dossier(folder)
     assert load_dossier(folder, verify=False).verdict == "pass"
+
+
+def test_what_changes_after_verifying_is_not_parsed(folder, monkeypatch):
+    """Between verifying and parsing somebody writes: the bytes parsed are still those that were signed, or none."""
+    path = folder / "open" / "dossier.json"
+    honest = dossier.verify_dossier
+
+    def verify_then_lose_a_race(where):
+        found = honest(where)
+        path.write_bytes(path.read_bytes().replace(b'"pass"', b'"fail"'))
+        return found
+
+    monkeypatch.setattr(dossier, "verify_dossier", verify_then_lose_a_race)
+    with pytest.raises(StorageError, match="was changed"):
+        load_dossier(folder)
+
+
+def test_sealed_arrays_that_are_none_are_told(folder):
+    (folder / "sealed" / "replicates.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(DossierError, match="cannot be read"):
+        load_dossier(folder, verify=False, sealed=True)
+    with pytest.raises(DossierError, match="was changed"):
+        load_dossier(folder, sealed=True)
+    with pytest.raises(DossierError, match="was changed"):
+        sealed_observation(folder)
 
 
 def test_no_folder_is_told(tmp_path):

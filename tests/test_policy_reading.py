@@ -153,3 +153,12 @@ def test_there_is_one_copy_of_each_policy():
     assert "src/assay/policies" in (root / "policies" / "README.md").read_text()
     for name in shipped_policies():
         tomllib.loads((shipped / f"{name}.toml").read_text())
+
+
+@pytest.mark.parametrize("name", ["default", "strict"])
+def test_shipped_rules_name_metrics_that_some_probe_gives(name):
+    """A renamed metric would turn its rule into "not tested" without a word."""
+    probes = resources.files("assay") / "probes"
+    source = "".join(path.read_text() for path in Path(str(probes)).rglob("*.py"))
+    unknown = [rule.metric for rule in load_policy(name).rules if f'"{rule.metric}"' not in source]
+    assert unknown == []

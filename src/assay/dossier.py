@@ -118,17 +118,12 @@ def load_dossier(folder: Path, *, verify: bool = True, sealed: bool = False) -> 
     folder = Path(folder)
     if not folder.exists():
         recover_folder(folder)
-    evidence_id, digests = "", dict[str, str]()
-    data = read_regular(folder / "open" / "dossier.json") if folder.is_dir() else b""
     if verify:
-        verification = verify_dossier(folder)
-        if not verification.intact:
-            raise DossierError(verification.problems)
-        evidence_id, digests = verification.evidence_id, dict(verification.files)
-        # The bytes parsed below are the bytes that were signed, even if the file changed in between.
-        if hashlib.sha256(data).hexdigest() != digests["open/dossier.json"]:
-            raise DossierError(Problem("open: open/dossier.json changed while it was read", next="Try again"))
-    found = read_open(data, path=str(folder), evidence_id=evidence_id)
+        verification = _intact(folder)
+        evidence_id, digests = verification.evidence_id, verification.files
+    else:
+        evidence_id, digests = "", {}
+    found = read_open(_bytes(folder, "open/dossier.json", digests), path=str(folder), evidence_id=evidence_id)
     if not sealed:
         return found
     arrays = _tensors(folder, "sealed/replicates.safetensors", digests)
@@ -139,10 +134,8 @@ def load_dossier(folder: Path, *, verify: bool = True, sealed: bool = False) -> 
 def sealed_observation(folder: Path, *, split: str = "test") -> Observation:
     """The recorded pass in the sealed part, after verifying. Raises DossierError when it is absent or damaged."""
     folder = Path(folder)
-    verification = verify_dossier(folder)
-    if not verification.intact:
-        raise DossierError(verification.problems)
-    about = load_dossier(folder, verify=False).about
+    files = _intact(folder).files
+    about = read_open(_bytes(folder, "open/dossier.json", files), path=str(folder), evidence_id="").about
     facts = about["observations"].get(split)
     if facts is None:
         raise DossierError(
@@ -152,7 +145,7 @@ def sealed_observation(folder: Path, *, split: str = "test") -> Observation:
         system_digest=facts["system_digest"],
         split=split,
         split_digest=facts["split_digest"],
-        arrays=_tensors(folder, f"sealed/observation-{split}.safetensors", verification.files),
+        arrays=_tensors(folder, f"sealed/observation-{split}.safetensors", files),
         seconds=facts["seconds"],
         joules=facts["joules"],
         peak_bytes=facts["peak_bytes"],
@@ -217,15 +210,23 @@ def _pack(arrays: Mapping[str, Array]) -> bytes:
     return save_tensors({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
 
 
+def _intact(folder: Path) -> Verification:
+    verification = verify_dossier(folder)
+    if not verification.intact:
+        raise DossierError(verification.problems)
+    return verification
+
+
+def _bytes(folder: Path, name: str, digests: Mapping[str, str]) -> bytes:
+    """The bytes that were signed, even if the file changed since it was verified; any bytes when not verifying."""
+    return read_verified(folder / name, digests[name]) if name in digests else read_regular(folder / name)
+
+
 def _tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, Array]:
-    """Arrays of a sealed file, from bytes that have the signed digest, where one is known."""
     if not (folder / name).is_file():
         raise DossierError(Problem(f"{name} is not there: the sealed part is absent", next="Ask its owner"))
     try:
-        digest = digests.get(name)
-        return dict(
-            load_tensors(read_regular(folder / name) if digest is None else read_verified(folder / name, digest))
-        )
+        return dict(load_tensors(_bytes(folder, name, digests)))
     except SafetensorError as error:
         raise DossierError(Problem(f"{name} cannot be read ({error})", "safetensors")) from error
 

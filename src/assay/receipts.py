@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,6 @@ class Receipt:
     policy_digest: str
     plan_digest: str
     recorded: Mapping[str, Any]
-
-    @cached_property
-    def digest(self) -> str:
-        """Over all fields."""
-        return digest_of(self)
 
 
 def record_plan(folder: Path, *, policy_digest: str, plan: Any = None) -> Receipt:
