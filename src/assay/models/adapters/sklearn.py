@@ -16,9 +16,8 @@ from assay.values import Array, Column, canonical
 
 __all__ = ["SklearnModel", "digest_estimator"]
 
-STATELESS = frozenset(
-    {"sklearn", "numpy", "builtins", "functools"}
-)  # whose objects without state are their class alone
+STATELESS = frozenset({"sklearn", "numpy"})  # whose objects without state are their class alone
+TREES = frozenset({"sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree"})
 SKIPPED = frozenset({"n_jobs", "verbose"})  # how it runs, not what it answers
 
 
@@ -136,7 +135,7 @@ class _Walk:
         self.hash.update(repr((path, *facts)).encode() + b"\0")
 
     def visit(self, value: Any, path: str) -> None:
-        if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, range, slice)):
             return self.note(path, type(value).__name__, value)
         if isinstance(value, np.generic):
             return self.note(path, value.dtype.str, value.item())
@@ -179,6 +178,8 @@ class _Walk:
     def instance(self, value: Any, path: str) -> None:
         kind = type(value)
         self.note(path, "object", kind.__module__, kind.__qualname__)
+        if kind.__module__ in TREES:  # counts its own queries: the points it holds are its state
+            return self.visit(np.asarray(value.data), path)
         if isinstance(value, np.random.RandomState):
             return self.visit(value.get_state(legacy=False), path)
         if isinstance(value, np.random.Generator):
