@@ -151,3 +151,22 @@ def test_a_damaged_file_is_refused_before_it_is_parsed(monkeypatch, damage):
 def test_validation_share_is_bounded():
     with pytest.raises(DataError, match="validation is 1"):
         load_adult(validation=1.0)
+
+
+def test_the_written_card_agrees_with_the_file(whole):
+    text = (Path(__file__).parents[2] / "docs" / "data-card-adult.md").read_text("utf-8")
+    card = whole.source["card"]
+    assert card["sha256"] in text
+    assert f"{card['num_bytes']:,} bytes" in text
+    for groups in card["groups"].values():
+        for value in groups["train"]:
+            cells = [value]
+            for split in ("train", "test"):
+                cell = groups[split][value]
+                cells += [f"{cell['rows']:,} ({100 * cell['share']:.1f} %)", f"{100 * cell['positive_share']:.1f} %"]
+            assert f"| {' | '.join(cells)} |" in text
+    for column in card["columns"].values():
+        assert not column["num_missing"] or f"| {column['num_missing']:,} |" in text
+    for count in card["duplicates"]["all_15_columns"].values():
+        assert f" {count} " in text
+    assert f"{card['duplicates']['features_and_label']['test_rows_also_in_train']:,} test rows (15.9 %)" in text

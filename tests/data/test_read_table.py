@@ -1,5 +1,6 @@
 """Every way in which a table can be wrong, and what is said about it."""
 
+import csv
 import hashlib
 import io
 
@@ -438,31 +439,34 @@ def test_arrays_that_do_not_fit(call, problem):
         call()
 
 
-CELL = st.one_of(
-    st.integers(-5, 5).map(str),
-    st.floats(width=32).map(str),
-    st.sampled_from(["", "a", "b", '"', "x,y", "\n", "é", "NA"]),
-)
+NUMBER = st.one_of(st.integers(-5, 5).map(str), st.floats(width=32).map(str), st.sampled_from(["", "NA", "1e40"]))
+WORD = st.sampled_from(["a", "b", "a", "b", "a", "b", '"', "x,y", "\n", "é", "", "0"])
+LABEL = st.one_of(st.sampled_from(["yes", "no"]), st.integers(0, 1).map(str), WORD)
+SAFE = [(str(i), "ab"[i % 2], "yn"[i // 2 % 2]) for i in range(12)]
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.lists(CELL, min_size=3, max_size=3), max_size=30),
-    st.sampled_from(["auto", "classification", "regression"]),
+    st.lists(st.tuples(NUMBER, WORD, LABEL), max_size=6).flatmap(
+        lambda odd: st.sampled_from([odd, [*SAFE, *odd], [*SAFE, *odd[:1]]])
+    ),
+    st.sampled_from([("auto", "error"), ("classification", "median"), ("regression", "median")]),
     st.booleans(),
 )
-def test_any_small_csv_gives_data_or_a_data_error(tmp_path_factory, rows, task, is_quoted):
+def test_any_small_csv_gives_data_or_a_data_error(tmp_path_factory, rows, options, is_quoted):
     """Whatever the cells: `Data` with every row in one split, or DataError; nothing else."""
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"
     quote = (lambda cell: '"' + cell.replace('"', '""') + '"') if is_quoted else str
-    path.write_text("\n".join(",".join(map(quote, row)) for row in [["a", "b", "c"], *rows]), encoding="utf-8")
+    path.write_text("\n".join(",".join(map(quote, row)) for row in [("a", "b", "c"), *rows]), encoding="utf-8")
+    task, missing = options
+    label = "a" if task == "regression" else "c"
     try:
-        data = read_table(path, label="c", groups=["b"], task=task)
+        data = read_declared(path, Declaration(label, groups=["b"], task=task, missing=missing))
     except DataError:
         return
-    assert np.array_equal(
-        np.sort(np.concatenate([split.rows for split in data.splits.values()])), np.arange(1, len(rows) + 1)
-    )
+    num_rows = len(list(csv.reader(io.StringIO(path.read_text("utf-8"), newline="")))) - 1  # quotes may join rows
+    found = np.concatenate([split.rows for split in data.splits.values()])
+    assert np.array_equal(np.sort(found), np.arange(1, num_rows + 1))
     for split in data.splits.values():
         assert np.isfinite(split.inputs).all()
         assert np.isfinite(split.labels).all()

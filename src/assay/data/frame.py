@@ -59,21 +59,7 @@ def from_arrays(
     (['feature_1', 'feature_2'], ['sex'])
     """
     problems = Problems()
-    columns: dict[str, Any] = {}
-    if isinstance(inputs, Mapping):
-        columns = dict(inputs)
-        if names is not None:
-            problems.error("names are given for columns that have names", "names=None")
-    else:
-        matrix = np.asarray(inputs)
-        if matrix.ndim != 2:
-            raise DataError(Problem(f"inputs have shape {matrix.shape}", "(N, F)"))
-        names = [f"feature_{i + 1}" for i in range(matrix.shape[1])] if names is None else names
-        if len(names) != matrix.shape[1] or len(set(names)) != len(names):
-            raise DataError(Problem(f"{len(names)} names for {matrix.shape[1]} columns", "one different name each"))
-        # A matrix of objects is read as lists, so that the type of each column is found.
-        cells = matrix.T.tolist() if matrix.dtype == object else matrix.T
-        columns = dict(zip(names, cells, strict=True))
+    columns = _named(inputs, names)
     features = list(columns)
     for name, values in (groups or {}).items():
         if name in columns and not np.array_equal(np.asarray(columns[name]), np.asarray(values)):
@@ -93,6 +79,23 @@ def from_arrays(
         ) from error
     declaration = Declaration(label, list(groups or {}), features, task, splits or Splits())
     return build(frame, declaration, problems, {"kind": "arrays"})
+
+
+def _named(inputs: Array | Mapping[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """The columns of a matrix `(N, F)` or of a mapping, by name."""
+    if isinstance(inputs, Mapping):
+        if names is not None:
+            raise DataError(Problem("names are given for columns that have names", "names=None"))
+        return dict(inputs)
+    matrix = np.asarray(inputs)
+    if matrix.ndim != 2:
+        raise DataError(Problem(f"inputs have shape {matrix.shape}", "(N, F)"))
+    names = [f"feature_{i + 1}" for i in range(matrix.shape[1])] if names is None else names
+    if len(names) != matrix.shape[1] or len(set(names)) != len(names):
+        raise DataError(Problem(f"{len(names)} names for {matrix.shape[1]} columns", "one different name each"))
+    # A matrix of objects is read as lists, so that the type of each column is found.
+    cells = matrix.T.tolist() if matrix.dtype == object else matrix.T
+    return dict(zip(names, cells, strict=True))
 
 
 def build(frame: pl.DataFrame, declaration: Declaration, problems: Problems, source: Mapping[str, Any]) -> Data:
