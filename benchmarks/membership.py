@@ -7,6 +7,15 @@ Ours: 4 references on halves of the target's own members, as an audit makes them
 on halves of the whole pool, so of the target's size and with members and non-members alike IN and OUT, which is more
 than an audit can give it; online (IN and OUT, shared or own variance) and offline (OUT only). References of LiRA are
 shared by all targets; `trainings` counts what one audit would need. Null: the same attack on a target that saw neither.
+
+Measured (8 targets, 30 epochs; mean ± standard error): found at 1 % and at 0.1 %, AUC.
+    ours                                4 trainings   7.22 ± 0.11 %   2.67 ± 0.13 %   0.634
+    LiRA online, own variance          32             5.46 ± 0.22 %   1.45 ± 0.22 %   0.627
+    LiRA online, shared variance       32             4.14 ± 0.13 %   1.09 ± 0.08 %   0.614
+    LiRA online, shared variance        4             2.37 ± 0.10 %   0.41 ± 0.04 %   0.576
+    loss threshold                      0             1.00 ± 0.10 %   0.13 ± 0.02 %   0.540
+    ours, target saw neither            4             1.03 ± 0.08 %   0.14 ± 0.04 %   0.500
+Limits: one data set, one kind of model, no augmented queries; LiRA with 256 references was not run.
 """
 
 from __future__ import annotations
