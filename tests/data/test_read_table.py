@@ -144,6 +144,15 @@ def test_missing_numbers_may_be_filled_with_the_training_median(write):
     assert np.concatenate([split.inputs[:, 0] for split in data.splits.values()])[where] == np.median(observed)
 
 
+def test_only_declared_columns_are_looked_at(write):
+    """A column that is not declared may hold anything; a group column need not be a feature."""
+    path = write(text(changed({(4, 2): "oops"})))
+    data = read_table(path, label="paid", groups=["sex"], features=["age"])
+    assert [column.name for column in data.columns] == ["age"]
+    assert data.group_columns[0].categories == ("f", "m")
+    assert data.source["problems"] == []
+
+
 def test_regression_and_auto(write):
     path = write(text())
     data = read_table(path, label="age")
@@ -293,6 +302,12 @@ def test_an_edited_parquet_file_never_ends_the_process(write):
         except DataError as error:
             found.append(str(error))
     assert len(found) > 8
+
+
+def test_a_parser_that_hangs_is_a_damaged_file(write, monkeypatch):
+    monkeypatch.setattr(_parquet, "_TRIAL", "import time; time.sleep(60)")
+    monkeypatch.setattr(_parquet, "_MAX_SECONDS", 0.2)
+    assert "not read in 0.2 seconds" in message(lambda: read_table(write(parquet_bytes(), "a.parquet"), label="paid"))
 
 
 def test_a_parser_that_dies_is_a_damaged_file(write, monkeypatch):

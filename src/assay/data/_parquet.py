@@ -26,13 +26,11 @@ def parse_parquet(path: str, raw: bytes, *, is_trusted: bool) -> pl.DataFrame:
     if not (raw.startswith(b"PAR1") and raw.endswith(b"PAR1")):
         what = f"{path} does not start and end as a Parquet file ({len(raw)} bytes)"
         raise DataError(Problem(what, "a whole Parquet file", "It is truncated or another format: copy it again"))
+    if not is_trusted:
+        _try_in_child(path, raw)
     try:
-        if not is_trusted:
-            _try_in_child(path, raw)
         return pl.read_parquet(io.BytesIO(raw))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise _damaged(path, str(error)) from error
 
 
