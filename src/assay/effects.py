@@ -14,6 +14,7 @@ from assay.intervals import critical_value, level_of
 from assay.values import Array, Measurement
 
 PSEUDO_DISCORDANT = 2  # rows on which two systems are taken to differ although none was seen to
+SHARES = frozenset({"fraction", "proportion", "probability", "rate", "share"})  # units of which one row moves 1/n
 EffectVerdict = Literal["better", "worse", "changed", "no detectable change", "not comparable"]
 
 
@@ -111,11 +112,11 @@ def _half_width(one: Measurement) -> float | None:
 def _floor(after: Measurement, before: Measurement) -> float:
     """Standard error of two pseudo-discordant rows: sqrt(2) times what one row moves the metric.
 
-    One row moves a fraction of n rows by 1/n, and any mean by about two standard deviations of a row over n.
+    One row moves a share of n rows by 1/n, and any mean by about two standard deviations of a row over n.
     """
     num = max(1, min(after.scored, before.scored))
     spreads = [float(np.nanstd(one.replicates)) for one in (after, before) if one.replicates is not None]
-    per_row = max(2 * max(spreads) * math.sqrt(num), 1.0 if after.unit == "fraction" else 0.0)
+    per_row = max(2 * max(spreads) * math.sqrt(num), 1.0 if after.unit in SHARES else 0.0)
     return math.sqrt(PSEUDO_DISCORDANT) * per_row / num
 
 
