@@ -97,6 +97,22 @@ def _accepted(data: bytes, signer: Signer) -> list[bytes]:
     return [data]
 
 
+def test_every_bit_of_a_public_key_gives_another_key_or_a_clean_error(signer):
+    """Some flips name an algorithm nobody knows; some spell the same key differently: no other exception, no crash."""
+    same = other = refused = 0
+    for bit in range(8 * len(signer.public_pem)):
+        changed = bytearray(signer.public_pem)
+        changed[bit // 8] ^= 1 << bit % 8
+        try:
+            found = key_id(bytes(changed))
+        except DossierError:
+            refused += 1
+        else:
+            same, other = same + (found == signer.key_id), other + (found != signer.key_id)
+    assert refused > other > 100
+    assert same < 20
+
+
 def test_another_spelling_of_the_same_envelope_is_refused(signer):
     """Valid DSSE elsewhere, but room for two files with one meaning: refused here."""
     data = sign_statement(CONTENT, signer=signer)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -88,7 +88,7 @@ def load_signer(folder: Path | None = None) -> tuple[Signer, bool]:
     data, created = _secret(folder / "key.pem", new)
     try:
         key = load_pem_private_key(data, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise DossierError(Problem(f"{folder / 'key.pem'} holds no key", "PKCS8 PEM, Ed25519, no password")) from error
     if not isinstance(key, Ed25519PrivateKey):
         raise DossierError(Problem(f"{folder / 'key.pem'} holds another kind of key", "Ed25519"))
@@ -130,7 +130,7 @@ def key_id(public_pem: bytes) -> str:
 def _public(public_pem: bytes) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(public_pem)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise DossierError(Problem("the public key cannot be read", "PEM, Ed25519")) from error
     if not isinstance(key, Ed25519PublicKey):
         raise DossierError(Problem("the public key is of another kind", "Ed25519"))
