@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -364,6 +365,20 @@ def test_one_window_costs_little():
         with measure_energy():
             pass
     assert (time.process_time() - start) / 20 < 0.01  # 10 ms; a warm CodeCarbon tracker takes 8
+
+
+def test_gpu_work_is_waited_for_before_the_clock_is_read(monkeypatch):
+    calls = []
+    cuda = SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: calls.append(1))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    metered([CpuEstimate()])
+    assert len(calls) == 2
+
+
+def test_without_a_resource_module_children_are_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)
+    energy = metered([CpuEstimate()], lambda: work(0.01))
+    assert energy.cpu_seconds >= 0.01
 
 
 def test_environment_says_what_and_not_who():

@@ -235,6 +235,11 @@ def test_equal_scores_find_what_a_coin_finds():
     assert area(scored) == pytest.approx(0.5, abs=0.02)
 
 
+def test_one_non_member_bounds_nothing():
+    estimate = found_at(Scored(np.array([1, 2]), np.array([0])), 0.5, 0.95)
+    assert (estimate.low, estimate.high) == (0.0, 1.0)
+
+
 def test_no_members_in_a_group_is_undefined():
     assert found_at(Scored(np.array([], dtype=int), np.array([1])), 0.01, 0.95).reason
 

@@ -197,5 +197,27 @@ def test_nothing_to_move_is_undefined_with_a_reason():
     assert "plausible range" in only.reason
 
 
+def test_a_narrow_band_far_from_the_row_is_found_as_often_as_by_luck():
+    # One skewed column answers wrongly only in a narrow band inside the box: long steps from end to end jump over it.
+    class Band(Linear):
+        def forward(self, inputs):
+            bump = torch.exp(-(((inputs[:, 0] - 0.53) / 0.006) ** 2))
+            return torch.stack([bump * 4 - 2, torch.zeros(len(inputs))], dim=1)
+
+    handle = access(Band(np.ones(NUM_COLUMNS)), labels=np.ones(600, dtype=np.int64))
+    handle.inputs[:, 0] = 0.5
+    found, robust = run(handle)
+    assert robust.value is not None
+    assert found["attack_success", "attack=gradient"].value > 0.95
+
+
+def test_nothing_answered_rightly_is_zero_and_leaves_the_shares_undefined():
+    handle = access(Linear(-np.ones(NUM_COLUMNS)))
+    found, robust = run(handle)
+    assert robust.value == 0
+    assert found["attack_success", "attack=gradient"].value is None
+    assert found["attack_success", "attack=gradient"].reason
+
+
 def test_checkpoints_are_those_of_the_paper():
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99, 105]

@@ -56,6 +56,8 @@ def follow_gradient(start: Array, box: Box, active: Array, *, num_steps: int, sl
     state = _State.at(start.astype(np.float64), width)
     broken: list[Array] = []
     for step in range(1, num_steps + 1):
+        if not len(active):
+            break
         low, high = box.low[active], box.high[active]
         losses, gradients = slopes(state.now.astype(np.float32), active)
         state.note(losses)
@@ -66,8 +68,6 @@ def follow_gradient(start: Array, box: Box, active: Array, *, num_steps: int, sl
         lost = wrong(box.settle(state.now, active), active)
         broken.append(active[lost])
         active, state = active[~lost], state.take(~lost)
-        if not len(active):
-            break
         if step in marks:
             state.reconsider()
     return np.concatenate([*broken, active[:0]])
