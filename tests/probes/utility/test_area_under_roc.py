@@ -54,7 +54,9 @@ def test_perfect_ranking_keeps_an_exact_lower_limit():
     assert found.low == pytest.approx(0.025 ** (1 / 10))
 
 
-@pytest.mark.parametrize("distance", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "distance", [pytest.param(0.0, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow), 2.0]
+)
 def test_limits_cover_the_truth_in_about_ninety_five_percent(distance):
     truth, held = ndtr(distance / np.sqrt(2)), 0
     for seed in range(150):

@@ -45,7 +45,7 @@ def test_equals_a_loop_over_bins():
     assert found["calibration_error", ""].value == pytest.approx(np.sqrt(square), abs=1e-9)
 
 
-@pytest.mark.parametrize("num", [300, 2000])
+@pytest.mark.parametrize("num", [300, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_calibrated_system_is_left_alone(num):
     found = [measure(*drawn(seed, num, 0.0)) for seed in range(40)]
     average = [one["expected_calibration_error", ""] for one in found]
@@ -64,7 +64,10 @@ def test_a_calibrated_system_is_left_alone(num):
         assert sum(one[metric, ""].low > 0.01 for one in found) <= 3
 
 
-@pytest.mark.parametrize(("num", "shift"), [(300, 0.15), (2000, 0.05), (2000, 0.15)])
+@pytest.mark.parametrize(
+    ("num", "shift"),
+    [(300, 0.15), pytest.param(2000, 0.05, marks=pytest.mark.slow), pytest.param(2000, 0.15, marks=pytest.mark.slow)],
+)
 def test_a_planted_error_is_found_and_covered(num, shift):
     found = [measure(*drawn(seed, num, shift)) for seed in range(40)]
     for metric in ("calibration_error", "expected_calibration_error"):

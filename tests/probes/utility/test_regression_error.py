@@ -39,6 +39,7 @@ def test_equal_labels_have_no_r_squared():
     assert found["mean_absolute_error"].value == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_limits_cover_the_truth_in_about_ninety_five_percent():
     held = 0
     for seed in range(120):

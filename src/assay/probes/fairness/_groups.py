@@ -48,6 +48,14 @@ class Partition:
             headline=headline,
         )
 
+    def measured_in(
+        self, index: int, estimate: Estimate, metric: str, *, better: Better, rows: tuple[int, int], unit: str = "share"
+    ) -> Measurement:
+        """A measurement of one group; `rows` is how many were attempted and how many of them errored."""
+        attempted, errored = (int(num) for num in rows)
+        where = self.slices[index]
+        return measured(estimate, metric, unit=unit, better=better, slice=where, attempted=attempted, errored=errored)
+
 
 def single(groups: Groups) -> list[Partition]:
     """One partition per sensitive column; a declared category without rows is an empty group."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.probes.fairness._groups import every, is_headline, share_of_level
 from assay.registry import probe
-from assay.stats import Draws, Estimate, mean, measured
+from assay.stats import Draws, Estimate, mean
 from assay.values import Array, Groups, Measurement
 
 
@@ -43,29 +43,16 @@ def group_error_gap(labels: Array, predictions: Array, groups: Groups, draws: Dr
         lost, kept = part.num_rows(failed), np.flatnonzero(rows[0] > 0)
         joint = share_of_level(draws.level, max(1, len(kept)))
         bands = [_mean(absolute[:, g], rows[:, g], lost[g], joint) for g in kept]
-        found.append(
-            part.measured(
-                _gap(bands, draws.level),
-                "mean_absolute_error_difference",
-                better="lower",
-                errored=failed,
-                headline=is_headline(order, groups),
-                unit="target",
+        gap, metric, headline = _gap(bands, draws.level), "mean_absolute_error_difference", is_headline(order, groups)
+        found.append(part.measured(gap, metric, better="lower", errored=failed, headline=headline, unit="target"))
+        for g in range(len(part.slices)):
+            size = (rows[0, g], lost[g])
+            one = _mean(absolute[:, g], rows[:, g], lost[g], draws.level)
+            found.append(
+                part.measured_in(g, one, "group_mean_absolute_error", better="lower", rows=size, unit="target")
             )
-        )
-        for g, name in enumerate(part.slices):
-            for metric, totals in (("group_mean_absolute_error", absolute), ("mean_residual", signed)):
-                found.append(
-                    measured(
-                        _mean(totals[:, g], rows[:, g], lost[g], draws.level),
-                        metric,
-                        unit="target",
-                        better="neither" if metric == "mean_residual" else "lower",
-                        slice=name,
-                        attempted=int(rows[0, g]),
-                        errored=int(lost[g]),
-                    )
-                )
+            one = _mean(signed[:, g], rows[:, g], lost[g], draws.level)
+            found.append(part.measured_in(g, one, "mean_residual", better="neither", rows=size, unit="target"))
     return found
 
 

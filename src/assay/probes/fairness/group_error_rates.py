@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.probes.fairness._groups import Partition, every, is_headline
 from assay.registry import probe
-from assay.stats import Draws, measured, rate, worst
+from assay.stats import Draws, rate, worst
 from assay.values import Array, Better, Groups, Measurement, Task
 
 Rate = tuple[str, Better, Array, Array, Array]  # metric, direction, hits and totals (1+B, G), errored rows (G,)
@@ -64,16 +64,10 @@ def group_error_rates(labels: Array, predictions: Array, groups: Groups, task: T
 
 
 def _by_group(part: Partition, rates: list[Rate], level: float) -> list[Measurement]:
-    return [
-        measured(
-            rate(hits[:, index], totals[:, index], level=level),
-            metric,
-            unit="share",
-            better=better,
-            slice=name,
-            attempted=int(totals[0, index]),
-            errored=int(errored[index]),
-        )
-        for index, name in enumerate(part.slices)
-        for metric, better, hits, totals, errored in rates
-    ]
+    found = []
+    for index in range(len(part.slices)):
+        for metric, better, hits, totals, errored in rates:
+            one = rate(hits[:, index], totals[:, index], level=level)
+            rows = (totals[0, index], errored[index])
+            found.append(part.measured_in(index, one, metric, better=better, rows=rows))
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from assay.probes.fairness._groups import every, is_headline, largest_of, share_of_level
 from assay.registry import probe
-from assay.stats import Draws, largest_gap, measured, rate
+from assay.stats import Draws, largest_gap, rate
 from assay.values import Array, Groups, Measurement, Task
 
 
@@ -49,17 +51,11 @@ def selection_rate_gap(predictions: Array, groups: Groups, task: Task, draws: Dr
         headline = is_headline(order, groups)
         metric = "demographic_parity_difference"
         found.append(part.measured(gap, metric, better="lower", errored=failed, headline=headline))
-        for index, name in enumerate(part.slices):
+        for index in range(len(part.slices)):
+            rows = (totals[0, index], counts[0, index, num])
             for k in wanted:
-                found.append(
-                    measured(
-                        rate(counts[:, index, k], totals[:, index], level=draws.level),
-                        "selection_rate",
-                        unit="share",
-                        better="neither",
-                        slice=name if positive is not None else f"{name} & class={task.classes[k]}",
-                        attempted=int(totals[0, index]),
-                        errored=int(counts[0, index, num]),
-                    )
-                )
+                one = rate(counts[:, index, k], totals[:, index], level=draws.level)
+                each = part.measured_in(index, one, "selection_rate", better="neither", rows=rows)
+                where = each.slice if positive is not None else f"{each.slice} & class={task.classes[k]}"
+                found.append(replace(each, slice=where))
     return found

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assay.stats import Draws, Estimate
-from assay.values import Array
+from assay.stats import Draws, Estimate, measured
+from assay.values import Array, Better, Measurement
 
 
 def class_counts(labels: Array, predictions: Array, num_classes: int, draws: Draws) -> tuple[Array, Array, Array]:
@@ -58,3 +58,26 @@ def left_out(missing: Array, classes: tuple[str, ...], why: str) -> str:
     names = [classes[index] for index in np.flatnonzero(missing)]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return f"left out, because {why}: {', '.join(names[:5])}{more}" if names else ""
+
+
+def share(
+    estimate: Estimate,
+    metric: str,
+    rows: tuple[int, int],
+    *,
+    where: str = "",
+    better: Better = "higher",
+    headline: bool = False,
+) -> Measurement:
+    """A measurement in shares; `rows` is how many were attempted and how many of them errored."""
+    attempted, errored = rows
+    return measured(
+        estimate,
+        metric,
+        unit="share",
+        better=better,
+        slice=where,
+        attempted=attempted,
+        errored=errored,
+        headline=headline,
+    )

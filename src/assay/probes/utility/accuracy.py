@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from assay.probes.utility._classes import share
 from assay.registry import probe
-from assay.stats import Draws, measured, rate
+from assay.stats import Draws, rate
 from assay.values import Array, Measurement
 
 
@@ -29,9 +30,4 @@ def accuracy(labels: Array, predictions: Array, draws: Draws) -> list[Measuremen
     right = (labels == predictions) & (predictions >= 0)
     counts = draws.counts(right.astype(np.int64), 2)
     estimate = rate(counts[:, 1], counts.sum(axis=1), level=draws.level)
-    errored = int((predictions < 0).sum())
-    return [
-        measured(
-            estimate, "accuracy", unit="share", better="higher", attempted=len(labels), errored=errored, headline=True
-        )
-    ]
+    return [share(estimate, "accuracy", (len(labels), int((predictions < 0).sum())), headline=True)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import rankdata
 
-from assay.probes.utility._classes import left_out
+from assay.probes.utility._classes import left_out, share
 from assay.registry import probe
-from assay.stats import Draws, Estimate, measured, statistic
+from assay.stats import Draws, Estimate, statistic
 from assay.values import Array, Measurement, Task
 
 MOST_CLASSES = 50  # beyond this only the mean is reported
@@ -49,28 +51,14 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
     changes = draws.sums(np.concatenate([average, influence[:, : len(shown)]], axis=1))
     whole = _area(areas[kept].mean() if len(kept) else np.nan, changes[:, 0], min(pairs[kept], default=0), draws.level)
     note = left_out(pairs == 0, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
+    whole = replace(whole, reason=whole.reason or note)
     metric = "area_under_roc" if len(wanted) == 1 else "macro_area_under_roc"
-    rows = (
-        (metric, "", whole, whole.reason or note, True),
-        *(
-            ("area_under_roc", f"class={task.classes[k]}", one, one.reason, False)
-            for k in shown
-            for one in [_area(areas[k], changes[:, 1 + k], pairs[k], draws.level)]
-        ),
-    )
-    return [
-        measured(
-            Estimate(one.value, one.low, one.high, one.method, one.replicates, reason, one.level),
-            metric,
-            unit="share",
-            better="higher",
-            slice=where,
-            attempted=len(labels),
-            errored=int(errored.sum()),
-            headline=headline,
-        )
-        for metric, where, one, reason, headline in rows
-    ]
+    rows = (len(labels), int(errored.sum()))
+    found = [share(whole, metric, rows, headline=True)]
+    for k in shown:
+        one = _area(areas[k], changes[:, 1 + k], pairs[k], draws.level)
+        found.append(share(one, "area_under_roc", rows, where=f"class={task.classes[k]}"))
+    return found
 
 
 def _areas(belongs: Array, values: Array) -> tuple[Array, Array]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.probes.utility._classes import class_counts, left_out, mean_of_rates, over_classes, ratio
+from assay.probes.utility._classes import class_counts, left_out, mean_of_rates, over_classes, ratio, share
 from assay.registry import probe
-from assay.stats import Draws, Estimate, measured, rate
+from assay.stats import Draws, Estimate, rate
 from assay.values import Array, Measurement, Task
 
 
@@ -40,15 +40,5 @@ def balanced_accuracy(labels: Array, predictions: Array, task: Task, draws: Draw
         note = left_out(absent, task.classes, "the class has no rows")
         replicates = over_classes(ratio(hits, supports))[1:]
         estimate = mean_of_rates(rates, replicates, level=draws.level, note=note)
-    errored = int((predictions < 0).sum())
-    return [
-        measured(
-            estimate,
-            "balanced_accuracy",
-            unit="share",
-            better="higher",
-            attempted=len(labels),
-            errored=errored,
-            headline=True,
-        )
-    ]
+    rows = (len(labels), int((predictions < 0).sum()))
+    return [share(estimate, "balanced_accuracy", rows, headline=True)]

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtr
 
+from assay.probes.utility._classes import share
 from assay.registry import probe
-from assay.stats import Draws, Estimate, mean, measured, rate, statistic
+from assay.stats import Draws, Estimate, mean, rate, statistic
 from assay.values import Array, Measurement, Task
 
 
@@ -48,29 +49,21 @@ def calibration_error(
     sums = draws.sums(np.concatenate([member, member * happened[:, None], member * stated[:, None]], axis=1))
     rows, hits, claims = np.split(sums, 3, axis=1)
     square, average = _debiased(rows[:, :num], hits[:, :num], claims[:, :num], len(labels))
-    share = float(errored.mean()) if len(labels) else np.nan
-    level, failed = draws.level, int(errored.sum())
-    rows_of = [(len(labels), failed)] * 2 + [(int(total), 0) for total in np.repeat(rows[0, :num], 2)]
-    root, plain = _at_least(share, square, 0.5, level), _at_least(share, average, 1.0, level)
+    failed = float(errored.mean()) if len(labels) else np.nan
+    root, plain = (_at_least(failed, *one, draws.level) for one in ((square, 0.5), (average, 1.0)))
     if root.low == 0 and plain.low is not None:  # one is 0 exactly when the other is, and root knows it better
         plain = replace(plain, low=0.0)
-    found = [("calibration_error", "", root), ("expected_calibration_error", "", plain)]
+    everything = (len(labels), int(errored.sum()))
+    found = [share(root, "calibration_error", everything, better="lower", headline=True)]
+    found.append(share(plain, "expected_calibration_error", everything, better="lower"))
     for b in range(num):
-        found.append(("mean_confidence", f"bin={b:02d}", mean(claims[:, b], rows[:, b], level=level)))
-        found.append(("observed_frequency", f"bin={b:02d}", rate(hits[:, b], rows[:, b], level=level)))
-    return [
-        measured(
-            estimate,
-            metric,
-            unit="share",
-            better="neither" if where else "lower",
-            slice=where,
-            attempted=attempted,
-            errored=num_errored,
-            headline=metric == "calibration_error",
+        claim, truth = (
+            mean(claims[:, b], rows[:, b], level=draws.level),
+            rate(hits[:, b], rows[:, b], level=draws.level),
         )
-        for (metric, where, estimate), (attempted, num_errored) in zip(found, rows_of, strict=True)
-    ]
+        for metric, estimate in (("mean_confidence", claim), ("observed_frequency", truth)):
+            found.append(share(estimate, metric, (int(rows[0, b]), 0), where=f"bin={b:02d}", better="neither"))
+    return found
 
 
 def _claims(labels: Array, probabilities: Array, predictions: Array, positive: int | None) -> tuple[Array, Array]:
@@ -115,14 +108,14 @@ def _debiased(rows: Array, hits: Array, claims: Array, num: int) -> tuple[Array,
     return square, average
 
 
-def _at_least(share: float, values: Array, power: float, level: float) -> Estimate:
+def _at_least(failed: float, values: Array, power: float, level: float) -> Estimate:
     """The estimate on its own scale; errored examples add their share, each with gap 1."""
-    found = statistic(values + share, level=level)
+    found = statistic(values + failed, level=level)
     if found.value is None:
         return found
-    value = max(share, found.value) ** power
-    replicates = np.maximum(share, values[1:] + share) ** power
+    value = max(failed, found.value) ** power
+    replicates = np.maximum(failed, values[1:] + failed) ** power
     if found.low is None or found.high is None:
         return Estimate(value, None, None, found.method, replicates, found.reason, level)
-    low, high = max(0.0, found.low) ** power, max(share, found.high) ** power
+    low, high = max(0.0, found.low) ** power, max(failed, found.high) ** power
     return Estimate(value, low, high, "recentred bootstrap", replicates, "", level)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from assay.probes.utility._classes import class_counts, left_out, mean_of_rates, over_classes, ratio
+from assay.probes.utility._classes import class_counts, left_out, mean_of_rates, over_classes, ratio, share
 from assay.registry import probe
-from assay.stats import Draws, Estimate, measured, rate, statistic
+from assay.stats import Draws, Estimate, rate, statistic
 from assay.values import Array, Measurement, Task
 
 
@@ -50,15 +50,13 @@ def precision_recall_f1(labels: Array, predictions: Array, task: Task, draws: Dr
     note = left_out(np.isnan(precisions[0]), task.classes, "the class is never answered")
     macro_precision = mean_of_rates(precision, over_classes(precisions)[1:], level=level, note=note)
     everything = (len(labels), int(failed.sum()))
-    results = [
-        _share(macro_f1, "macro_f1", "", *everything, headline=True),
-        _share(macro_precision, "macro_precision", "", *everything),
-    ]
+    results = [share(macro_f1, "macro_f1", everything, headline=True)]
+    results.append(share(macro_precision, "macro_precision", everything))
     for k, name in enumerate(task.classes):
-        rows = (int((labels == k).sum()), int((failed & (labels == k)).sum()))
-        results.append(_share(precision[k], "precision", f"class={name}", *everything))
-        results.append(_share(found[k], "true_positive_rate", f"class={name}", *rows))
-        results.append(_share(f1[k], "f1", f"class={name}", *everything))
+        rows, where = (int((labels == k).sum()), int((failed & (labels == k)).sum())), f"class={name}"
+        results.append(share(precision[k], "precision", everything, where=where))
+        results.append(share(found[k], "true_positive_rate", rows, where=where))
+        results.append(share(f1[k], "f1", everything, where=where))
     return results
 
 
@@ -69,18 +67,3 @@ def _f1(hits: Array, doubled: Array, level: float) -> Estimate:
         return share
     value, low, high = (2 * j / (1 + j) for j in (share.value, share.low, share.high))
     return replace(share, value=value, low=low, high=high, replicates=2 * share.replicates / (1 + share.replicates))
-
-
-def _share(
-    estimate: Estimate, metric: str, where: str, attempted: int, errored: int, headline: bool = False
-) -> Measurement:
-    return measured(
-        estimate,
-        metric,
-        unit="share",
-        better="higher",
-        slice=where,
-        attempted=attempted,
-        errored=errored,
-        headline=headline,
-    )

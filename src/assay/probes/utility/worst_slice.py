@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from assay.intervals import critical_value, wilson
+from assay.probes.utility._classes import share
 from assay.probes.utility._conditions import Conditions, conditions_of, hypergeometric_tail
 from assay.registry import probe
 from assay.stats import Draws, Estimate, difference, measured
@@ -138,7 +139,7 @@ def _results(
     if not len(search.rows):
         reason = f"no slice has {MIN_NUM} rows inside and outside"
         nothing = Estimate(None, None, None, METHOD, reason=reason, level=draws.level)
-        return [_deficit(nothing, "worst_slice_deficit", "", num, lost)]
+        return [share(nothing, "worst_slice_deficit", (num, lost), better="lower", headline=True)]
     joint = 1 - (1 - draws.level) / len(search.rows)
     lows = _limits(search, wrong, joint)[0]
     # The true worst is one slice: its upper limit needs no correction.
@@ -158,23 +159,10 @@ def _results(
     worst = replace(estimates[0], high=float(highs.max()), reason=f"{names[0]}; {count}")
     total = Estimate(float(len(kept)), None, None, "Benjamini-Yekutieli", reason=f"a count; {count}", level=draws.level)
     found = [
-        _deficit(worst, "worst_slice_deficit", "", num, lost),
+        share(worst, "worst_slice_deficit", (num, lost), better="lower", headline=True),
         measured(total, "num_slices_found", unit="slices", better="lower", attempted=num, errored=lost),
     ]
     for s, name, estimate in zip(shown, names[1:], estimates[1:], strict=True):
         lost = int((failed & conditions.rows(search.first[s], search.second[s])).sum())
-        found.append(_deficit(estimate, "accuracy_deficit", name, int(search.rows[s]), lost))
+        found.append(share(estimate, "accuracy_deficit", (int(search.rows[s]), lost), where=name, better="lower"))
     return found
-
-
-def _deficit(estimate: Estimate, metric: str, where: str, attempted: int, errored: int) -> Measurement:
-    return measured(
-        estimate,
-        metric,
-        unit="share",
-        better="lower",
-        slice=where,
-        attempted=attempted,
-        errored=errored,
-        headline=not where,
-    )
