@@ -18,7 +18,7 @@ def rdp(noise: float, rate: float, steps: int, delta: float) -> float:
     return float(RdpAccountant().compose(event, steps).get_epsilon(delta))
 
 
-def optimistic(noise: float, rate: float, steps: int, delta: float) -> float:
+def optimistic(noise: float, rate: float, steps: int, delta: float, interval: float) -> float:
     """Never above the truth, and less than steps * interval below it."""
     from dp_accounting.pld import privacy_loss_distribution as pld
 
@@ -27,25 +27,26 @@ def optimistic(noise: float, rate: float, steps: int, delta: float) -> float:
         sampling_prob=rate,
         pessimistic_estimate=False,
         use_connect_dots=False,
-        value_discretization_interval=5e-5,
+        value_discretization_interval=interval,
     )
     return float(one.self_compose(steps).get_epsilon_for_delta(delta))
 
 
 def test_the_run_of_the_tutorial() -> None:
-    """Printed 3.01; RDP 2.60; distributions 2.39 on a coarse grid, and 2.382, which the PRV accountant of Opacus has."""
+    """Printed 3.01; RDP 2.60; distributions 2.39 on a coarse grid, else 2.382, as Opacus PRV has it."""
     assert epsilon_of(*MNIST, delta=1e-5) == pytest.approx(2.382, abs=1e-3)
-    assert epsilon_of(*MNIST, delta=1e-5, interval=1e-3) == pytest.approx(2.3905, abs=5e-4)
+    assert epsilon_of(*MNIST, delta=1e-5, grid=0.235) == pytest.approx(2.390, abs=1.5e-3)
     assert rdp(*MNIST, 1e-5) == pytest.approx(2.597, abs=5e-4)
 
 
 @pytest.mark.parametrize(
     ("noise", "rate", "steps", "delta"),
-    [(1.1, 0.01, 60, 1e-5), (2.0, 0.1, 100, 1e-5), (4.0, 1.0, 10, 1e-5), (1.3, 0.5, 1, 1e-7)],
+    [(1.1, 0.01, 60, 1e-5), (2.0, 0.1, 100, 1e-5), (4.0, 1.0, 10, 1e-5), (1.3, 0.5, 1, 1e-7), (80.0, 0.25, 160, 1e-5)],
 )
 def test_never_below_the_truth_and_within_one_percent(noise: float, rate: float, steps: int, delta: float) -> None:
-    ours, floor = epsilon_of(noise, rate, steps, delta=delta), optimistic(noise, rate, steps, delta)
-    assert floor <= ours <= 1.01 * (floor + steps * 5e-5)
+    interval = min(1e-4, 0.004 * rate / noise)
+    ours, floor = epsilon_of(noise, rate, steps, delta=delta), optimistic(noise, rate, steps, delta, interval)
+    assert floor <= ours <= 1.01 * (floor + steps * interval)
     assert ours <= rdp(noise, rate, steps, delta)
 
 
@@ -74,7 +75,7 @@ def test_one_full_gaussian_is_the_closed_form() -> None:
     assert epsilon_of(noise, 1.0, steps, delta=delta) == pytest.approx(brentq(excess, 0.01, 20), rel=2e-3)
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 3.0, 8.0])
+@pytest.mark.parametrize("epsilon", [0.1, 3.0, 8.0])
 def test_noise_is_enough_and_not_wasted(epsilon: float) -> None:
     rate, steps = 0.05, 200
     noise = noise_for(epsilon, rate, steps, delta=1e-5)

@@ -12,7 +12,7 @@ from torch import nn
 from assay.errors import Problem, TreatmentError
 from assay.models.adapters.module import ModuleModel
 from assay.train import TrainRecipe
-from assay.values import Array, Groups, Model, Step, System
+from assay.values import Array, Groups, Model, Split, Step, System
 
 T = TypeVar("T")
 Problems = Iterable[Problem | None]
@@ -126,6 +126,13 @@ def needs_architecture(system: System) -> Problem | None:
 def module_model(system: System) -> ModuleModel:
     """The model as what `needs_module` has made sure of."""
     return known(system.model if isinstance(system.model, ModuleModel) else None)
+
+
+def spread_rows(split: Split, num: int) -> Array:
+    """Inputs of up to `num` rows at even distances: the same for every system on the same data."""
+    picked = np.linspace(0, len(split) - 1, min(num, len(split))).round().astype(np.int64)
+    rows: Array = split.inputs[picked]
+    return rows
 
 
 def module_of(model: Model) -> nn.Module | None:

@@ -109,8 +109,11 @@ def mixture_at(hull: Hull, rates: Array) -> tuple[tuple[float, ...], tuple[float
     inside = (ahead >= -EDGE) & (x[:, None] <= f + EDGE) & (y[:, None] <= t + EDGE)
     inside &= (x[None, :] >= f - EDGE) & (y[None, :] >= t - EDGE)
     span = np.where(np.triu(inside), selected[None, :] - selected[:, None], np.inf)
+    unreachable = Problem(
+        f"no mixture of thresholds reaches the rates {f:.4f} and {t:.4f}", "between diagonal and hull"
+    )
     if not np.isfinite(span).any():
-        raise TreatmentError(Problem(f"no mixture of thresholds reaches the rates {f:.4f} and {t:.4f}"))
+        raise TreatmentError(unreachable)
     first, last = np.unravel_index(int(np.argmin(span)), span.shape)
     if first == last:
         return (float(hull.thresholds[first]),), (1.0,)
@@ -124,6 +127,8 @@ def mixture_at(hull: Hull, rates: Array) -> tuple[tuple[float, ...], tuple[float
         miss = float(np.abs(system @ weights - [f, t, 1.0]).max() + np.maximum(-weights, 0).max())
         if miss < best[0]:
             best = (miss, weights, picked)
+    if best[0] > 100 * EDGE:
+        raise TreatmentError(unreachable)
     weights = np.where(best[1] > EDGE, best[1], 0.0)
     weights /= weights.sum()
     used = [k for k in range(len(weights)) if weights[k] > 0]

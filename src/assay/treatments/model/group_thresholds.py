@@ -51,22 +51,7 @@ def group_thresholds(
     Source: Cruz and Hardt 2024, "Unprocessing seven years of algorithmic fairness", section 3; Hardt et al. 2016.
     """
     names, wrong = _common.chosen_columns(system, columns)
-    problems = [
-        _common.unless(
-            system.task.positive_index is not None,
-            f"its task is {system.task.name} with {len(system.task.classes)} classes",
-            "classification with two classes",
-        ),
-        wrong,
-        *_wrong_splits(system, splits),
-        _common.unless(0 <= tolerance <= 1, f"tolerance is {tolerance}", "0 to 1"),
-        _common.unless(
-            len(costs) == 2 and all(np.isfinite(cost) and cost > 0 for cost in costs),
-            f"costs are {list(costs)}",
-            "two positive numbers: of a false positive, of a false negative",
-        ),
-        _common.unless(min_num >= 1, f"min_num is {min_num}", "1 or more"),
-    ]
+    problems = [wrong, *_wrong_options(system, tolerance, costs, min_num), *_wrong_splits(system, splits)]
     _common.refuse("group_thresholds", system, problems)
     positive = _common.known(system.task.positive_index)
     parts = [system.data.splits[name] for name in splits]
@@ -77,13 +62,10 @@ def group_thresholds(
     _common.refuse("group_thresholds", system, [_too_small(codes, labels, found, names, min_num)])
     outputs = np.concatenate([system.model.outputs(part.inputs) for part in parts])
     probabilities = system.task.probabilities(system.task.logits(outputs, system.model.outputs_are))
-    chosen = probabilities[:, positive]
-    scored = np.isfinite(chosen) & (known >= 0)
-    fit = fit_thresholds(
-        chosen[scored], labels[scored], (codes[scored], found), tolerance=tolerance, costs=costs, min_num=min_num
-    )
-    # Drawn from what is treated, so that two systems do not share their lotteries, and the same one always has its own.
-    key = digest_of(["group_thresholds", system.digest, system.seed])
+    scored = np.isfinite(probabilities[:, positive]) & (known >= 0)
+    rows = (probabilities[scored, positive], labels[scored], (codes[scored], found))
+    fit = fit_thresholds(*rows, tolerance=tolerance, costs=costs, min_num=min_num)
+    key = digest_of(["group_thresholds", system.digest, system.seed])  # two systems share no lottery
     rule = GroupThresholds(names, positive, fit.mixtures, fit.fallback, key)
     parameters = {
         "columns": None if columns is None else list(columns),
@@ -92,13 +74,8 @@ def group_thresholds(
         "min_num": int(min_num),
         "splits": list(splits),
     }
-    named = _common.grown(
-        system,
-        treatment="group_thresholds",
-        stage="model",
-        parameters=parameters,
-        outcome=_outcome(fit, rule.chances(probabilities, groups), scored),
-    )
+    outcome = _outcome(fit, rule.chances(probabilities, groups), scored)
+    named = _common.grown(system, treatment="group_thresholds", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, decision=rule)
 
 
@@ -151,6 +128,22 @@ def _too_small(
         f"two groups with at least {min_num} rows of each label",
         "Choose other columns, cross fewer of them, or fit on more rows",
     )
+
+
+def _wrong_options(system: System, tolerance: float, costs: Sequence[float], min_num: int) -> list[Problem | None]:
+    positive = len(costs) == 2 and all(np.isfinite(cost) and cost > 0 for cost in costs)
+    return [
+        _common.unless(
+            system.task.positive_index is not None,
+            f"its task is {system.task.name} with {len(system.task.classes)} classes",
+            "classification with two classes",
+        ),
+        _common.unless(0 <= tolerance <= 1, f"tolerance is {tolerance}", "0 to 1"),
+        _common.unless(
+            positive, f"costs are {list(costs)}", "two positive numbers: of a false positive, of a false negative"
+        ),
+        _common.unless(min_num >= 1, f"min_num is {min_num}", "1 or more"),
+    ]
 
 
 def _wrong_splits(system: System, splits: Sequence[str]) -> list[Problem | None]:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,35 +53,34 @@ def prune_magnitude(
     before = _common.module_model(system)
     architecture = _common.known(before.architecture)
     if structured and isinstance(before.module, MLP):
-        validation = system.data.splits["validation"]
-        picked = np.linspace(0, len(validation) - 1, min(calibration_num, len(validation))).round().astype(np.int64)
         kept = strongest_units(before.module, sparsity)
-        widths = [len(units) for units in kept]
-        architecture = Architecture(architecture.name, {**architecture.params, "hidden": widths})
-        module = build(
-            architecture.name,
-            columns=system.data.columns,
-            num_outputs=system.task.num_outputs,
-            params=architecture.params,
-        )
-        shrink(before.module, module, kept, validation.inputs[picked])
+        params = {**architecture.params, "hidden": [len(units) for units in kept]}
+        architecture = Architecture(architecture.name, params)
+        outputs = system.task.num_outputs
+        module = build(architecture.name, columns=system.data.columns, num_outputs=outputs, params=params)
+        shrink(before.module, module, kept, _common.spread_rows(system.data.splits["validation"], calibration_num))
     else:
         module = copy.deepcopy(before.module)
         zero_smallest(module, sparsity)
     module.eval()
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
-    weights = [layer.weight for layer in linear_layers(module).values()]
-    outcome = {
-        "bytes_before": describe(before.module)["num_bytes"],
-        "bytes_after": describe(module)["num_bytes"],
-        "parameters_before": describe(before.module)["num_parameters"],
-        "parameters_after": describe(module)["num_parameters"],
-        "hidden": [layer.out_features for layer in linear_layers(module).values()][:-1],
-        "zero_share": sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights),
-    }
+    outcome = _outcome(before.module, module)
     parameters = {"sparsity": float(sparsity), "structured": structured, "calibration_num": int(calibration_num)}
     named = _common.grown(system, treatment="prune_magnitude", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
+
+
+def _outcome(before: nn.Module, after: nn.Module) -> dict[str, Any]:
+    layers = linear_layers(after).values()
+    zeros, total = sum(int((one.weight == 0).sum()) for one in layers), sum(one.weight.numel() for one in layers)
+    return {
+        "bytes_before": describe(before)["num_bytes"],
+        "bytes_after": describe(after)["num_bytes"],
+        "parameters_before": describe(before)["num_parameters"],
+        "parameters_after": describe(after)["num_parameters"],
+        "hidden": [layer.out_features for layer in layers][:-1],
+        "zero_share": zeros / total,
+    }
 
 
 def zero_smallest(module: nn.Module, sparsity: float) -> None:
@@ -147,7 +147,9 @@ def _refit(inputs: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor) -> tupl
     design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
     missing = (wanted - nn.functional.linear(inputs, weight, bias)).double()
     gram = design.T @ design
-    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    penalty = torch.full((len(gram),), float(RIDGE * gram.diagonal().mean()), dtype=gram.dtype)
+    penalty[-1] = 0  # a unit that always gives the same moves into the bias whole
+    gram += torch.diag(penalty)
     change = torch.linalg.solve(gram, design.T @ missing).float()
     return weight + change[:-1].T, bias + change[-1]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.models import Architecture, describe
+from assay.models import describe
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.int8 import from_linear, int8_architecture, linear_layers, swap
 from assay.registry import treatment
@@ -50,34 +50,26 @@ def quantize_int8(
     before = _common.module_model(system)
     layers = linear_layers(before.module)
     _common.refuse("quantize_int8", system, [_common.unless(bool(layers), "it has no float32 linear layer")])
-    validation = system.data.splits["validation"]
-    picked = np.linspace(0, len(validation) - 1, min(calibration_num, len(validation))).round().astype(np.int64)
-    ranges = input_ranges(before.module, validation.inputs[picked])
+    rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
+    ranges = input_ranges(before.module, rows)
     chosen = {name: _arithmetic(layer, arithmetic) for name, layer in layers.items()}
+    made = {
+        name: from_linear(layer, arithmetic=chosen[name], low=ranges[name][0], high=ranges[name][1])
+        for name, layer in layers.items()
+    }
     module = copy.deepcopy(before.module).eval()
-    swap(
-        module,
-        {
-            name: from_linear(layer, arithmetic=chosen[name], low=ranges[name][0], high=ranges[name][1])
-            for name, layer in layers.items()
-        },
-    )
+    swap(module, made)
     module.requires_grad_(False)
-    base = before.architecture or Architecture("")
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
-        architecture=int8_architecture(base, chosen),
+        architecture=int8_architecture(_common.known(before.architecture), chosen),
         differentiable=False,
         batch_size=before.batch_size,
     )
     parameters = {"arithmetic": arithmetic, "calibration_num": int(calibration_num)}
-    outcome = {
-        "bytes_before": describe(before.module)["num_bytes"],
-        "bytes_after": describe(module)["num_bytes"],
-        "arithmetic": chosen,
-        "num_calibration": len(picked),
-    }
+    sizes = {"bytes_before": describe(before.module)["num_bytes"], "bytes_after": describe(module)["num_bytes"]}
+    outcome = {**sizes, "arithmetic": chosen, "num_calibration": len(rows)}
     named = _common.grown(system, treatment="quantize_int8", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
 

@@ -11,12 +11,10 @@ MAX_NOISE = 1000.0
 
 
 @lru_cache(maxsize=256)
-def epsilon_of(
-    noise_multiplier: float, sample_rate: float, steps: int, *, delta: float, interval: float = 3e-4
-) -> float:
+def epsilon_of(noise_multiplier: float, sample_rate: float, steps: int, *, delta: float, grid: float = 0.1) -> float:
     r"""Epsilon of `steps` Poisson-subsampled Gaussian mechanisms: rows added or removed, sum noise $\sigma C$.
 
-    An upper bound (pessimistic discretisation with step `interval`, joined dots), within 1 % of the truth at the
+    An upper bound (pessimistic discretisation, joined dots), within 1 % of the truth at the
     default. Limits: holds for Poisson sampling at `sample_rate` only, not for shuffled batches. Raises
     MissingExtraError.
 
@@ -29,6 +27,8 @@ def epsilon_of(
         from dp_accounting.pld import privacy_loss_distribution as pld
     except ImportError as error:
         raise MissingExtraError("dp-accounting", "private") from error
+    # The loss of one step is about rate / noise: the grid must be finer than that, and need be no finer.
+    interval = min(1e-3, max(1e-6, grid * sample_rate / noise_multiplier))
     one = pld.from_gaussian_mechanism(
         noise_multiplier, sampling_prob=sample_rate, value_discretization_interval=interval, use_connect_dots=True
     )
@@ -42,14 +42,14 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, *, delta: float) -
     Raises TreatmentError when even the largest noise is not enough.
     """
     low, high = 0.3, 1.0
-    while epsilon_of(high, sample_rate, steps, delta=delta, interval=1e-3) > epsilon:
+    while epsilon_of(high, sample_rate, steps, delta=delta, grid=0.25) > epsilon:
         low, high = high, high * 2
         if high > MAX_NOISE:
             allowed = "a larger epsilon or delta, fewer steps, or a smaller batch"
             raise TreatmentError(Problem(f"epsilon {epsilon} at delta {delta} needs more noise than helps", allowed))
     while high / low > 1.001:
         middle = math.sqrt(low * high)
-        enough = epsilon_of(middle, sample_rate, steps, delta=delta, interval=1e-3) <= epsilon
+        enough = epsilon_of(middle, sample_rate, steps, delta=delta, grid=0.25) <= epsilon
         low, high = (low, middle) if enough else (middle, high)
     digits = 3 - math.floor(math.log10(high))
     noise: float = math.ceil(high * 10.0**digits) / 10.0**digits

@@ -27,6 +27,26 @@ def clipped_sums(
 
     Source: Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", section 3.
     """
+    layers, given, gradients = _one_pass(module, inputs, losses)
+    squared = torch.zeros(len(inputs))
+    for name, gradient in gradients.items():
+        squared += _squared_norms(given[name], gradient, has_bias=layers[name].bias is not None)
+    norms = squared.sqrt()
+    factors = (max_grad_norm / norms.clamp_min(MIN_NORM)).clamp_max(1.0)
+    sums: dict[str, Tensor] = {}
+    for name, gradient in gradients.items():
+        scaled = gradient * factors.reshape(-1, *[1] * (gradient.ndim - 1))
+        flat, seen = scaled.flatten(0, -2), given[name].flatten(0, -2)
+        sums[f"{name}.weight"] = flat.T @ seen
+        if layers[name].bias is not None:
+            sums[f"{name}.bias"] = flat.sum(dim=0)
+    return sums, norms
+
+
+def _one_pass(
+    module: nn.Module, inputs: Tensor, losses: Losses
+) -> tuple[dict[str, nn.Linear], dict[str, Tensor], dict[str, Tensor]]:
+    """The linear layers, what each was given, and the gradient of the summed loss by what each answered."""
     layers = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
     given: dict[str, Tensor] = {}
     answered: dict[str, Tensor] = {}
@@ -43,32 +63,18 @@ def clipped_sums(
         return record
 
     parameters = list(module.parameters())
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
     asked = [parameter.requires_grad for parameter in parameters]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        per_example = losses(module(inputs))
-        names = list(answered)
-        gradients = torch.autograd.grad(per_example.sum(), [answered[name] for name in names])
+        gradients = torch.autograd.grad(losses(module(inputs)).sum(), list(answered.values()))
     finally:
         for handle in handles:
             handle.remove()
         for parameter, before in zip(parameters, asked, strict=True):
             parameter.requires_grad_(before)
-    squared = torch.zeros(len(inputs))
-    for name, gradient in zip(names, gradients, strict=True):
-        squared += _squared_norms(given[name], gradient, has_bias=layers[name].bias is not None)
-    norms = squared.sqrt()
-    factors = (max_grad_norm / norms.clamp_min(MIN_NORM)).clamp_max(1.0)
-    sums: dict[str, Tensor] = {}
-    for name, gradient in zip(names, gradients, strict=True):
-        scaled = gradient * factors.reshape(-1, *[1] * (gradient.ndim - 1))
-        flat, seen = scaled.flatten(0, -2), given[name].flatten(0, -2)
-        sums[f"{name}.weight"] = flat.T @ seen
-        if layers[name].bias is not None:
-            sums[f"{name}.bias"] = flat.sum(dim=0)
-    return sums, norms
+    return layers, given, dict(zip(answered, gradients, strict=True))
 
 
 def _squared_norms(given: Tensor, gradient: Tensor, *, has_bias: bool) -> Tensor:

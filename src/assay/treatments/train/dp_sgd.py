@@ -18,7 +18,7 @@ from assay.errors import ModelError, Problem
 from assay.models import FitsEncoding
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
-from assay.train import TrainRecipe, task_loss
+from assay.train import Loss, TrainRecipe, task_loss
 from assay.train.loop import check_split, threads
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
@@ -93,9 +93,7 @@ def fit_private(
     Source: Abadi et al. 2016, algorithm 1.
     """
     num_rows = len(split)
-    sample_rate = min(1.0, settings.batch_size / num_rows)
-    steps = math.ceil(settings.epochs / sample_rate)
-    noise_multiplier = noise_for(settings.epsilon, sample_rate, steps, delta=settings.delta)
+    sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     began, began_cpu = time.perf_counter(), time.process_time()
     inputs = torch.from_numpy(np.ascontiguousarray(split.inputs, dtype=np.float32))
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
@@ -104,23 +102,12 @@ def fit_private(
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
     module.train()
-    examples, clipped = 0, 0
     with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
         torch.manual_seed(seed)
         clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm)
         for step in range(steps):
             rows = torch.nonzero(draw.uniform(num_rows) < sample_rate).reshape(-1)
-            sums: dict[str, Tensor] = {}
-            if len(rows):
-
-                def losses(outputs: Tensor, rows: Tensor = rows) -> Tensor:
-                    found = loss(outputs, rows)
-                    return found if weights is None else found * weights[rows]
-
-                sums, norms = clip(inputs[rows], losses)
-                if not torch.isfinite(norms).all():
-                    raise ModelError(Problem(f"a gradient stopped being finite at step {step + 1}"))
-                examples, clipped = examples + len(rows), clipped + int((norms > settings.max_grad_norm).sum())
+            sums = _sums(clip, (inputs, weights), rows, loss)
             for name, parameter in named.items():
                 noise = draw.normal(parameter.shape) * (noise_multiplier * settings.max_grad_norm)
                 parameter.grad = (sums.get(name, 0.0) + noise) / (sample_rate * num_rows)
@@ -132,24 +119,45 @@ def fit_private(
     for parameter in named.values():
         parameter.grad = None
     module.eval()
+    clock = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
     return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - began_cpu,
+        **clock,
         "steps": steps,
         "epochs": settings.epochs,
-        "examples": examples,
+        # Expected, not counted: how many rows were drawn or clipped is a number about the data without noise.
+        "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
-        "clipped_share": clipped / max(examples, 1),
         "clipping": clip.method,
         **privacy_facts(settings, num_rows, has_weights=split.weights is not None),
     }
 
 
-def privacy_facts(settings: DpSettings, num_rows: int, *, has_weights: bool = False) -> dict[str, Any]:
-    """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
+def _schedule(settings: DpSettings, num_rows: int) -> tuple[float, int, float]:
+    """Sample rate, number of steps, noise multiplier."""
     sample_rate = min(1.0, settings.batch_size / num_rows)
     steps = math.ceil(settings.epochs / sample_rate)
-    noise_multiplier = noise_for(settings.epsilon, sample_rate, steps, delta=settings.delta)
+    return sample_rate, steps, noise_for(settings.epsilon, sample_rate, steps, delta=settings.delta)
+
+
+def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, loss: Loss) -> dict[str, Tensor]:
+    """Clipped gradient sums of the rows drawn; none when nobody was drawn."""
+    if not len(rows):
+        return {}
+    inputs, weights = data
+
+    def losses(outputs: Tensor) -> Tensor:
+        found = loss(outputs, rows)
+        return found if weights is None else found * weights[rows]
+
+    sums, norms = clip(inputs[rows], losses)
+    if not torch.isfinite(norms).all():
+        raise ModelError(Problem("a gradient stopped being finite", next="Look for non-finite inputs, or train slower"))
+    return sums
+
+
+def privacy_facts(settings: DpSettings, num_rows: int, *, has_weights: bool = False) -> dict[str, Any]:
+    """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
+    sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     return {
         "epsilon": epsilon_of(noise_multiplier, sample_rate, steps, delta=settings.delta),
         "delta": settings.delta,
@@ -202,16 +210,8 @@ def dp_sgd(
     """
     chosen = dict(training or {})
     ranges = None if public_ranges is None else {name: [float(v) for v in pair] for name, pair in public_ranges.items()}
-    settings = DpSettings(
-        epsilon=float(epsilon),
-        delta=float(delta),
-        max_grad_norm=float(chosen.get("max_grad_norm", DpSettings.max_grad_norm)),
-        batch_size=int(chosen.get("batch_size", DpSettings.batch_size)),
-        epochs=int(chosen.get("epochs", DpSettings.epochs)),
-        learning_rate=float(chosen.get("learning_rate", DpSettings.learning_rate)),
-        secure_noise=secure_noise,
-        public_ranges=ranges,
-    )
+    settings = _settings(float(epsilon), float(delta), chosen)
+    settings = replace(settings, secure_noise=secure_noise, public_ranges=ranges)
     problems = [
         _common.needs_recipe(system),
         _common.needs_train_recipe(system),
@@ -235,6 +235,17 @@ def dp_sgd(
     outcome = {name: fact for name, fact in fitted.facts.items() if name not in clock}
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+
+
+def _settings(epsilon: float, delta: float, training: Mapping[str, float]) -> DpSettings:
+    usual = DpSettings(epsilon, delta)
+    return replace(
+        usual,
+        max_grad_norm=float(training.get("max_grad_norm", usual.max_grad_norm)),
+        batch_size=int(training.get("batch_size", usual.batch_size)),
+        epochs=int(training.get("epochs", usual.epochs)),
+        learning_rate=float(training.get("learning_rate", usual.learning_rate)),
+    )
 
 
 def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str, float]) -> list[Problem | None]:

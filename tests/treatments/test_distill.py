@@ -1,0 +1,126 @@
+"""Distillation: the loss is the formula, the student is the recipe's, and references follow the same way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from assay.errors import TreatmentError
+from assay.models import Architecture
+from assay.tasks import task_of
+from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.treatments.train.distill import DistillRecipe, distill, soft_loss
+from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
+from assay.values import System
+
+
+@pytest.fixture(scope="module")
+def trained(small_data) -> System:
+    recipe = TrainRecipe(
+        Architecture("mlp", {"hidden": [48, 48], "num_bins": 4}),
+        task_of(small_data),
+        TrainSettings(epochs=8, batch_size=128),
+    )
+    return train_system(small_data, name="small", recipe=recipe, seed=5)
+
+
+def softmax(logits):
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("temperature", "hard_share"), [(1.0, 0.0), (4.0, 0.3), (0.5, 1.0)])
+def test_loss_is_the_formula(temperature, hard_share):
+    rng = np.random.default_rng(0)
+    teacher, student = rng.normal(size=(6, 3)).astype(np.float32), rng.normal(size=(3, 3)).astype(np.float32)
+    labels, rows = rng.integers(0, 3, 6), [4, 0, 2]
+    loss = soft_loss(teacher, labels, temperature=temperature, hard_share=hard_share)
+    found = loss(torch.from_numpy(student), torch.tensor(rows)).numpy()
+    targets, answers = softmax(teacher[rows] / temperature), softmax(student / temperature)
+    soft = -(targets * np.log(answers)).sum(axis=1) * temperature**2
+    hard = -np.log(softmax(student)[np.arange(3), labels[rows]])
+    assert found == pytest.approx((1 - hard_share) * soft + hard_share * hard, rel=1e-5)
+
+
+def test_a_row_the_teacher_cannot_answer_teaches_its_label():
+    teacher = np.array([[0.0, np.nan], [1.0, 0.0]], dtype=np.float32)
+    loss = soft_loss(teacher, np.array([1, 0]), temperature=2.0, hard_share=0.0)
+    found = loss(torch.tensor([[0.0, 2.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+    assert found[0].item() == pytest.approx(np.log(1 + np.exp(-2)), rel=1e-5)
+    assert torch.isfinite(found).all()
+
+
+def test_student_is_small_and_near_its_teacher(trained):
+    treated = distill(trained, hidden=(12,))
+    outcome = treated.lineage[-1].outcome
+    student, teacher = treated.model.module, trained.model.module
+    assert treated.model.architecture.params == {"hidden": [12], "num_bins": 4}  # reads columns as the teacher does
+    counts = [sum(one.numel() for one in module.parameters()) for module in (student, teacher)]
+    assert outcome["parameter_ratio"] == pytest.approx(counts[0] / counts[1])
+    assert outcome["parameter_ratio"] < 0.2
+    assert treated.model.num_bytes < 0.3 * trained.model.num_bytes
+    test = trained.data.splits["test"]
+    answers = [system.model.outputs(test.inputs).argmax(1) for system in (treated, trained)]
+    assert (answers[0] == answers[1]).mean() > 0.9
+    assert (answers[0] == test.labels).mean() > (answers[1] == test.labels).mean() - 0.03
+
+
+def test_the_teacher_matters(trained):
+    """A teacher that turns every answer round is followed, since the labels have no share."""
+    rounded = replace(trained, model=_Turned(trained.model))
+    test = trained.data.splits["test"].inputs
+    agreed = (
+        distill(rounded, hard_share=0.0).model.outputs(test).argmax(1) == trained.model.outputs(test).argmax(1)
+    ).mean()
+    assert agreed < 0.1
+
+
+class _Turned:
+    offers, outputs_are, num_bytes, digest = frozenset({"query"}), "logits", None, "turned"
+
+    def __init__(self, model):
+        self.model = model
+
+    def outputs(self, inputs):
+        return -self.model.outputs(inputs)
+
+
+def test_recipe_gives_the_same_student_when_the_teacher_is_the_recipes(trained):
+    treated = distill(trained)
+    again = treated.recipe.fit(trained.data.splits["train"], trained.data, trained.seed)
+    assert again.model.digest == treated.model.digest
+
+
+def test_a_reference_student_has_a_reference_teacher(trained):
+    """Half of the rows: neither teacher nor student may have seen the others."""
+    treated = distill(trained)
+    train = trained.data.splits["train"]
+    half = train.take(np.arange(0, len(train), 2))
+    others = replace(train, inputs=train.inputs.copy(), labels=train.labels.copy())
+    others.labels[1::2] = 1 - others.labels[1::2]
+    data = replace(trained.data, splits={**trained.data.splits, "train": others})
+    assert treated.recipe.fit(half, trained.data, 1).model.digest == treated.recipe.fit(half, data, 1).model.digest
+
+
+def test_digest_covers_what_changes_the_student(trained):
+    teacher, student = trained.recipe, Architecture("mlp", {"hidden": [4]})
+    recipes = [
+        DistillRecipe(teacher, student, 2.0, 0.1),
+        DistillRecipe(teacher, student, 3.0, 0.1),
+        DistillRecipe(teacher, student, 2.0, 0.2),
+        DistillRecipe(teacher, Architecture("mlp", {"hidden": [5]}), 2.0, 0.1),
+        DistillRecipe(replace(teacher, settings=TrainSettings(epochs=9)), student, 2.0, 0.1),
+    ]
+    assert len({recipe.digest for recipe in recipes}) == len(recipes)
+
+
+def test_what_it_refuses(trained):
+    private = replace(trained, recipe=DpRecipe(trained.recipe, DpSettings()))
+    with pytest.raises(TreatmentError, match="its recipe is a DpRecipe"):
+        distill(private)
+    with pytest.raises(TreatmentError) as caught:
+        distill(trained, hidden=(0,), temperature=0.0, hard_share=2.0)
+    assert len(caught.value.problems) == 3

@@ -1,0 +1,270 @@
+"""Private training: clipping against per-example gradients, sampling and noise against what accounting assumes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from assay.errors import ModelError, TreatmentError
+from assay.models import Architecture, build, register_architecture
+from assay.tasks import task_of
+from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.treatments.train import dp_sgd as private
+from assay.treatments.train._clipped_sums import ClippedSums, clipped_sums
+from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
+from assay.values import System
+
+
+@pytest.fixture(scope="module")
+def trained(small_data) -> System:
+    recipe = TrainRecipe(
+        Architecture("mlp", {"hidden": [16]}), task_of(small_data), TrainSettings(epochs=3, batch_size=128)
+    )
+    return train_system(small_data, name="small", recipe=recipe, seed=5)
+
+
+def reference(module, inputs, losses, max_grad_norm):
+    """One backward pass per example: the definition."""
+    total = {name: torch.zeros_like(parameter) for name, parameter in module.named_parameters()}
+    norms = []
+    for row in range(len(inputs)):
+        loss = losses(module(inputs[row : row + 1]), torch.tensor([row])).sum()
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        norm = math.sqrt(sum(float(one.double().square().sum()) for one in gradients))
+        norms.append(norm)
+        for name, one in zip(total, gradients, strict=True):
+            total[name] += one * min(1.0, max_grad_norm / norm)
+    return total, torch.tensor(norms)
+
+
+class Sequence(nn.Module):
+    """Linear layers over a sequence axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(5, 8), nn.Linear(8, 8, bias=False), nn.Linear(8, 3)
+
+    def forward(self, inputs):
+        hidden = torch.tanh(self.first(inputs.reshape(-1, 4, 5)))
+        mixed = torch.softmax(hidden @ hidden.transpose(1, 2), dim=2) @ self.second(hidden)
+        return self.head(mixed.mean(dim=1))
+
+
+def plain_net():
+    return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16, bias=False), nn.Tanh(), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("make", [plain_net, Sequence])
+@pytest.mark.parametrize("max_grad_norm", [0.05, 0.8, 1e6])
+def test_clipped_sum_is_the_definition(make, max_grad_norm):
+    torch.manual_seed(0)
+    module, inputs, labels = make(), torch.randn(24, 20), torch.randint(0, 3, (24,))
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    sums, norms = clipped_sums(
+        module, inputs, lambda outputs: losses(outputs, torch.arange(24)), max_grad_norm=max_grad_norm
+    )
+    expected, lengths = reference(module, inputs, losses, max_grad_norm)
+    assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    assert set(sums) == set(expected)
+    for name, one in expected.items():
+        assert torch.allclose(sums[name], one, rtol=1e-4, atol=1e-5 * min(1.0, max_grad_norm)), name
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in module.parameters())
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_no_row_moves_the_sum_by_more_than_the_bound():
+    torch.manual_seed(1)
+    module, inputs = plain_net(), torch.randn(12, 20)
+    inputs[5] *= 1000  # the row that would give most away
+    labels = torch.randint(0, 3, (12,))
+
+    def sums(rows):
+        rows = torch.tensor(rows)
+        answer, _ = clipped_sums(
+            module,
+            inputs[rows],
+            lambda outputs: functional.cross_entropy(outputs, labels[rows], reduction="none"),
+            max_grad_norm=0.5,
+        )
+        return torch.cat([one.flatten() for one in answer.values()])
+
+    everyone = sums(list(range(12)))
+    for row in range(12):
+        moved = (everyone - sums([other for other in range(12) if other != row])).norm()
+        assert moved <= 0.5 * (1 + 1e-4)
+        assert row != 5 or moved > 0.49
+
+
+@pytest.mark.peer
+@pytest.mark.filterwarnings("ignore")
+def test_other_layers_go_through_opacus():
+    pytest.importorskip("opacus")
+    torch.manual_seed(2)
+    module = nn.Sequential(
+        nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(72, 3)
+    )
+    inputs, labels = torch.randn(10, 20), torch.randint(0, 3, (10,))
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    expected, lengths = reference(module, inputs, losses, 0.3)
+    clip = ClippedSums(module, max_grad_norm=0.3)
+    sums, norms = clip(inputs, lambda outputs: losses(outputs, torch.arange(10)))
+    clip.close()
+    assert "opacus" in clip.method
+    assert torch.allclose(norms, lengths.float(), rtol=1e-4)
+    for name, one in expected.items():
+        assert torch.allclose(sums[name], one, rtol=1e-4, atol=1e-6), name
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_a_layer_used_twice_is_refused():
+    shared = nn.Linear(4, 4)
+    module = nn.Sequential(shared, nn.ReLU(), shared)
+    with pytest.raises(ModelError, match="more than once"):
+        clipped_sums(module, torch.randn(3, 4), lambda outputs: outputs.sum(dim=1), max_grad_norm=1.0)
+
+
+def test_batches_are_own_coins_and_the_sum_is_over_the_expected_size(trained, monkeypatch):
+    """Without clipping and noise each step's gradient must be sum / (q N), batch sizes binomial."""
+    train, settings = trained.data.splits["train"], DpSettings(batch_size=120, epochs=20, learning_rate=1e-12)
+    sizes, seen = [], np.zeros(len(train), dtype=int)
+    original = ClippedSums.__call__
+
+    def spy(self, inputs, losses):
+        sizes.append(len(inputs))
+        matched = (torch.from_numpy(train.inputs)[:, None, 0] == inputs[None, :, 0]).any(dim=1)
+        seen[matched.numpy()] += 1
+        return original(self, inputs, losses)
+
+    monkeypatch.setattr(ClippedSums, "__call__", spy)
+    module = trained.recipe.make_module(train, trained.data, 0)
+    facts = fit_private(module, train, recipe=trained.recipe, settings=settings, seed=0)
+    rate = 120 / len(train)
+    assert facts["sample_rate"] == pytest.approx(rate)
+    assert facts["steps"] == len(sizes) == math.ceil(20 / rate)
+    deviation = math.sqrt(len(train) * rate * (1 - rate))
+    assert np.mean(sizes) == pytest.approx(120, abs=4 * deviation / math.sqrt(len(sizes)))
+    assert np.std(sizes) == pytest.approx(deviation, rel=0.2)  # shuffled batches would have 0
+    assert seen.max() > 30
+    assert seen.min() < 10  # some rows often, some rarely: coins, not epochs
+
+
+def test_noise_has_the_promised_size(trained, monkeypatch):
+    """With the gradients taken away, what reaches the optimizer is noise of sigma C / (q N)."""
+    train = trained.data.splits["train"]
+    settings = DpSettings(batch_size=300, epochs=25, max_grad_norm=0.7)
+    taken = []
+
+    class Keeps(torch.optim.SGD):
+        def step(self, closure=None):
+            taken.append(torch.cat([one.grad.flatten() for group in self.param_groups for one in group["params"]]))
+
+    monkeypatch.setattr(private.torch.optim, "Adam", lambda parameters, lr, fused: Keeps(list(parameters), lr=lr))
+    monkeypatch.setattr(ClippedSums, "__call__", lambda self, inputs, losses: ({}, torch.zeros(len(inputs))))
+    module = trained.recipe.make_module(train, trained.data, 0)
+    facts = fit_private(module, train, recipe=trained.recipe, settings=settings, seed=0)
+    noise = torch.stack(taken)
+    expected = facts["noise_multiplier"] * 0.7 / 300
+    assert noise.std().item() == pytest.approx(expected, rel=0.03)
+    assert abs(noise.mean().item()) < 4 * expected / math.sqrt(noise.numel())
+    assert abs((noise[1:] * noise[:-1]).mean().item()) < 4 * expected**2 / math.sqrt(noise.numel())  # fresh each step
+
+
+def test_secure_numbers_are_normal_uniform_and_never_the_same():
+    from scipy.stats import kstest
+
+    draw, other = private._Draws(0, secure=True), private._Draws(0, secure=True)
+    normal = draw.normal(torch.Size([50, 400])).double().flatten().numpy()
+    assert kstest(normal, "norm").pvalue > 1e-6
+    assert kstest(draw.uniform(20_000).numpy(), "uniform").pvalue > 1e-6
+    assert not torch.equal(draw.normal(torch.Size([5])), other.normal(torch.Size([5])))
+
+
+def test_epsilon_is_reported_and_what_it_does_not_cover(trained):
+    treated = dp_sgd(trained, epsilon=2.0, training={"batch_size": 300, "epochs": 4})
+    outcome = treated.lineage[-1].outcome
+    assert 1.95 < outcome["epsilon"] <= 2.0
+    assert (outcome["delta"], outcome["accountant"], outcome["sample_rate"]) == (1e-5, "PLD", 300 / 1200)
+    assert outcome["steps"] == 16
+    text = " ".join(outcome["not_covered"])
+    assert "encoding" in text
+    assert "seed" in text
+    assert treated.facts["epsilon"] == outcome["epsilon"]
+    assert treated.facts["seconds"] > 0
+
+
+def test_public_ranges_keep_the_encoding_off_the_data(trained):
+    ranges = {"age": (0, 100), "hours": (0, 100)}
+    settings = {"batch_size": 300, "epochs": 4}
+    treated = dp_sgd(trained, public_ranges=ranges, training=settings)
+    assert "encoding" not in " ".join(treated.lineage[-1].outcome["not_covered"])
+    train = trained.data.splits["train"]
+    shifted = replace(train, inputs=train.inputs * np.array([0.5, 0.5, 1, 1], dtype=np.float32))
+    data = replace(trained.data, splits={**trained.data.splits, "train": shifted})
+    other = treated.recipe.fit(shifted, data, 0).model.module.encoder.state_dict()
+    for name, tensor in treated.model.module.encoder.state_dict().items():
+        assert torch.equal(other[name], tensor), name
+    for wrong in ({"age": (0, 100)}, {"age": (0, 100), "hours": (5, 5)}, {"age": (0, 100), "hours": (0, math.inf)}):
+        with pytest.raises(TreatmentError, match="low < high, for each of age, hours"):
+            dp_sgd(trained, public_ranges=wrong)
+
+
+def test_secure_runs_differ_and_say_less(trained):
+    settings = {"batch_size": 300, "epochs": 2}
+    first = dp_sgd(trained, secure_noise=True, training=settings)
+    second = dp_sgd(trained, secure_noise=True, training=settings)
+    assert first.model.digest != second.model.digest
+    assert "seed" not in " ".join(first.lineage[-1].outcome["not_covered"])
+
+
+def test_smaller_data_get_more_noise_for_the_same_epsilon(trained):
+    recipe = DpRecipe(trained.recipe, DpSettings(batch_size=200, epochs=3))
+    train = trained.data.splits["train"]
+    whole = recipe.fit(train, trained.data, 0).facts
+    half = recipe.fit(train.take(np.arange(0, len(train), 2)), trained.data, 0).facts
+    assert half["noise_multiplier"] > whole["noise_multiplier"]
+    assert max(half["epsilon"], whole["epsilon"]) <= 3.0
+
+
+@pytest.mark.slow
+def test_learns_where_there_is_room_and_nothing_where_there_is_none(trained):
+    test = trained.data.splits["test"]
+
+    def accuracy(epsilon):
+        treated = dp_sgd(trained, epsilon=epsilon, training={"batch_size": 300, "epochs": 40, "learning_rate": 0.02})
+        return (treated.model.outputs(test.inputs).argmax(1) == test.labels).mean()
+
+    base = (trained.model.outputs(test.inputs).argmax(1) == test.labels).mean()
+    assert accuracy(50.0) > base - 0.05
+    assert accuracy(0.02) < base - 0.05
+
+
+def test_everything_wrong_is_said_at_once(trained):
+    with pytest.raises(TreatmentError) as caught:
+        dp_sgd(trained, epsilon=0, delta=0.5, training={"batch": 3, "epochs": 0, "max_grad_norm": 0})
+    assert len(caught.value.problems) == 5
+    with pytest.raises(TreatmentError, match="DpRecipe"):
+        dp_sgd(dp_sgd(trained, training={"epochs": 1}))
+
+
+def test_batch_norm_is_refused_by_name(trained):
+    register_architecture("mixes rows", _mixes_rows)
+    recipe = replace(trained.recipe, architecture=Architecture("mixes rows"))
+    with pytest.raises(TreatmentError, match=r"layers 1 are BatchNorm.*GroupNorm"):
+        dp_sgd(replace(trained, recipe=recipe))
+    assert isinstance(build("mixes rows", columns=trained.data.columns, num_outputs=2), nn.Sequential)
+
+
+def _mixes_rows(columns, num_outputs, params):
+    return nn.Sequential(nn.Linear(len(columns), 4), nn.BatchNorm1d(4), nn.Linear(4, num_outputs))

@@ -1,0 +1,53 @@
+"""Does each treatment move on Adult what it declares, by how much, and at what price? Slow: it trains and audits."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from assay import engine, registry
+from assay.data import load_adult
+from assay.observe import Workspace
+from assay.train import train_system
+
+pytestmark = pytest.mark.slow
+registry.load()
+TREATMENTS = sorted(registry.TREATMENTS.values(), key=lambda one: one.name)
+LEAST_ACCURACY = {"dp_sgd": 0.83}  # at epsilon 3
+USUAL_ACCURACY = 0.85
+SLICES = {"demographic_parity_difference": "sex", "equalized_odds_difference": "sex"}
+
+
+@pytest.fixture(scope="module")
+def adult():
+    return train_system(load_adult())
+
+
+@pytest.fixture(scope="module")
+def workspace():
+    return Workspace(key=b"adult", num_draws=200)
+
+
+def probe_of(metric):
+    """The probe that measures a metric, found by its name in the probe's own file."""
+    for one in registry.PROBES.values():
+        if f'"{metric}"' in inspect.getsource(inspect.getmodule(one.function)):
+            return one.name
+    raise LookupError(metric)
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS, ids=lambda one: one.name)
+def test_moves_what_it_declares(treatment, adult, workspace, record_property):
+    treated = treatment.function(adult)
+    metrics = [move.split(":") for move in treatment.moves]
+    probes = ["accuracy", *(probe_of(metric) for _, metric in metrics)]
+    before, after = (engine.audit(system, probes=probes, workspace=workspace) for system in (adult, treated))
+    for direction, metric in metrics:
+        place = SLICES.get(metric, "")
+        first, second = before.find(metric, place).value, after.find(metric, place).value
+        record_property(metric, (first, second))
+        assert (second < first) if direction == "lower" else (second > first)
+    accuracy = after.find("accuracy").value
+    record_property("accuracy", (before.find("accuracy").value, accuracy))
+    assert accuracy >= LEAST_ACCURACY.get(treatment.name, USUAL_ACCURACY)
