@@ -13,6 +13,9 @@ from assay.observe import BATCH, Ledger, Workspace, loss_gradients, module_of, r
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of
 
 
+WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
+
+
 def keyed_rng(*parts: str) -> np.random.Generator:
     """The same stream for the same words on any machine."""
     return np.random.Generator(np.random.Philox(int(digest_of(list(parts))[:32], 16)))
@@ -75,12 +78,14 @@ class Query:
         """`(M, F)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""
         inputs = np.ascontiguousarray(inputs, dtype=np.float32)
         key = ["query", 1, self.system.digest, array_digest(inputs)]
-        stored = self.workspace.cache.get(key)
+        cache = self.workspace.cache
+        cache = cache if len(inputs) >= WORTH_STORING else cache.in_memory()
+        stored = cache.get(key)
         if stored is not None:
             return stored[0]["logits"]
         self.ledger.add(self.kind, len(inputs))
         logits = run_model(self.system, inputs)
-        self.workspace.cache.put(key, {"logits": logits}, {})
+        cache.put(key, {"logits": logits}, {})
         return logits
 
     def probabilities(self, inputs: Array) -> Array:
@@ -108,6 +113,8 @@ class Query:
 
     def losses_and_gradients(self, inputs: Array, labels: Array) -> tuple[Array, Array]:
         """White box: losses `(M,)` and gradients `(M, F)`, zero for categorical columns; counts M rows."""
+        if not len(inputs):
+            return np.empty(0, dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
         self.ledger.add(self.kind, len(inputs))
         module = module_of(self.system)
         losses, gradients = [], []

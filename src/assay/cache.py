@@ -46,6 +46,10 @@ class Cache:
         except (SafetensorError, ValueError):
             return None
 
+    def in_memory(self) -> Cache:
+        """The part that lives as long as this value: for answers that are cheaper to make again than to store."""
+        return Cache(None, self.memory)
+
     def put(self, key: Any, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
         """Store arrays and facts under a key, whole or not at all."""
         if self.folder is None and self.memory is not None:
@@ -58,7 +62,8 @@ class Cache:
         body = len(text).to_bytes(8, "little") + text
         body += save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, hashlib.sha256(body).digest() + body)
+        # No fsync: after a power cut a torn entry fails its digest and is made anew, and nothing else depends on it.
+        write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)
 
     def _path(self, key: Any) -> Path | None:
         name = digest_of(key)

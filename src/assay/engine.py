@@ -95,7 +95,7 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     references = shared.pop("references", None)
     passes.extend(shared.values())
     if references is not None:
-        rows = (1 + workspace.num_references) * (sizes.num_test + sizes.num_train)
+        rows = sizes.num_train + workspace.num_references * (sizes.num_test + sizes.num_train)
         passes.append(Pass("reference passes", rows, references.probes))
     done = tuple(probe.name for probe in chosen if probe not in todo)
     if done:

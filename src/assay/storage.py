@@ -56,10 +56,10 @@ _NEXT = {
 }
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace the content of `path` by `data`, at once or not at all.
 
-    When it returns, the new content survives a power cut. When it raises, `path` holds the previous content, except
+    When it returns, the new content survives a power cut (unless `durable=False`, for what can be made anew). When it raises, `path` holds the previous content, except
     where the message says "written": then only the last fsync, of the folder, failed. Raises StorageError.
 
     >>> import tempfile
@@ -73,7 +73,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         temp, descriptor = _new_temp(path, mode)
         try:
             _write_all(descriptor, data)
-            os.fsync(descriptor)
+            if durable:
+                os.fsync(descriptor)
             os.replace(temp, path)
         except BaseException:
             with suppress(OSError):
@@ -84,7 +85,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
                 os.close(descriptor)
     except OSError as error:
         raise _storage_error(f"{path} cannot be written; its previous content is untouched", error) from error
-    _fsync_parent(path)
+    if durable:
+        _fsync_parent(path)
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> bool:
