@@ -12,7 +12,6 @@ from assay.meter import Energy, EnergyMeter
 from assay.observe import BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of
 
-
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
 

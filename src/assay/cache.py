@@ -16,7 +16,6 @@ from safetensors.numpy import load, save
 from assay.digests import Array, canonical, digest_of
 from assay.storage import write_atomic
 
-
 Entry = tuple[dict[str, Array], dict[str, Any]]
 
 

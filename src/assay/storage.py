@@ -59,8 +59,9 @@ _NEXT = {
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace the content of `path` by `data`, at once or not at all.
 
-    When it returns, the new content survives a power cut (unless `durable=False`, for what can be made anew). When it raises, `path` holds the previous content, except
-    where the message says "written": then only the last fsync, of the folder, failed. Raises StorageError.
+    When it returns, the new content survives a power cut (unless `durable=False`, for what can be made anew). When it
+    raises, `path` holds the previous content, except where the message says "written": then only the last fsync, of
+    the folder, failed. Raises StorageError.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
