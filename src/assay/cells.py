@@ -65,28 +65,39 @@ def compress(columns: Sequence[Array]) -> tuple[Array, Array]:
     >>> classes.tolist(), sizes.tolist()
     ([0, 1, 2], [1, 1, 1])
     """
-    num_rows = len(columns[0])
-    classes, sizes = np.zeros(num_rows, dtype=np.uint8), np.array([num_rows])[:num_rows]
-    for column in columns if num_rows else ():
+    wide, num_cells = np.zeros(len(columns[0]), dtype=np.uint8), 1
+    for column in columns if len(wide) else ():
         codes, low = column, int(column.min())
         radix = int(column.max()) - low + 1
-        if len(sizes) * radix > MAX_TABLE:  # far apart: number the values that occur
+        if num_cells * radix > MAX_TABLE:  # far apart: number the values that occur
             values, codes = np.unique(column, return_inverse=True)
             low, radix = 0, len(values)
-        if len(sizes) * radix > MAX_TABLE:
+        if num_cells * radix > MAX_TABLE:
             continue
-        small = np.min_scalar_type(len(sizes) * radix)
+        small = np.min_scalar_type(num_cells * radix)
         codes = codes if low == 0 else np.subtract(codes, low, dtype=np.int64)
-        wide = classes.astype(small) * small.type(radix) + codes.astype(small)
-        tally = np.zeros(len(sizes) * radix, dtype=np.int64)
-        for part in blocks(len(wide)):
-            tally += np.bincount(wide[part], minlength=len(tally))
-        present = np.flatnonzero(tally)
-        if len(present) <= MAX_CLASSES:
-            table = np.zeros(len(tally), dtype=np.min_scalar_type(len(present)))
-            table[present] = np.arange(len(present))
-            classes, sizes = table.take(wide), tally[present]
-    return classes, sizes
+        finer = np.multiply(wide, small.type(radix), dtype=small)
+        finer += codes.astype(small, copy=False)
+        if num_cells * radix <= MAX_CLASSES:  # cannot be too many: number them once, at the end
+            wide, num_cells = finer, num_cells * radix
+            continue
+        classes, sizes = _renumber(finer, num_cells * radix)
+        if len(sizes) <= MAX_CLASSES:
+            wide, num_cells = classes, len(sizes)
+    return _renumber(wide, num_cells)
+
+
+def _renumber(wide: Array, num_cells: int) -> tuple[Array, Array]:
+    """Codes in [0, num_cells) as classes 0, 1, ... of those that occur, and their sizes."""
+    tally = np.zeros(num_cells, dtype=np.int64)
+    for part in blocks(len(wide)):
+        tally += np.bincount(wide[part], minlength=num_cells)
+    present = np.flatnonzero(tally)
+    if len(present) == num_cells:
+        return wide, tally
+    table = np.zeros(num_cells, dtype=np.min_scalar_type(len(present)))
+    table[present] = np.arange(len(present))
+    return table.take(wide), tally[present]
 
 
 def first_rows(classes: Array, num_classes: int) -> Array:
