@@ -65,7 +65,10 @@ def effects(
     'better'
     """
     seeds = seed_spread if seed_spread is not None else [None] * len(pairs)
-    made = [_pair(after, before, tuple(() if own is None else map(float, own))) for (after, before), own in zip(pairs, seeds, strict=True)]
+    made = [
+        _pair(after, before, tuple(() if own is None else map(float, own)))
+        for (after, before), own in zip(pairs, seeds, strict=True)
+    ]
     comparable = [pair for pair in made if isinstance(pair, _Pair)]
     critical = _joint_critical(comparable, level)
     return tuple(
