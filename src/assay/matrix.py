@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
+from assay.access import keyed_rng
 from assay.effects import Effect, effects
 from assay.engine import applicable, draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.observe import Ledger, Workspace, observe
 from assay.references import reference_models
 from assay.registry import Probe
-from assay.values import Audit, Measurement, System
+from assay.values import Array, Audit, Measurement, System
 
 Key = tuple[str, str, str]
+NUM_BLOCKS = 30  # of ten rounds each
 
 
 @dataclass(frozen=True)
@@ -44,12 +49,13 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     """Compare audited systems with the first of them, on the same test rows, without running any model again.
 
     Passive measurements are taken once more from the recorded passes under joint draws, so that each difference is
-    paired by row; active ones kept their replicates under draws keyed by the same rows. Differences on the headline
-    dimensions form one family, and differences on slices another; each is controlled as a whole.
+    paired by row; active ones kept their replicates under draws keyed by the same rows. Only timings are taken again,
+    in turns, because the load of a machine moves between audits. Differences on the headline dimensions form one
+    family, and differences on slices another; each is controlled as a whole.
     Raises UsageError when the systems were not measured on the same test rows.
     """
     _require_same_rows(audits)
-    paired = _paired_measurements(audits, workspace)
+    paired = in_turns([one.system for one in audits], _paired_measurements(audits, workspace), workspace)
     keys = tuple(dict.fromkeys(m.key for one in audits for m in one.measurements if m.headline))
     spreads = [_seed_differences(audits[0].system, one.system, workspace) for one in audits]
     headline = _family(paired, spreads, set(keys), workspace.level)
@@ -91,6 +97,44 @@ def _paired_measurements(audits: Sequence[Audit], workspace: Workspace) -> list[
         table |= {m.key: m for m in remeasure(one.system, observation, draws) if m.key in table}
         found.append(table)
     return found
+
+
+def in_turns(
+    systems: Sequence[System], paired: Sequence[Mapping[Key, Measurement]], workspace: Workspace
+) -> list[dict[Key, Measurement]]:
+    """Replace median latencies by ones taken side by side: in each round every system answers the same rows once.
+
+    Replicates resample whole blocks of ten rounds, the same for all systems, so that a slow spell of the machine is
+    shared and neighbouring rounds need not be independent.
+    """
+    found = [dict(table) for table in paired]
+    keys = [key for key in found[0] if key[1] == "latency_p50" and all(key in table for table in found)]
+    if len(systems) < 2:
+        return found
+    for key in keys:
+        batch_size = int(key[2].removeprefix("batch="))
+        seconds = _rounds(systems, batch_size)
+        rng = keyed_rng("rounds", *key)
+        blocks = rng.integers(NUM_BLOCKS, size=(workspace.num_draws, NUM_BLOCKS))
+        for table, mine in zip(found, seconds, strict=True):
+            replicates = np.median(mine.reshape(NUM_BLOCKS, -1)[blocks].reshape(workspace.num_draws, -1), axis=1)
+            table[key] = replace(table[key], value=float(np.median(mine)), replicates=replicates)
+    return found
+
+
+def _rounds(systems: Sequence[System], batch_size: int) -> Array:
+    """Seconds `(S, rounds)` of one forward pass of each system in each round, starting with another one each time."""
+    inputs = systems[0].data.splits["test"].inputs
+    num_rounds, warm = 10 * NUM_BLOCKS, 3
+    seconds = np.empty((len(systems), num_rounds + warm))
+    for number in range(num_rounds + warm):
+        batch = inputs[(np.arange(batch_size) + number * batch_size) % len(inputs)]
+        for turn in range(len(systems)):
+            index = (turn + number) % len(systems)
+            started = time.perf_counter()
+            systems[index].model.outputs(batch)
+            seconds[index, number] = time.perf_counter() - started
+    return seconds[:, warm:]
 
 
 def _family(

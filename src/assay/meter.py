@@ -183,6 +183,8 @@ def environment() -> Mapping[str, Any]:
         module = sys.modules.get(package)
         if module is not None:
             found[package] = str(module.__version__)
+    if "torch" in sys.modules:
+        found["torch threads"] = sys.modules["torch"].get_num_threads()
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import os
 import resource
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from assay.cache import Cache, Entry
 from assay.errors import BudgetError, ModelError, Problem
 from assay.meter import EnergyMeter, environment
+from assay.receipts import instant
 from assay.registry import NEEDS_GRADIENT
 from assay.values import Array, Observation, Progress, Split, System, digest_of, plain, quiet
 
@@ -131,10 +133,22 @@ def observe(
         "seconds": time.perf_counter() - started,
         "joules": plain(meter.stop()),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "environment": environment(),
+        "environment": {**environment(), "instant": instant()},  # when: the policy must have been fixed before
     }
     workspace.cache.put(key, arrays, facts)
     return Observation(arrays=arrays, split_digest=split.digest, system_digest=system.digest, split=split_name, **facts)
+
+
+def one_thread() -> None:
+    """Run torch on one thread, unless OMP_NUM_THREADS says otherwise.
+
+    Two threads wait for each other at every layer; on models this small that costs more than it gains (the demo on a
+    busy machine: 271 s with two threads, 67 s with one), and timings depend on what else runs.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def module_of(system: System) -> torch.nn.Module:

@@ -12,7 +12,7 @@ from assay.dossier import Extras, file_dossier
 from assay.errors import AssayError, Problem, TreatmentError
 from assay.matrix import Matrix, compare
 from assay.models.store import save_system
-from assay.observe import Workspace
+from assay.observe import Workspace, one_thread
 from assay.policy import Policy, judge, load_policy, overall
 from assay.receipts import Receipt, record_plan
 from assay.sealed import sealed_files
@@ -55,7 +55,8 @@ class Comparison:
 
 
 def owner_workspace(cache: Path | None = None, *, progress: Progress = quiet) -> Workspace:
-    """The owner's workspace: cache folder (default `.assay/cache`) and the owner's secret key for the draws."""
+    """The owner's workspace: cache folder (default `.assay/cache`), secret key of the draws; torch on one thread."""
+    one_thread()
     key, _ = draw_key()
     return Workspace(folder=cache or Path(".assay") / "cache", key=key, progress=progress)
 
@@ -96,13 +97,13 @@ def audit(
 ) -> Judged:
     """Measure a system and judge it. The policy's digest is written down before the test rows are read."""
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
-    receipt = _fix(rules, probes)
+    receipt = _fix(rules)
     workspace = workspace or owner_workspace()
     return _judge(_measure(system, rules, probes, workspace), receipt, (rules, 1, workspace))
 
 
-def _fix(rules: Policy, probes: Sequence[str] | None) -> Receipt:
-    return record_plan(home() / "plans", policy_digest=rules.digest, plan=list(probes or ["all"]))
+def _fix(rules: Policy) -> Receipt:
+    return record_plan(home() / "plans", policy_digest=rules.digest)
 
 
 def _measure(system: System, rules: Policy, probes: Sequence[str] | None, workspace: Workspace) -> Audit:
@@ -133,7 +134,7 @@ def compare_treatments(
     registry.load()
     for chain in treatments:  # every unknown name before any work
         registry.choose([name.strip() for name in chain.split("+")], registry.TREATMENTS)
-    receipt = _fix(rules, probes)
+    receipt = _fix(rules)
     audits, errored = [_measure(system, rules, probes, workspace)], {}
     for number, chain in enumerate(treatments):
         workspace.progress(f"treating: {chain}", number, len(treatments))

@@ -21,9 +21,9 @@ def run(out: Path, console: Console) -> None:
     started = time.perf_counter()
     data, how = open_data(("adult", "", ""))
     with console.progress() as progress:
+        workspace = owner_workspace(out / "cache", progress=progress)
         system = train_system(data, progress=progress)
         save(system, how, out / "system")
-        workspace = owner_workspace(out / "cache", progress=progress)
         comparison = compare_treatments(system, TREATMENTS, workspace=workspace)
         progress("filing", 0, 0)
         dossiers = file_all(comparison, out)

@@ -11,8 +11,10 @@ from assay.commands.sources import DataSpec, open_data, save
 def run(spec: DataSpec, out: Path, seed: int, console: Console) -> None:
     """Train with the default recipe and write the system's folder."""
     from assay.models import describe
+    from assay.observe import one_thread
     from assay.train.system import train_system
 
+    one_thread()
     data, how = open_data(spec)
     with console.progress() as progress:
         system = train_system(data, seed=seed, progress=progress)
