@@ -18,8 +18,9 @@ RUNS = {
 }
 HEAD = """# Benchmarks
 
-Ours, a peer and the limit, interleaved in one run, equality of results first. Made by `python -m benchmarks`; the numbers below are
-one run on {machine}, {cores} cores, Python {python}, {day}. CPU seconds, one thread, unless a line says otherwise.
+Ours, a peer and the limit, interleaved in one run, equality of results first. Made by `python -m benchmarks`; the
+numbers below are one run on {machine}, {cores} cores, Python {python}, {day}. CPU seconds, one thread, unless a line
+says otherwise.
 """
 
 

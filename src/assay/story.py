@@ -148,7 +148,7 @@ def compare_treatments(
     return Comparison(tuple(_judge(one, receipt, how) for one in audits), matrix)
 
 
-def file(judged: Judged, folder: Path, *, tables: Mapping[str, Any] | None = None) -> Dossier:
+def file(judged: Judged, folder: str | Path, *, tables: Mapping[str, Any] | None = None) -> Dossier:
     """Sign and file what was judged; a former dossier in the folder stays until the new one is whole.
 
     The system's own files go in where it can be stored; a black box (an endpoint, a live estimator) is named by digest
@@ -164,7 +164,7 @@ def file(judged: Judged, folder: Path, *, tables: Mapping[str, Any] | None = Non
         num_systems=judged.num_systems,
     )
     return file_dossier(
-        judged.audit, findings=judged.findings, policy=judged.policy, folder=folder, signer=signer, extras=extras
+        judged.audit, findings=judged.findings, policy=judged.policy, folder=Path(folder), signer=signer, extras=extras
     )
 
 
