@@ -42,6 +42,7 @@ __all__ = [
     "key_id",
     "load_signer",
     "open_envelope",
+    "owner_secret",
     "pae",
     "sign_statement",
     "statement",
@@ -85,7 +86,7 @@ def load_signer(folder: Path | None = None) -> tuple[Signer, bool]:
     def new() -> bytes:
         return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
-    data, created = _secret(folder / "key.pem", new)
+    data, created = owner_secret(folder / "key.pem", new)
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -105,13 +106,14 @@ def draw_key(folder: Path | None = None) -> tuple[bytes, bool]:
     Who knows it and enough published draws can recover the rows behind them. Raises StorageError, DossierError.
     """
     path = (folder or home()) / "draws.key"
-    data, created = _secret(path, lambda: secrets.token_bytes(32))
+    data, created = owner_secret(path, lambda: secrets.token_bytes(32))
     if len(data) != 32:
         raise DossierError(Problem(f"{path} has {len(data)} bytes", "32 bytes", "Restore it from a copy"))
     return data, created
 
 
-def _secret(path: Path, new: Callable[[], bytes]) -> tuple[bytes, bool]:
+def owner_secret(path: Path, new: Callable[[], bytes]) -> tuple[bytes, bool]:
+    """The bytes of an owner's secret file, and whether `new` made them just now; refused when others may read it."""
     make_folder(path.parent, mode=0o700)
     created = False if path.exists() else write_new(path, new(), mode=0o600)
     data = read_regular(path)

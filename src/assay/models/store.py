@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,9 +28,18 @@ from assay.tasks import Argmax, Identity, task_of
 from assay.tasks.group_thresholds import group_thresholds_from_json
 from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
-from assay.values import Data, Decision, Model, Recipe, Step, System, canonical, plain
+from assay.values import Data, Decision, Model, Recipe, Step, System, Task, canonical, digest_of, plain
 
-__all__ = ["load_system", "load_weights", "read_manifest", "register_decision", "register_recipe", "save_system"]
+__all__ = [
+    "Parts",
+    "load_parts",
+    "load_system",
+    "load_weights",
+    "read_manifest",
+    "register_decision",
+    "register_recipe",
+    "save_system",
+]
 
 FORMAT = 1
 MAX_MANIFEST = 16 << 20  # bytes
@@ -44,6 +54,16 @@ _decisions: dict[str, DecisionBuilder] = {
     "group_thresholds": group_thresholds_from_json,
 }
 _recipes: dict[str, RecipeBuilder] = {}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What it takes to answer: model, task and decision rule of a stored system, and the digest of the whole."""
+
+    model: Model
+    task: Task
+    decision: Decision
+    system_digest: str
 
 
 def register_decision(name: str, builder: DecisionBuilder) -> None:
@@ -130,6 +150,39 @@ def load_system(folder: str | Path, data: Data) -> System:
     if wrong:
         raise ModelError(wrong)
     return system
+
+
+def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | None = None) -> Parts:
+    """What answers of the system that `save_system` wrote, without its rows: for a server.
+
+    `declared` names columns and classes; its splits are not read. `sums` (file name to SHA-256, from a signed
+    statement) replaces the folder's own SHA256SUMS; the bytes that are parsed are those that were hashed. Raises
+    ModelError for another declaration, an unknown name of a part or weights outside the folder's one file;
+    StorageError for a damaged file.
+    """
+    folder = Path(folder)
+    manifest, sums = _read(folder, folder / MANIFEST, sums)
+    task = task_of(declared)
+    try:
+        if manifest["data"]["columns"] != plain(declared.columns):
+            raise ModelError(Problem(f"{folder} was made for other columns than those declared"))
+        model = _model_from_json(manifest["model"], folder, sums, declared)
+        decision = _named(_decisions, manifest["decision"], "decision rule")(manifest["decision"])
+        recorded = dict(manifest["digests"])
+        whole = [model.digest, recorded["data"], task.digest, decision.digest, manifest["lineage"]]
+        found = {"model": model.digest, "task": task.digest, "decision": decision.digest, "system": digest_of(whole)}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
+    wrong = [
+        Problem(f"the {name} loaded from {folder} is not the one recorded")
+        for name in found
+        if found[name] != recorded.get(name)
+    ]
+    if isinstance(model, OnnxModel) and model.content is None:
+        wrong.append(Problem(f"{folder} keeps weights outside its one model file"))
+    if wrong:
+        raise ModelError(wrong)
+    return Parts(model, task, decision, found["system"])
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> nn.Module:
@@ -229,19 +282,25 @@ def _digests(system: System) -> dict[str, str]:
     return {name: part.digest for name, part in (*parts, ("system", system))}
 
 
-def _read(folder: Path, path: Path) -> tuple[Mapping[str, Any], Mapping[str, str]]:
-    """The manifest, verified and parsed, and the SHA-256 of every file."""
+def _read(
+    folder: Path, path: Path, sums: Mapping[str, str] | None = None
+) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """The manifest, verified (against `sums` where given) and parsed, and the SHA-256 of every file."""
     if not path.is_file():
         raise ModelError(Problem(f"{folder} is not a system folder", "a folder written by assay", "Train one first"))
-    listed = read_regular(folder / SUMS)
-    lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
-    sums = {line[1]: line[0] for line in lines if len(line) == 2}
-    if listed != _sums(sums) or MANIFEST not in sums:
-        raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
+    if sums is None:
+        listed = read_regular(folder / SUMS)
+        lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
+        sums = {line[1]: line[0] for line in lines if len(line) == 2}
+        if listed != _sums(sums):
+            raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
+    if MANIFEST not in sums:
+        raise ModelError(Problem(f"no digest is known of {path}", next="Restore the folder from a copy"))
     if path.stat().st_size > MAX_MANIFEST:
         raise ModelError(Problem(f"{path} is too long", f"{MAX_MANIFEST:,} bytes"))
+    content = read_verified(path, sums[MANIFEST])  # outside of the try: a StorageError is a ValueError too
     try:
-        manifest = json.loads(read_verified(path, sums[MANIFEST]))
+        manifest = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ModelError(Problem(f"{path} is not JSON")) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or set(manifest) != set(FIELDS):

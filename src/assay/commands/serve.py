@@ -1,0 +1,51 @@
+"""`assay serve`: a system that passed, behind a key, until it is told to stop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from assay.commands.console import Console
+from assay.errors import MissingExtraError, Problem, ServeError
+
+GRACE_SECONDS = 10.0
+
+
+def run(dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console: Console) -> None:
+    """Verify, load, listen. Exit 0 after a stop that answered everything accepted, 1 after one that could not."""
+    try:
+        from assay.serve.routes import build
+        from assay.serve.server import Stop, is_loopback, listen, serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".", maxsplit=1)[0] not in ("starlette", "uvicorn", "h11", "anyio"):
+            raise
+        raise MissingExtraError("starlette and uvicorn", "serve") from error
+    from assay.serve.admission import TRUSTED, admit
+    from assay.serve.keys import VARIABLE, load_key
+    from assay.serve.worker import Worker
+
+    host, port = where
+    allow_failed, allow_unsigned = allow
+    served = admit(dossier, allow_failed=allow_failed, allow_unsigned=allow_unsigned)
+    key, made = load_key()
+    if made:
+        console.say(f"key (shown once, kept only as a digest): {made}")
+    if not is_loopback(host):
+        if made:
+            what = f"{host} can be reached by others, and the key was made only now"
+            raise ServeError(Problem(what, f"127.0.0.1, or a key in ${VARIABLE}", "Note the key, and start it again"))
+        console.say(f"{host} can be reached by others: put a proxy with TLS in front, or the key can be read")
+    worker = Worker(served.answer)
+    gate, _ = build(served, worker, key)
+    with listen(host, port) as sock:
+        for warning in served.warnings:
+            console.say(f"warning: {warning}")
+        if not served.is_pinned:
+            console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")
+        shown = f"[{host}]" if ":" in host else host
+        console.say(f"serving {served.name} on http://{shown}:{sock.getsockname()[1]} (evidence {served.evidence_id})")
+        sys.stdout.flush()
+        is_whole = serve(gate, worker, sock, stop=Stop(GRACE_SECONDS))
+    state = gate.state
+    console.say(f"stopped: {state.accepted} requests accepted, {state.answered} answered")
+    console.finish({"accepted": state.accepted, "answered": state.answered}, code=0 if is_whole else 1)

@@ -1,0 +1,154 @@
+"""Open Inference Protocol v2: tensors in, tensors out.
+
+One tensor a column (numbers, or BYTES for categories), or one FP32 tensor `inputs` `(M, F)` that is coded already, in
+JSON or as raw little-endian bytes after the JSON (the binary tensor extension). Limits: one model, one version; answers
+are JSON; of the binary extension only `inputs` is read. Source: kserve/open-inference-protocol, specification v2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from assay.errors import Problem
+from assay.serve.bodies import MAX_ROWS, Coder, Rows, only_keys, parse, refuse
+from assay.serve.refusals import Refusal
+from assay.values import Array, Column
+
+__all__ = ["CODED", "columns_of", "infer_rows", "tensor", "wanted"]
+
+CODED = "inputs"  # the tensor of coded rows; a column with this name comes first
+NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
+_LONGEST = 128
+
+
+def columns_of(columns: Sequence[Column]) -> list[dict[str, Any]]:
+    """The model's inputs, as its metadata lists them; -1 is any number of rows."""
+    kinds = {"numeric": "FP64", "categorical": "BYTES"}
+    return [{"name": one.name, "datatype": kinds[one.kind], "shape": [-1, 1]} for one in columns]
+
+
+def infer_rows(body: bytes, header_length: int | None, coder: Coder) -> tuple[Rows, dict[str, Any]]:
+    """Coded rows, and the request without its tensors. Raises Refusal 400 or 422, with every problem found."""
+    if header_length is not None and not 0 < header_length <= len(body):
+        refuse(f"the JSON part is said to be {header_length} bytes of {len(body)}", "Inference-Header-Content-Length")
+    request = parse(body if header_length is None else body[:header_length])
+    only_keys(request, ("id", "inputs", "outputs", "parameters"))
+    if len(str(request.get("id", ""))) > _LONGEST or not isinstance(request.get("id", ""), str):
+        refuse("the id is no short text", f"a text of at most {_LONGEST} characters")
+    tensors = _tensors(request.pop("inputs", None))
+    rest = b"" if header_length is None else body[header_length:]
+    names = [column.name for column in coder.data.columns]
+    if CODED in tensors and CODED not in names:
+        return _coded(tensors, rest, coder), request
+    if rest:
+        refuse("raw bytes are given for named tensors", f"raw bytes only for one FP32 tensor {CODED!r}")
+    table = _table(tensors, coder)
+    instances = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+    return coder.rows(instances, what="tensors"), request
+
+
+def _tensors(listed: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(listed, list) or not listed:
+        refuse("'inputs' is no list of tensors", "[{name, shape, datatype, data}, ...]")
+    problems, found = [], {}
+    for place, one in enumerate(listed):
+        name = one.get("name") if isinstance(one, dict) else None
+        shape = one.get("shape") if isinstance(one, dict) else None
+        sizes = isinstance(shape, list) and all(type(size) is int and 0 <= size <= 2**31 for size in shape)
+        if not isinstance(name, str) or not sizes or not isinstance(one.get("datatype"), str):
+            problems.append(Problem(f"tensor {place + 1} has no name, shape or datatype", "{name, shape, datatype}"))
+        elif name in found:
+            problems.append(Problem(f"tensor {name[:60]!r} is given twice"))
+        else:
+            found[name] = one
+    if problems:
+        raise Refusal(422, "request", problems[:20])
+    rows = {one["shape"][0] if one["shape"] else 0 for one in found.values()}
+    if len(rows) != 1 or not 1 <= min(rows) <= MAX_ROWS:
+        refuse(f"the tensors have {sorted(rows)[:5]} rows", f"the same number in all, 1 to {MAX_ROWS:,}")
+    return found
+
+
+def _table(tensors: Mapping[str, Mapping[str, Any]], coder: Coder) -> dict[str, list[Any]]:
+    """Column name to its cells; columns that are not there are left for the coder to list."""
+    columns = {one.name: one for one in (*coder.data.group_columns, *coder.data.columns)}
+    problems: list[Problem] = []
+    table = {}
+    for name, one in tensors.items():
+        column, cells = columns.get(name), _flat(one.get("data"))
+        num = one["shape"][0]
+        allowed = NUMBERS if column is not None and column.kind == "numeric" else ("BYTES",)
+        if column is not None and one["datatype"] not in allowed:
+            what = f"tensor {name!r} has datatype {one['datatype'][:20]}"
+            problems.append(Problem(what, ", ".join(allowed)))
+        if one["shape"] not in ([num], [num, 1]) or len(cells) != num:
+            what = f"tensor {name[:60]!r} has {len(cells)} values for shape {one['shape'][:4]}"
+            problems.append(Problem(what, f"[{num}] or [{num}, 1], and as many values"))
+        table[name] = cells
+    if problems:
+        raise Refusal(422, "request", problems[:20])
+    return table
+
+
+def _flat(data: Any) -> list[Any]:
+    """Values in row-major order: OIP allows them flat or nested."""
+    while isinstance(data, list) and data and all(isinstance(one, list) for one in data):
+        data = [value for one in data for value in one]
+    return data if isinstance(data, list) else []
+
+
+def _coded(tensors: dict[str, dict[str, Any]], rest: bytes, coder: Coder) -> Rows:
+    one = tensors.pop(CODED)
+    num, shape = one["shape"][0], [one["shape"][0], len(coder.data.columns)]
+    if one["shape"] != shape or one["datatype"] != "FP32":
+        refuse(f"{CODED!r} is {one['datatype'][:20]} {one['shape'][:4]}", f"FP32 {shape}")
+    inputs = _raw(one, rest, shape) if rest or "data" not in one else _listed(one["data"], shape)
+    problems = list(coder.coded(inputs))
+    others = _table(tensors, coder)
+    unknown = sorted(others.keys() - {column.name for column in coder.data.group_columns})
+    if unknown:
+        problems.append(Problem(f"tensors beside {CODED!r}: {', '.join(unknown)[:100]}", "group columns only"))
+    instances = [{name: cells[row] for name, cells in others.items()} for row in range(num)]
+    codes = coder.group_codes(instances, problems)
+    if problems:
+        raise Refusal(422, "rows", problems)
+    return Rows(inputs.astype(np.float32), codes)
+
+
+def _raw(one: Mapping[str, Any], rest: bytes, shape: Sequence[int]) -> Array:
+    parameters = one.get("parameters")
+    said = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
+    expected = 4 * shape[0] * shape[1]
+    if said != len(rest) or len(rest) != expected or "data" in one:
+        refuse(f"{len(rest)} raw bytes are given for {CODED!r}, said to be {str(said)[:20]}", f"{expected} bytes")
+    return np.frombuffer(rest, dtype="<f4").reshape(shape)
+
+
+def _listed(data: Any, shape: Sequence[int]) -> Array:
+    cells = _flat(data)
+    if len(cells) != shape[0] * shape[1] or not all(type(cell) in (int, float) for cell in cells):
+        refuse(f"{CODED!r} has {len(cells)} values, or some that are not numbers", f"{shape[0] * shape[1]} numbers")
+    try:
+        return np.array(cells, dtype=np.float64).reshape(shape)
+    except OverflowError:
+        refuse(f"{CODED!r} has a number beyond float32", "finite numbers that float32 holds")
+
+
+def wanted(request: Mapping[str, Any], outputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The outputs that a request asks for by name; all when it names none. Raises Refusal 422."""
+    asked = request.get("outputs")
+    if asked is None:
+        return list(outputs)
+    names = [one.get("name") if isinstance(one, dict) else None for one in asked] if isinstance(asked, list) else [None]
+    known = {output["name"]: output for output in outputs}
+    if not names or not all(isinstance(name, str) and name in known for name in names):
+        refuse("'outputs' asks for something else", ", ".join(known))
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def tensor(name: str, values: Array, datatype: str) -> dict[str, Any]:
+    """One output tensor, flat in row-major order."""
+    return {"name": name, "shape": list(values.shape), "datatype": datatype, "data": values.ravel().tolist()}
