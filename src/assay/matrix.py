@@ -19,6 +19,7 @@ from assay.registry import Probe
 from assay.values import Array, Audit, Measurement, System
 
 Key = tuple[str, str, str]
+TIMED = "latency_p50"  # the one metric that is taken again, in turns
 NUM_BLOCKS = 30  # of ten rounds each
 
 
@@ -62,7 +63,8 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     slices = {key for found in paired for key in found} - set(keys)
     detail = _family(paired, spreads, slices, workspace.level)
     cells = {
-        one.system.name: {key: _cell(one, key, headline.get((one.system.name, key))) for key in keys} for one in audits
+        one.system.name: {key: _cell(one, key, found, headline.get((one.system.name, key))) for key in keys}
+        for one, found in zip(audits, paired, strict=True)
     }
     names = tuple(one.system.name for one in audits)
     details = {name: tuple(effect for (owner, _), effect in detail.items() if owner == name) for name in names}
@@ -108,7 +110,7 @@ def in_turns(
     shared and neighbouring rounds need not be independent.
     """
     found = [dict(table) for table in paired]
-    keys = [key for key in found[0] if key[1] == "latency_p50" and all(key in table for table in found)]
+    keys = [key for key in found[0] if key[1] == TIMED and all(key in table for table in found)]
     if len(systems) < 2:
         return found
     for key in keys:
@@ -118,7 +120,11 @@ def in_turns(
         blocks = rng.integers(NUM_BLOCKS, size=(workspace.num_draws, NUM_BLOCKS))
         for table, mine in zip(found, seconds, strict=True):
             replicates = np.median(mine.reshape(NUM_BLOCKS, -1)[blocks].reshape(workspace.num_draws, -1), axis=1)
-            table[key] = replace(table[key], value=float(np.median(mine)), replicates=replicates)
+            low, high = np.quantile(replicates, [(1 - workspace.level) / 2, (1 + workspace.level) / 2])
+            bounds = {"low": float(low), "high": float(high), "value": float(np.median(mine))}
+            method = f"median of {mine.size} rounds in turns with the compared systems, block bootstrap"
+            about = {"method": method, "attempted": mine.size, "scored": mine.size, "reason": ""}
+            table[key] = replace(table[key], **bounds, **about, replicates=replicates)
     return found
 
 
@@ -155,10 +161,12 @@ def _family(
     return dict(zip(index, effects(pairs, level=level, seed_spread=seeds), strict=True)) if pairs else {}
 
 
-def _cell(one: Audit, key: Key, effect: Effect | None) -> Cell:
+def _cell(one: Audit, key: Key, found: Mapping[Key, Measurement], effect: Effect | None) -> Cell:
+    """What the audit measured; a timing as it was in turns, so that effects are differences of what is shown."""
     for measurement in one.measurements:
         if measurement.key == key:
-            return Cell(measurement, effect, measurement.reason)
+            shown = found[key] if key[1] == TIMED else measurement
+            return Cell(shown, effect, shown.reason)
     reasons = {skipped.probe: skipped.reason for skipped in one.not_applicable}
     return Cell(None, None, reasons.get(key[0], "it was not measured"))
 

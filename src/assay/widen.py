@@ -93,14 +93,16 @@ def _from_counts(measurement: Measurement, level: float) -> tuple[float, float] 
         return None
     if "wilson" not in name and "clopper" not in name:
         return None
-    from assay.intervals import adjusted_wilson, clopper_pearson
+    from assay.intervals import adjusted_wilson, clopper_pearson, critical_value, wilson
 
     for total in {measurement.attempted, measurement.scored} - {0}:
         hits, num = np.asarray(round(value * total)), np.asarray(total)
         if "clopper" in name:
             limits = clopper_pearson(hits, num, level=measurement.level)
-        else:
+        elif "adjusted" in name:
             limits = adjusted_wilson(hits, num, level=measurement.level)
+        else:
+            limits = wilson(hits, num, critical=critical_value(measurement.level))
         same = max(abs(float(hits / num) - value), abs(float(limits[0]) - low), abs(float(limits[1]) - high)) <= _SAME
         if same:
             wide = clopper_pearson(hits, num, level=level)
