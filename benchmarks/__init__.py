@@ -1,0 +1,1 @@
+"""Ours, a peer and the limit, side by side in one run."""
