@@ -15,19 +15,34 @@ from assay.policy import Policy, overall
 from assay.receipts import Receipt
 from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
 
-__all__ = ["JUDGING", "SCHEMA", "build_open", "parse_json", "per_person_arrays", "read_open", "to_json"]
+__all__ = [
+    "JUDGING",
+    "MATRIX_SCHEMA",
+    "SCHEMA",
+    "build_open",
+    "parse_json",
+    "per_person_arrays",
+    "read_open",
+    "to_json",
+]
 
 SCHEMA = "urn:assay:dossier:v1"
+MATRIX_SCHEMA = "urn:assay:matrix:v1"
 JUDGING = 1  # raised when the same policy and measurements would be judged otherwise
 _LONGEST_WORD = 80  # a digest with its prefix; longer words without a space can hide an array
 _FEWEST_NUMBERS = 200  # a text with this many numbers, and one per row, is an array written as text
 _FEWEST_ROWS = 16
 _LARGEST = 2**63
-_FIXED = re.compile(  # places of the open part whose length the schema or the data's declaration decides
-    r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
-    r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
-    r"|/observations/[^/]+(/environment)?"
-)
+_FIXED = {  # places whose length the schema, the data's declaration or the choice of systems decides
+    SCHEMA: re.compile(
+        r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
+        r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
+        r"|/observations/[^/]+(/environment)?"
+    ),
+    MATRIX_SCHEMA: re.compile(
+        r"|/(systems|digests|keys|cells|pareto|sentences|verdicts|details|errored)|/cells/[^/]+(/\d+/measurement)?"
+    ),
+}
 
 
 def build_open(
@@ -177,8 +192,8 @@ def per_person_arrays(open_json: Any, num_rows: int) -> list[str]:
     >>> per_person_arrays({"correct": [1, 0, 1, 1] * 10}, 40)
     ['/correct: 40 entries']
     """
-    fixed = isinstance(open_json, Mapping) and open_json.get("schema") == SCHEMA
-    return list(_places(open_json, max(num_rows, _FEWEST_ROWS), "", _FIXED if fixed else None)) if num_rows else []
+    fixed = _FIXED.get(str(open_json.get("schema"))) if isinstance(open_json, Mapping) else None
+    return list(_places(open_json, max(num_rows, _FEWEST_ROWS), "", fixed)) if num_rows else []
 
 
 def _places(value: Any, num_rows: int, path: str, fixed: re.Pattern[str] | None) -> Iterator[str]:

@@ -53,16 +53,17 @@ class Recorded:
 def recompute(folder: Path) -> tuple[Measurement, ...]:
     """Measure every passive number of a dossier again, from its sealed part; the model is neither run nor loaded.
 
-    Raises DossierError when the sealed part is absent or is of other rows than the observation.
+    Of each probe that the open part shows anything of, all numbers; other probes were not asked for, and a rule about
+    them is inconclusive. Raises DossierError when the sealed part is absent or is of other rows than the observation.
     """
     folder = Path(folder)
     observation = sealed_observation(folder)
-    about = load_dossier(folder, verify=False).about
+    shown = load_dossier(folder, verify=False)
+    about, asked = shown.about, {one.probe for one in shown.measurements}
     draws = load(read_regular(folder / DRAWS_FILE))
     arrays = load(read_regular(folder / SPLIT_FILE))
     data = _data(about["data"], arrays)
-    found = data.splits["test"].digest
-    if not hmac.compare_digest(found, observation.split_digest):
+    if not hmac.compare_digest(data.splits["test"].digest, observation.split_digest):
         raise DossierError(Problem("the sealed rows are not the rows that were observed", observation.split_digest))
     told = about["system"]
     model = Recorded(told["model"]["digest"], frozenset(told["model"]["offers"]), told["model"]["num_bytes"])
@@ -71,7 +72,8 @@ def recompute(folder: Path) -> tuple[Measurement, ...]:
     workspace = Workspace(
         derived_key=draws["key"].tobytes(), num_draws=int(draws["num_draws"][0]), level=float(draws["level"][0])
     )
-    return remeasure(system, observation, draws_for([system], [observation], workspace))
+    found = remeasure(system, observation, draws_for([system], [observation], workspace))
+    return tuple(one for one in found if one.probe in asked)
 
 
 def _data(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Data:

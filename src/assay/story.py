@@ -13,6 +13,7 @@ from assay.errors import AssayError, Problem, TreatmentError
 from assay.matrix import Matrix, compare
 from assay.models.store import save_system
 from assay.observe import Workspace, one_thread
+from assay.openpart import MATRIX_SCHEMA
 from assay.policy import Policy, judge, load_policy, overall
 from assay.receipts import Receipt, record_plan
 from assay.sealed import sealed_files
@@ -189,6 +190,7 @@ def matrix_facts(comparison: Comparison) -> dict[str, Any]:
         for name in matrix.systems
     }
     return {
+        "schema": MATRIX_SCHEMA,
         "systems": list(matrix.systems),
         "digests": {one.audit.system.name: one.audit.system.digest for one in comparison.judged},
         "keys": [list(key) for key in matrix.keys],
