@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from assay.serve.worker import Worker
 from assay.values import System
 from serve_kit import BEARER, GOOD, KEY
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104  # to be refused
 BODY = json.dumps({"instances": [GOOD]}).encode()
 HEAD = f"POST /v1/predict HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
 WHOLE = HEAD.encode() + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
@@ -72,9 +74,17 @@ def raw(port: int, *parts: bytes, pause: float = 0.0, until: float = 5.0) -> tup
     return found, time.monotonic() - started
 
 
+def at_rest(gate: Gate) -> None:
+    """Nothing is in flight; a caller may have its answer a moment before the server has noted so."""
+    until = time.monotonic() + 2
+    while gate.state.in_flight and time.monotonic() < until:
+        time.sleep(0.01)
+    assert gate.state.in_flight == 0
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HEADER_SECONDS", "IDLE_SECONDS", "WRITE_SECONDS"):
+    for name in ("HEADER_SECONDS", "IDLE_SECONDS", "LINGER_SECONDS", "WRITE_SECONDS"):
         monkeypatch.setattr(module, name, 0.4)
 
 
@@ -86,24 +96,25 @@ def test_whoever_sends_slowly_is_cut_off(served: Served, quick: None) -> None:
             "half a header": ([HEAD[:40].encode()], 0, b""),
             "headers that drip": ([bytes([one]) for one in HEAD.encode()], 0.02, b""),
             "half a body": ([WHOLE[:-5]], 0, b"HTTP/1.1 408"),
-            "a body that drips": ([WHOLE[:-60], *[WHOLE[-60:][i : i + 1] for i in range(60)]], 0.02, b"HTTP/1.1 408"),
+            "a body that drips": ([WHOLE[:-60], *[b" "] * 30], 0.02, b"HTTP/1.1 408"),
             "one request, then idle": ([WHOLE], 0, b"HTTP/1.1 200"),
             "one request, then half a header": ([WHOLE, HEAD[:40].encode()], 0, b"HTTP/1.1 200"),
             "refused, then more body": ([WHOLE.replace(b"application/json", b"text/plain")[:-5]], 0, b"HTTP/1.1 415"),
         }
-        for name, (parts, pause, expected) in cases.items():
-            found, seconds = raw(port, *parts, pause=pause)
+        with ThreadPoolExecutor(len(cases)) as pool:
+            results = list(pool.map(lambda case: raw(port, *case[0], pause=case[1]), cases.values()))
+        for (name, (_, _, expected)), (found, seconds) in zip(cases.items(), results, strict=True):
             assert found.startswith(expected), name
             assert bool(found) == bool(expected), name
-            assert seconds < 2.5, name
-            assert httpx.get(f"http://127.0.0.1:{port}/card", headers=BEARER).status_code == 200, name
-        assert gate.state.in_flight == 0
+            assert seconds < 3, name
+        assert httpx.get(f"http://127.0.0.1:{port}/card", headers=BEARER).status_code == 200
+        at_rest(gate)
 
 
 def test_timers_do_not_cut_off_honest_callers(served: Served, quick: None) -> None:
     """The control: many requests on one connection, with pauses, for longer than any timeout."""
     with listening(served) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=BEARER) as client:
-        for _ in range(8):
+        for _ in range(6):
             assert client.post("/v1/predict", json={"instances": [GOOD]}).status_code == 200
             time.sleep(0.15)
         found, _ = raw(port, WHOLE * 3)  # pipelined
@@ -135,21 +146,23 @@ def test_raw_abuse_ends_in_a_refusal_and_the_service_stays_up(served: Served, qu
         b"GET /v2/health%2flive HTTP/1.1\r\nhost: x\r\n\r\n",
     ]
     with listening(served) as (gate, port):
-        for one in abuse:
-            found, seconds = raw(port, one)
+        gate.body_seconds = 0.4
+        with ThreadPoolExecutor(len(abuse)) as pool:
+            results = list(pool.map(lambda one: raw(port, one), abuse))
+        for one, (found, seconds) in zip(abuse, results, strict=True):
             status = re.match(rb"HTTP/1\.1 (\d+)", found)
-            assert seconds < 2.5, one[:100]
+            assert seconds < 3, one[:100]
             assert b"Traceback" not in found
             shown = (one[:100], found[:200])
             assert (
                 status is None
-                or status[1] in (b"400", b"401", b"404", b"413", b"422", b"431")
+                or status[1] in (b"400", b"401", b"404", b"408", b"413", b"431")
                 or (
                     status[1] == b"200" and b'{"live":true}' in found  # an escaped slash is a slash: the open route
                 )
             ), shown
-            assert httpx.get(f"http://127.0.0.1:{port}/card", headers=BEARER).status_code == 200, shown
-        assert gate.state.in_flight == 0
+        assert httpx.get(f"http://127.0.0.1:{port}/card", headers=BEARER).status_code == 200
+        at_rest(gate)
 
 
 def test_chunked_bodies_are_bodies(served: Served, quick: None) -> None:
@@ -174,7 +187,7 @@ def test_our_own_endpoint_adapter_reads_both_addresses(served: Served, tiny: Sys
 def test_only_this_machine_unless_told() -> None:
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
         assert is_loopback(host)
-    for host in ("0.0.0.0", "::", "10.0.0.1", "example.org", "localhost.example.org", "", "127.0.0.1.example.org"):
+    for host in (EVERYWHERE, "::", "10.0.0.1", "example.org", "localhost.example.org", "", "127.0.0.1.example.org"):
         assert not is_loopback(host)
 
 
@@ -188,7 +201,7 @@ def test_a_port_in_use_is_one_sentence() -> None:
 def test_the_command_refuses_in_one_sentence(passed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     for arguments, expected in {
-        (str(passed), "--host", "0.0.0.0"): "0.0.0.0 can be reached by others",
+        (str(passed), "--host", EVERYWHERE): "0.0.0.0 can be reached by others",
         (str(tmp_path / "empty"),): "is not a dossier",
         (str(tmp_path / "nothing"),): "is not a dossier",
     }.items():
@@ -333,7 +346,7 @@ def test_sixty_slow_callers_do_not_keep_an_honest_one_waiting(passed: Path, tmp_
             while sock.recv(4096):
                 pass
             sock.close()
-        assert time.monotonic() - began < 11
+        assert time.monotonic() - began < 13  # ten for a body, two of lingering
 
 
 @pytest.mark.slow

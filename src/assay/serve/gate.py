@@ -142,7 +142,7 @@ class Gate:
                     more = message.get("more_body", False)
         except TimeoutError as error:
             problem = Problem("the body came too slowly", f"{self.body_seconds:g} seconds for all of it")
-            raise Refusal(408, "slow", problem, {"connection": "close"}) from error
+            raise Refusal(408, "slow", problem) from error  # closed by the protocol's timer: at once, it would be lost
         return b"".join(chunks)
 
     def _too_large(self) -> NoReturn:

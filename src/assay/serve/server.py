@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from types import FrameType
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,6 +21,7 @@ __all__ = ["Stop", "is_loopback", "listen", "serve"]
 
 HEADER_SECONDS = 5.0  # from the first byte of a request to the last of its headers
 IDLE_SECONDS = 15.0  # between two requests
+LINGER_SECONDS = 2.0  # of a body that is refused and still coming: closing at once would lose the refusal
 WRITE_SECONDS = 10.0  # a caller that does not read its answer
 MAX_HEADER_BYTES = 16_384
 MAX_CONNECTIONS = 1000
@@ -45,6 +47,8 @@ def is_loopback(host: str) -> bool:
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises ServeError when the address cannot be had."""
     try:
+        if not 0 <= port <= 65_535:  # the resolver would take it modulo 65,536
+            raise OverflowError("there is no such port")
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family, backlog=512)
     except (OSError, OverflowError) as error:
@@ -60,11 +64,11 @@ def serve(gate: Gate, worker: Worker, sock: socket.socket, *, stop: Stop | None 
         ws="none",
         lifespan="off",
         log_config=None,
-        log_level="warning",
+        log_level="error",  # callers without a key can make it warn as often as they like
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(IDLE_SECONDS),
+        timeout_keep_alive=int(IDLE_SECONDS) + 1,  # uvicorn's forgets itself at the first byte; ours comes first
         timeout_graceful_shutdown=1,
         limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
@@ -105,8 +109,7 @@ class TimedProtocol(H11Protocol):
     """uvicorn's pure Python HTTP/1.1 with limits on what it waits for.
 
     A connection is idle (IDLE_SECONDS), sends headers (HEADER_SECONDS, however they drip), or is being answered, and
-    then the gate watches the body. A body that is still coming after its request was refused counts as headers of the
-    next. A caller that does not take its answer off the wire is cut off after WRITE_SECONDS.
+    then the gate watches the body. What is still coming of a refused body is read and dropped for LINGER_SECONDS. A caller that does not take its answer off the wire is cut off after WRITE_SECONDS.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -130,7 +133,8 @@ class TimedProtocol(H11Protocol):
         """Idle again, unless the next request was there already."""
         super().on_response_complete()
         if not self.transport.is_closing() and not self._is_answering():
-            self._set(IDLE_SECONDS, is_waiting=True)
+            is_unread = self.conn.their_state is h11.SEND_BODY
+            self._set(LINGER_SECONDS if is_unread else IDLE_SECONDS, is_waiting=not is_unread)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is left to wait for."""
