@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from assay.digests import Array, canonical, digest_of
-from assay.storage import write_atomic
+from assay.storage import make_folder, write_atomic
 
 Entry = tuple[dict[str, Array], dict[str, Any]]
 
@@ -50,7 +50,7 @@ class Cache:
         return Cache(None, self.memory)
 
     def put(self, key: Any, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
-        """Store arrays and facts under a key, whole or not at all."""
+        """Store arrays and facts under a key, whole or not at all. Raises StorageError."""
         if self.folder is None and self.memory is not None:
             self.memory[digest_of(key)] = (dict(arrays), json.loads(canonical(facts)))
         path = self._path(key)
@@ -60,7 +60,7 @@ class Cache:
         text += b" " * (-len(text) % 8)  # keeps the tensors aligned
         body = len(text).to_bytes(8, "little") + text
         body += save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         # No fsync: after a power cut a torn entry fails its digest and is made anew, and nothing else depends on it.
         write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)
 

@@ -175,9 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(args=arguments, prog_name="assay", standalone_mode=False)
-    except typer.Abort:
-        code = EXIT_INTERRUPTED
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):  # typer makes one of the other
         print("assay: interrupted; nothing is half-written, and what was measured is remembered.", file=sys.stderr)
         code = EXIT_INTERRUPTED
     except Exception as error:
@@ -189,7 +187,9 @@ def _explain(error: Exception) -> int:
     """One sentence for each problem; a traceback only for a defect of our own, and then into a file."""
     show = getattr(error, "format_message", None)
     if show is not None:  # typer's own usage errors
-        print(f"assay: {show()}", file=sys.stderr)
+        text = show()  # without any argument: the help
+        told = text if text.startswith("Usage:") else f"assay: {_usage(text, getattr(error, 'ctx', None))}"
+        print(told, file=sys.stderr)
         return int(getattr(error, "exit_code", EXIT_USAGE))
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
@@ -204,6 +204,19 @@ def _explain(error: Exception) -> int:
     where = write_crash(error)
     print(f"assay: a defect stopped this: {type(error).__name__}: {error}. Details are in {where}.", file=sys.stderr)
     return EXIT_USAGE
+
+
+def _usage(text: str, context: typer.Context | None) -> str:
+    """What typer found wrong, the commands or options there are, and where to read on."""
+    from assay.errors import Problem
+
+    if context is None:
+        return text
+    command = context.command
+    allowed = sorted(getattr(command, "commands", ()))
+    allowed = allowed or [name for option in command.params for name in option.opts if name.startswith("--")]
+    shown = ", ".join(allowed) if text.startswith("No such") else ""
+    return str(Problem(text.rstrip("."), shown, f"Read: {context.command_path} --help"))
 
 
 if __name__ == "__main__":

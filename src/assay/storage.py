@@ -146,6 +146,8 @@ def _regular(path: Path) -> Iterator[io.FileIO]:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise StorageError(Problem(f"{path} is not a regular file", "regular files"))
             yield file
+    except FileNotFoundError as error:
+        raise StorageError(Problem(f"{path} does not exist", next="Check the path")) from error
     except OSError as error:
         raise _storage_error(f"{path} cannot be read", error) from error
 

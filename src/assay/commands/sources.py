@@ -91,7 +91,7 @@ def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]
         return system_of(load_onnx(path), data, name=path.stem), how
     if ":" in target:
         return _function(target)
-    allowed = "a system folder, package.module:function, a .onnx file, or http://..."
+    allowed = "a system folder, package.module:function, a .onnx file, or an http:// address"
     raise UsageError(Problem(f"{target!r} is no system", allowed, "Make one with: assay train adult --out system"))
 
 
@@ -117,4 +117,7 @@ def reopen(folder: Path) -> tuple[Data, Mapping[str, Any]]:
     spec = json.loads(read_regular(path))
     if "built_in" in spec:
         return open_data((spec["built_in"], "", ""))
+    if "function" in spec:
+        system, how = _function(spec["function"])
+        return system.data, how
     return open_data((spec["file"], spec["label"], ",".join(spec["groups"])))

@@ -6,11 +6,19 @@ from pathlib import Path
 
 from assay.commands.console import Console
 from assay.dossier import verify_dossier
+from assay.errors import Problem, UsageError
 from assay.storage import read_regular
+from assay.verify import SIGNATURE, SIGNER
 
 
 def run(dossier: Path, key: Path | None, console: Console) -> None:
-    """Print what was verified, part by part. Exit 0 when everything holds, 1 when anything does not."""
+    """Print what was verified, part by part. Exit 0 when everything holds, 1 when anything does not.
+
+    Raises UsageError for a folder that holds nothing of a dossier.
+    """
+    if not any((dossier / name).exists() for name in (SIGNATURE, SIGNER, "open")):
+        what = f"{dossier} holds no dossier" if dossier.is_dir() else f"{dossier} is not a folder"
+        raise UsageError(Problem(what, "the folder of a dossier", "Make one with: assay audit SYSTEM --out dossier"))
     trusted = None if key is None else read_regular(key)
     recompute = None
     if (dossier / "sealed").is_dir():
