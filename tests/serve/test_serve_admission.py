@@ -154,7 +154,7 @@ def test_a_pinned_key_decides_who_may_sign(passed: Path, monkeypatch: pytest.Mon
         with pytest.raises(ServeError, match="signed by key"):
             admit(passed, allow_failed=allow, allow_unsigned=allow)
     monkeypatch.setenv(TRUSTED, str(tmp_path / "nothing.pem"))
-    with pytest.raises(ServeError, match="cannot be read"):
+    with pytest.raises(ServeError, match=r"nothing\.pem"):
         admit(passed)
 
 

@@ -165,6 +165,19 @@ def test_raw_abuse_ends_in_a_refusal_and_the_service_stays_up(served: Served, qu
         at_rest(gate)
 
 
+def test_answers_do_not_wait_for_an_acknowledgement(served: Served) -> None:
+    """40 ms each, if the kernel held the body back until the headers are acknowledged."""
+    with listening(served) as (_, port), closing(socket.create_connection(("127.0.0.1", port))) as sock:
+        taken = []
+        for _ in range(20):
+            began, found = time.monotonic(), b""
+            sock.sendall(WHOLE)
+            while not found.endswith(b"}"):
+                found += sock.recv(65536)
+            taken.append(time.monotonic() - began)
+    assert sorted(taken)[10] < 0.03
+
+
 def test_chunked_bodies_are_bodies(served: Served, quick: None) -> None:
     chunks = b"".join(b"%x\r\n%b\r\n" % (len(BODY[i : i + 9]), BODY[i : i + 9]) for i in range(0, len(BODY), 9))
     with listening(served) as (_, port):

@@ -176,21 +176,6 @@ def test_the_event_loop_stays_live_while_the_model_works() -> None:
     worker.stop(5)
 
 
-def test_stopping_finishes_what_waits() -> None:
-    held = Held()
-    worker = Worker(held)
-    worker.start()
-
-    async def all_of_them() -> list[Any]:
-        tasks = [asyncio.create_task(worker.ask(rows(number), NONE)) for number in range(20)]
-        await asyncio.sleep(0)
-        held.go.set()
-        await asyncio.to_thread(worker.stop, 5)
-        return await asyncio.gather(*tasks)
-
-    assert [int(one[1][0]) for one in asyncio.run(all_of_them())] == list(range(20))
-
-
 def mixes(served: Served, num: int, seed: int) -> int:
     """`num` concurrent requests of 1 to 4 rows, every row a canary of its caller; how many calls of the model."""
     rng, echo = np.random.default_rng(seed), Echo()

@@ -80,6 +80,9 @@ class Coder:
     groups: tuple[Column, ...] = ()
     lookups: tuple[tuple[str, dict[str, int] | None], ...] = field(init=False, repr=False)
     names: frozenset[str] = field(init=False, repr=False)
+    by_name: Mapping[str, Column] = field(init=False, repr=False)
+    is_code: Array = field(init=False, repr=False)  # (F,)
+    bounds: Array = field(init=False, repr=False)  # (2, F)
 
     def __post_init__(self) -> None:
         def lookup(column: Column) -> dict[str, int] | None:
@@ -87,8 +90,14 @@ class Coder:
             return None if numeric else {name: code for code, name in enumerate(column.categories)}
 
         object.__setattr__(self, "lookups", tuple((one.name, lookup(one)) for one in self.data.columns))
-        known = (*self.data.columns, *self.data.group_columns)
-        object.__setattr__(self, "names", frozenset(column.name for column in known))
+        by_name = {column.name: column for column in (*self.data.group_columns, *self.data.columns)}
+        sizes = [len(one.categories) if one.kind == "categorical" else None for one in self.data.columns]
+        low = [-FLOAT32_MAX if size is None else -1.0 for size in sizes]
+        high = [FLOAT32_MAX if size is None else size - 1.0 for size in sizes]
+        object.__setattr__(self, "by_name", by_name)
+        object.__setattr__(self, "names", frozenset(by_name))
+        object.__setattr__(self, "is_code", np.array([size is not None for size in sizes], dtype=bool))
+        object.__setattr__(self, "bounds", np.array([low, high], dtype=np.float64))
 
     def rows(self, instances: Any, *, what: str = "instances", limit: int = MAX_ROWS) -> Rows:
         """Rows from a list of objects. Raises Refusal 422 that lists every unknown column, value and missing cell."""
@@ -143,18 +152,15 @@ class Coder:
 
     def coded(self, inputs: Array) -> Iterator[Problem]:
         """What is wrong with inputs `(M, F)` that a caller coded: numbers beyond float32, codes that do not exist."""
-        within = np.abs(inputs) <= FLOAT32_MAX  # False for NaN
-        for index, column in enumerate(self.data.columns):
-            values, good = inputs[:, index], within[:, index]
+        within = (inputs >= self.bounds[0]) & (inputs <= self.bounds[1])  # False for NaN
+        good = within & (~self.is_code | (np.floor(inputs) == inputs))
+        for index in np.flatnonzero(~good.all(axis=0)):
+            column, bad = self.data.columns[index], np.flatnonzero(~good[:, index])
             allowed = "finite numbers that float32 holds"
-            if column.kind == "categorical":
-                top = len(column.categories) - 1
-                good, allowed = good & (values >= -1) & (values <= top), f"whole numbers from -1 to {top}"
-                good &= np.where(good, values, 0) == np.floor(np.where(good, values, 0))
-            if not good.all():
-                bad = np.flatnonzero(~good)
-                what = f"column {column.name!r} has {len(bad)} cells out of range, the first in row {bad[0] + 1}"
-                yield Problem(what, allowed)
+            if self.is_code[index]:
+                allowed = f"whole numbers from -1 to {len(column.categories) - 1}"
+            what = f"column {column.name!r} has {len(bad)} cells out of range, the first in row {bad[0] + 1}"
+            yield Problem(what, allowed)
 
 
 def _tried(call: Callable[[], Array], problems: list[Problem]) -> Array | None:

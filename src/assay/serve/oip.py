@@ -40,8 +40,7 @@ def infer_rows(body: bytes, header_length: int | None, coder: Coder) -> tuple[Ro
         refuse("the id is no short text", f"a text of at most {_LONGEST} characters")
     tensors = _tensors(request.pop("inputs", None))
     rest = b"" if header_length is None else body[header_length:]
-    names = [column.name for column in coder.data.columns]
-    if CODED in tensors and CODED not in names:
+    if CODED in tensors and CODED not in coder.names:
         return _coded(tensors, rest, coder), request
     if rest:
         refuse("raw bytes are given for named tensors", f"raw bytes only for one FP32 tensor {CODED!r}")
@@ -74,11 +73,10 @@ def _tensors(listed: Any) -> dict[str, dict[str, Any]]:
 
 def _table(tensors: Mapping[str, Mapping[str, Any]], coder: Coder) -> dict[str, list[Any]]:
     """Column name to its cells; columns that are not there are left for the coder to list."""
-    columns = {one.name: one for one in (*coder.data.group_columns, *coder.data.columns)}
     problems: list[Problem] = []
     table = {}
     for name, one in tensors.items():
-        column, cells = columns.get(name), _flat(one.get("data"))
+        column, cells = coder.by_name.get(name), _flat(one.get("data"))
         num = one["shape"][0]
         allowed = NUMBERS if column is not None and column.kind == "numeric" else ("BYTES",)
         if column is not None and one["datatype"] not in allowed:
@@ -129,7 +127,7 @@ def _raw(one: Mapping[str, Any], rest: bytes, shape: Sequence[int]) -> Array:
 
 def _listed(data: Any, shape: Sequence[int]) -> Array:
     cells = _flat(data)
-    if len(cells) != shape[0] * shape[1] or not all(type(cell) in (int, float) for cell in cells):
+    if len(cells) != shape[0] * shape[1] or not set(map(type, cells)) <= {int, float}:
         refuse(f"{CODED!r} has {len(cells)} values, or some that are not numbers", f"{shape[0] * shape[1]} numbers")
     try:
         return np.array(cells, dtype=np.float64).reshape(shape)

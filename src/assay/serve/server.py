@@ -25,6 +25,7 @@ LINGER_SECONDS = 2.0  # of a body that is refused and still coming: closing at o
 WRITE_SECONDS = 10.0  # a caller that does not read its answer
 MAX_HEADER_BYTES = 16_384
 MAX_CONNECTIONS = 1000
+BACKLOG = 512
 NOTICE_SECONDS = 0.5  # not ready, but still listening, so that a balancer can see it
 
 
@@ -49,8 +50,17 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         if not 0 <= port <= 65_535:  # the resolver would take it modulo 65,536
             raise OverflowError("there is no such port")
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With the protocol named: asyncio turns Nagle's algorithm off only then, and each answer would wait 40 ms.
+        sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
+        return sock
     except (OSError, OverflowError) as error:
         what = f"{host} port {port} cannot be listened on ({error})"
         raise ServeError(Problem(what, "a free port of this machine", "Name another with --port")) from error
@@ -72,7 +82,7 @@ def serve(gate: Gate, worker: Worker, sock: socket.socket, *, stop: Stop | None 
         timeout_graceful_shutdown=1,
         limit_concurrency=MAX_CONNECTIONS,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        backlog=512,
+        backlog=BACKLOG,
     )
     server = _Server(settings, gate, stop or Stop())
     worker.start()
@@ -109,7 +119,8 @@ class TimedProtocol(H11Protocol):
     """uvicorn's pure Python HTTP/1.1 with limits on what it waits for.
 
     A connection is idle (IDLE_SECONDS), sends headers (HEADER_SECONDS, however they drip), or is being answered, and
-    then the gate watches the body. What is still coming of a refused body is read and dropped for LINGER_SECONDS. A caller that does not take its answer off the wire is cut off after WRITE_SECONDS.
+    then the gate watches the body. What is still coming of a refused body is read and dropped for LINGER_SECONDS. A
+    caller that does not take its answer off the wire is cut off after WRITE_SECONDS.
     """
 
     _timer: asyncio.TimerHandle | None = None

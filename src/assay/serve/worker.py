@@ -6,6 +6,7 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,7 +53,9 @@ class Worker:
     calls: int = field(default=0, init=False)
     num_batches: int = field(default=0, init=False)
     num_rows: int = field(default=0, init=False)
-    _queue: queue.SimpleQueue[_Job | None] = field(default_factory=queue.SimpleQueue, init=False, repr=False)
+    _pending: deque[_Job] = field(default_factory=deque, init=False, repr=False)  # touched by the loop only
+    _is_busy: bool = field(default=False, init=False)
+    _queue: queue.SimpleQueue[Sequence[_Job] | None] = field(default_factory=queue.SimpleQueue, init=False, repr=False)
     _thread: threading.Thread | None = field(default=None, init=False, repr=False)
 
     def start(self) -> None:
@@ -61,7 +64,7 @@ class Worker:
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Let the thread finish what waits, for at most this long."""
+        """End the thread after the batch it has, waiting at most this long."""
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join(seconds)
@@ -92,10 +95,14 @@ class Worker:
             self.calls -= 1
 
     async def _wait(self, inputs: Array, codes: Array, call: Callable[[], Any] | None) -> Any:
-        job = _Job(asyncio.get_running_loop().create_future(), inputs, codes, call)
+        loop = asyncio.get_running_loop()
+        job = _Job(loop.create_future(), inputs, codes, call)
         self.waiting += 1
         job.future.add_done_callback(self._left)
-        self._queue.put(job)
+        self._pending.append(job)
+        if not self._is_busy:  # soon, not now: whatever was read in this turn of the loop comes along
+            self._is_busy = True
+            loop.call_soon(self._next)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 return await job.future
@@ -112,44 +119,44 @@ class Worker:
     def _left(self, _: object) -> None:
         self.waiting -= 1
 
+    def _next(self) -> None:
+        """Give the thread one batch: whole requests in their order, or one call; nothing waits: it rests."""
+        batch: list[_Job] = []
+        num_rows = 0
+        while self._pending:
+            job = self._pending[0]
+            if batch and (job.call is not None or num_rows + len(job.inputs) > self.max_rows):
+                break
+            self._pending.popleft()
+            if job.future.done():  # whoever gave up waiting is not worked for
+                continue
+            batch.append(job)
+            num_rows += len(job.inputs)
+            if job.call is not None:
+                break
+        self._is_busy = bool(batch)
+        if batch:
+            self._queue.put(batch)
+
+    def _deliver(self, batch: Sequence[_Job], results: Sequence[Any]) -> None:
+        for job, result in zip(batch, results, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(result, Exception):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+        self._next()
+
     # -------------------------------------------------------------- in the thread
 
     def _run(self) -> None:
-        held: _Job | None = None
-        while True:
-            job = held or self._queue.get()
-            held = None
-            if job is None:
-                return
-            batch, last = [job], False
-            num_rows = len(job.inputs)
-            while job.call is None and num_rows < self.max_rows:
-                try:
-                    other = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if other is None:
-                    last = True
-                    break
-                if other.call is not None or num_rows + len(other.inputs) > self.max_rows:
-                    held = other
-                    break
-                batch.append(other)
-                num_rows += len(other.inputs)
-            self._finish(batch)
-            if last:
-                return
-
-    def _finish(self, batch: Sequence[_Job]) -> None:
-        batch = [job for job in batch if not job.future.done()]  # whoever gave up waiting is not worked for
-        if not batch:
-            return
-        results = self._results(batch)
-        loop = batch[0].future.get_loop()
-        try:
-            loop.call_soon_threadsafe(_deliver, batch, results)
-        except RuntimeError:  # the loop is closed: nobody is left to be answered
-            return
+        while (batch := self._queue.get()) is not None:
+            results = self._results(batch)
+            try:
+                batch[0].future.get_loop().call_soon_threadsafe(self._deliver, batch, results)
+            except RuntimeError:  # the loop is closed: nobody is left to be answered
+                self._is_busy = False
 
     def _results(self, batch: Sequence[_Job]) -> list[Any]:
         try:
@@ -170,13 +177,3 @@ class Worker:
             if len(batch) == 1:
                 return [error]
             return [self._results([job])[0] for job in batch]
-
-
-def _deliver(batch: Sequence[_Job], results: Sequence[Any]) -> None:
-    for job, result in zip(batch, results, strict=True):
-        if job.future.done():
-            continue
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
