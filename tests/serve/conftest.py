@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from assay.evidence.signing import Signer
 from assay.serve.admission import Served, admit
-from assay.signing import Signer
 from assay.values import Data, System
 from serve_kit import Caller, calling, file_tiny, tiny_system
 

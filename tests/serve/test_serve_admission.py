@@ -12,11 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from assay.errors import ServeError
+from assay.evidence.signing import Signer
 from assay.models import store
 from assay.serve import admission
 from assay.serve.admission import TRUSTED, Served, admit
 from assay.serve.background import synthetic_rows
-from assay.signing import Signer
 from assay.values import System, array_digest
 from serve_kit import GOOD, by_sex, calling, file_tiny
 from support import COLUMNS

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from assay.data import decode_rows, encode_rows
+from assay.evidence.signing import Signer
 from assay.models.store import load_system
 from assay.serve.admission import Served, admit
 from assay.serve.bodies import Coder
 from assay.serve.refusals import Refusal
-from assay.signing import Signer
 from assay.tasks import Identity, Regression
 from assay.values import Array, Column, Data, Groups, System
 from serve_kit import GOOD, Caller, Echo, by_sex, calling, file_tiny

@@ -111,6 +111,19 @@ def test_whoever_sends_slowly_is_cut_off(served: Served, quick: None) -> None:
         at_rest(gate)
 
 
+def test_whoever_does_not_read_is_cut_off(served: Served, quick: None) -> None:
+    body = json.dumps({"instances": [GOOD] * 1000}).encode()
+    request = HEAD.encode() + b"content-length: %d\r\n\r\n" % len(body) + body
+    with listening(served) as (gate, port), closing(socket.socket()) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(8)
+        sock.connect(("127.0.0.1", port))
+        with pytest.raises(ConnectionError):  # and no TimeoutError: the server hung up
+            for _ in range(500):
+                sock.sendall(request)
+        at_rest(gate)
+
+
 def test_timers_do_not_cut_off_honest_callers(served: Served, quick: None) -> None:
     """The control: many requests on one connection, with pauses, for longer than any timeout."""
     with listening(served) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=BEARER) as client:
