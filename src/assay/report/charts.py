@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import unicodedata
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-INK, FAINT, BETTER, WORSE, NEUTRAL = "#1c2430", "#8a94a3", "#1f6f8b", "#c2571a", "#e9ecf0"
-FONT = "system-ui, 'Noto Sans', 'Noto Sans CJK SC', 'Microsoft YaHei', sans-serif"
+INK, SOFT, FAINT, BETTER, WORSE, BAR = "#1c2430", "#4a5563", "#8a94a3", "#1f6f8b", "#c2571a", "#9dbdcb"
+# Named fonts of equal widths on every machine, so that what was measured when drawing holds when shown.
+LATIN, CHINESE = "Arial, 'Liberation Sans'", "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'Noto Sans SC'"
+LINE = 12  # pixels from one line of a label to the next
 Row = Mapping[str, Any]
 
 
@@ -16,120 +21,210 @@ def svg(chart: Any) -> str:
     """An altair chart as SVG text, scaled by the page and not by fixed pixels."""
     import vl_convert
 
-    styled = chart.configure(font=FONT, background="white").configure_axis(
-        labelColor=INK, titleColor=INK, gridColor="#e3e7ec", domainColor=FAINT, tickColor=FAINT, labelLimit=260
-    )
-    styled = styled.configure_view(stroke=None).configure_legend(labelColor=INK, titleColor=INK, labelLimit=320)
-    return str(vl_convert.vegalite_to_svg(styled.to_dict()))
+    return str(vl_convert.vegalite_to_svg(_styled(chart)))
 
 
-def png(chart: Any, *, scale: float = 2.0) -> bytes:
+def png(chart: Any, *, chinese: bool = False, scale: float = 2.0) -> bytes:
     """An altair chart as PNG bytes, for pages that cannot show SVG."""
     import vl_convert
 
-    styled = chart.configure(font=FONT, background="white").configure_view(stroke=None)
-    return bytes(vl_convert.vegalite_to_png(styled.to_dict(), scale=scale))
+    # The rasteriser takes the first font and, for what it lacks, any other: so a Chinese one must come first.
+    font = f"{CHINESE}, {LATIN}" if chinese else f"{LATIN}, {CHINESE}"
+    return packed(bytes(vl_convert.vegalite_to_png(_styled(chart, font), scale=scale)))
 
 
-def heat_map(cells: Sequence[Row], *, systems: Sequence[str], dimensions: Sequence[str], legend: Sequence[str]) -> Any:
-    """The matrix. Each cell: system, dimension, text, detail, strength in [-1, 1] (worse … better), verdict.
+def packed(image: bytes) -> bytes:
+    """A PNG with its pixels compressed as far as they go: about a quarter of what the rasteriser writes."""
+    at, parts, pixels_of = 8, [image[:8]], b""
+    while at < len(image):
+        size = int.from_bytes(image[at : at + 4], "big")
+        kind, chunk = image[at + 4 : at + 8], image[at : at + 12 + size]
+        if kind == b"IDAT":
+            pixels_of += chunk[8:-4]
+        else:
+            parts.append(chunk)
+        at += len(chunk)
+    body = b"IDAT" + zlib.compress(zlib.decompress(pixels_of), 9)
+    drawn = (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    return b"".join([*parts[:-1], drawn, parts[-1]])
 
-    Colour is never the only sign: ▲ and ▼ stand in the text of cells that moved.
+
+def _styled(chart: Any, font: str = f"{LATIN}, {CHINESE}") -> dict[str, Any]:
+    # aria: Vega would build descriptions by an expression that quotes titles, and so names of columns, badly.
+    styled = chart.configure(font=f"{font}, sans-serif", aria=False, background="white", padding=6).configure_view(
+        stroke=None
+    )
+    axis = {"labelColor": INK, "titleColor": INK, "gridColor": "#e3e7ec", "domainColor": FAINT, "tickColor": FAINT}
+    styled = styled.configure_axis(**axis, labelFontSize=10, titleFontSize=10.5, titleFontWeight="normal")
+    found: dict[str, Any] = styled.configure_legend(labelColor=INK, labelFontSize=10.5, labelLimit=0).to_dict(
+        validate=False
+    )
+    return found
+
+
+def columns_of(text: str) -> int:
+    """How many Latin letters wide a text is: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """A label in lines of at most `width` letters; nothing is cut off. It breaks after a space or a joint if it can.
+
+    >>> wrap("race=Asian-Pac-Islander", 14), wrap("prune_magnitude", 9), wrap("", 9)
+    (['race=Asian-', 'Pac-Islander'], ['prune_', 'magnitude'], [''])
     """
-    base = alt.Chart(alt.Data(values=[dict(cell) for cell in cells])).encode(
-        x=alt.X("dimension:N", sort=list(dimensions), title=None, axis=_top_axis()),
-        y=alt.Y("system:N", sort=list(systems), title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=8)),
+    lines, line, joint = [], "", 0
+    for letter in " ".join(text.split()):
+        if columns_of(line + letter) > width and line:
+            cut = joint or len(line)
+            lines.append(line[:cut].rstrip())
+            line, joint = line[cut:].lstrip(), 0
+        line += letter
+        if letter in " =_-/&·+，、" or columns_of(letter) == 2:
+            joint = len(line)
+    return [*lines, line]
+
+
+def text_rows(lines: Sequence[str], *, x: float, middle: float, step: float = LINE) -> list[dict[str, Any]]:
+    """Lines of a label around a middle, as marks."""
+    top = middle - step * (len(lines) - 1) / 2
+    return [{"x": x, "y": top + step * index, "text": line} for index, line in enumerate(lines)]
+
+
+def pixels(high: float) -> Any:
+    """A scale on which a number is a pixel, from the top."""
+    return alt.Scale(domain=[0, high], range=[0, high], nice=False, zero=False)
+
+
+def values(rows: Sequence[Row]) -> Any:
+    """Rows as the data of a chart."""
+    return alt.InlineData(values=[dict(row) for row in rows])
+
+
+def intervals(rows: Sequence[Row], *, x_title: str, letters: int = 24, width: int = 140) -> Any:
+    """One dot and one interval a row: label (a line each level), value, low, high, note. Rows keep their order, and
+    labels are wrapped, never cut.
+    """
+    placed, labels, notes, top = [], [], [], 0.0
+    for row in rows:
+        lines = [line for part in str(row["label"]).split("\n") for line in wrap(part, letters)]
+        height = max(20.0, LINE * len(lines) + 6)
+        middle = top + height / 2
+        placed.append({**row, "y": middle})
+        labels += text_rows(lines, x=-8, middle=middle)
+        notes += text_rows([str(row.get("note", ""))], x=width + 10, middle=middle)
+        top += height
+    y = alt.Y("y:Q", scale=pixels(top), axis=None)
+    spread_out = alt.Scale(zero=False, nice=True)
+    axis = alt.Axis(tickCount=4, labelFlush=False, labelOverlap=True)
+    base = alt.Chart(values(placed)).encode(y=y)
+    bars = base.mark_rule(strokeWidth=3, color=BAR).encode(
+        x=alt.X("low:Q", title=x_title, scale=spread_out, axis=axis), x2="high:Q"
     )
-    colour = alt.Color(
-        "strength:Q",
-        scale=alt.Scale(domain=[-1, 0, 1], range=["#f0a878", "#f4f6f8", "#8cc3d6"], clamp=True, interpolate="rgb"),
-        legend=None,
-    )
-    boxes = base.mark_rect(stroke="white", strokeWidth=2, cornerRadius=3).encode(color=colour)
-    values = base.mark_text(dy=-7, fontSize=12, fontWeight="bold", color=INK).encode(text="text:N")
-    details = base.mark_text(dy=9, fontSize=9.5, color="#3c4654").encode(text="detail:N")
-    size = {"width": alt.Step(92), "height": alt.Step(44)}
-    title = alt.TitleParams(" · ".join(legend), fontSize=11, fontWeight="normal", color="#3c4654", anchor="start")
-    return alt.layer(boxes, values, details).properties(**size, title=title)
-
-
-def _top_axis() -> Any:
-    return alt.Axis(orient="top", labelAngle=-28, labelAlign="left", domain=False, ticks=False, labelPadding=6)
-
-
-def intervals(rows: Sequence[Row], *, x_title: str, reference: float | None = None) -> Any:
-    """One dot and one interval a row: label, value, low, high, note. Rows keep their order."""
-    data = alt.Data(values=[dict(row) for row in rows])
-    labels = list(dict.fromkeys(str(row["label"]) for row in rows))
-    y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(domain=False, ticks=False, labelPadding=6))
-    base = alt.Chart(data).encode(y=y)
-    spread = alt.Scale(zero=False, nice=True)
-    bars = base.mark_rule(strokeWidth=3, color="#9dbdcb").encode(
-        x=alt.X("low:Q", title=x_title, scale=spread), x2="high:Q"
-    )
-    dots = base.mark_point(filled=True, size=60, color=BETTER, opacity=1).encode(x=alt.X("value:Q", title=x_title))
-    notes = base.mark_text(align="left", dx=8, dy=-8, fontSize=9, color="#5a6472").encode(x="high:Q", text="note:N")
-    layers = [bars, dots, notes]
-    if reference is not None:
-        line = alt.Chart(alt.Data(values=[{"at": reference}])).mark_rule(color=FAINT, strokeDash=[4, 3])
-        layers.insert(0, line.encode(x="at:Q"))
-    return alt.layer(*layers).properties(width=300, height=alt.Step(24))
+    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(x=alt.X("value:Q", title=x_title))
+    at_y = alt.Y("y:Q", scale=pixels(top), axis=None)
+    names = alt.Chart(values(labels)).mark_text(align="right", baseline="middle", fontSize=10.5, color=INK)
+    counts = alt.Chart(values(notes)).mark_text(align="left", baseline="middle", fontSize=9.5, color=SOFT)
+    side = [
+        mark.encode(x=alt.value(place), y=at_y, text="text:N") for mark, place in ((names, -8), (counts, width + 10))
+    ]
+    return alt.layer(bars, dots, *side).properties(width=width, height=top)
 
 
 def reliability(bins: Sequence[Row], *, titles: tuple[str, str]) -> Any:
     """Observed frequency against predicted confidence: confidence, frequency, low, high. The diagonal is perfect."""
-    base = alt.Chart(alt.Data(values=[dict(one) for one in bins]))
+    base = alt.Chart(values(bins))
     unit = alt.Scale(domain=[0, 1], nice=False)
     x = alt.X("confidence:Q", title=titles[0], scale=unit)
-    diagonal = alt.Chart(alt.Data(values=[{"a": 0, "b": 0}, {"a": 1, "b": 1}])).mark_line(
+    diagonal = alt.Chart(values([{"a": 0, "b": 0}, {"a": 1, "b": 1}])).mark_line(
         color=FAINT, strokeDash=[4, 3], strokeWidth=1
     )
-    bars = base.mark_rule(strokeWidth=2, color="#9dbdcb").encode(
+    bars = base.mark_rule(strokeWidth=2, color=BAR).encode(
         x=x, y=alt.Y("low:Q", title=titles[1], scale=unit), y2="high:Q"
     )
-    dots = base.mark_point(filled=True, size=50, color=BETTER, opacity=1).encode(
+    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(
         x=x, y=alt.Y("frequency:Q", title=titles[1], scale=unit)
     )
-    layers = alt.layer(diagonal.encode(x=alt.X("a:Q", scale=unit), y=alt.Y("b:Q", scale=unit)), bars, dots)
-    return layers.properties(width=280, height=280)
+    line = diagonal.encode(x=alt.X("a:Q", scale=unit), y=alt.Y("b:Q", scale=unit))
+    return alt.layer(line, bars, dots).properties(width=250, height=250)
 
 
 def roc(points: Sequence[Row], *, titles: tuple[str, str], names: tuple[str, str]) -> Any:
     """True against false positive rate, both on log axes: fpr, tpr, low, high. Low rates are what matters."""
-    log = alt.Scale(type="log", domain=[1e-4, 1], clamp=True, nice=False)
-    seen = [dict(one, low=max(one["low"], 1e-4), tpr=max(one["tpr"], 1e-4)) for one in points]
-    base = alt.Chart(alt.Data(values=seen)).encode(x=alt.X("fpr:Q", title=titles[0], scale=log, axis=_log_axis()))
-    band = base.mark_area(opacity=0.25, color=BETTER).encode(
-        y=alt.Y("low:Q", title=titles[1], scale=log, axis=_log_axis()), y2="high:Q"
-    )
+    lowest = min([one["fpr"] for one in points] + [one["tpr"] for one in points if one["tpr"] > 0])
+    floor = 10.0 ** math.floor(math.log10(max(lowest, 1e-6)))
+    log = alt.Scale(type="log", domain=[floor, 1], clamp=True, nice=False)
+    marks = [10.0**power for power in range(round(math.log10(floor)), 1)]
+    axis = alt.Axis(values=marks, format="~%", grid=True, labelFlush=False)
+    seen = [dict(one, low=max(one["low"], floor), tpr=max(one["tpr"], floor), name=names[0]) for one in points]
+    x = alt.X("fpr:Q", title=titles[0], scale=log, axis=axis)
+    y, low = (alt.Y(f"{name}:Q", title=titles[1], scale=log, axis=axis) for name in ("tpr", "low"))
+    base = alt.Chart(values(seen)).encode(x=x)
     key = alt.Color(
         "name:N",
         scale=alt.Scale(domain=list(names), range=[BETTER, FAINT]),
         legend=alt.Legend(title=None, orient="top"),
     )
-    line = base.transform_calculate(name=f"'{names[0]}'").mark_line(point=True, strokeWidth=2)
-    chance = [{"fpr": 1e-4, "tpr": 1e-4, "name": names[1]}, {"fpr": 1, "tpr": 1, "name": names[1]}]
-    guess = alt.Chart(alt.Data(values=chance)).mark_line(strokeDash=[4, 3])
-    y = alt.Y("tpr:Q", title=titles[1], scale=log, axis=_log_axis())
-    layers = alt.layer(band, guess.encode(x=alt.X("fpr:Q", scale=log), y=y, color=key), line.encode(y=y, color=key))
-    return layers.properties(width=280, height=280)
-
-
-def _log_axis() -> Any:
-    return alt.Axis(values=[1e-4, 1e-3, 1e-2, 1e-1, 1], format="~%", grid=True)
+    band = base.mark_area(opacity=0.25, color=BETTER).encode(y=low, y2="high:Q")
+    line = base.mark_line(point=True, strokeWidth=2).encode(y=y, color=key)
+    chance = [{"fpr": at, "tpr": at, "name": names[1]} for at in (floor, 1.0)]
+    guess = alt.Chart(values(chance)).mark_line(strokeDash=[4, 3]).encode(x=x, y=y, color=key)
+    return alt.layer(band, guess, line).properties(width=250, height=250)
 
 
 def scatter(points: Sequence[Row], *, titles: tuple[str, str]) -> Any:
-    """Two dimensions against each other, one named dot a system: name, x, y, and both intervals."""
-    base = alt.Chart(alt.Data(values=[dict(one) for one in points]))
-    x = alt.X("x:Q", title=titles[0], scale=alt.Scale(zero=False, nice=True))
-    y = alt.Y("y:Q", title=titles[1], scale=alt.Scale(zero=False, nice=True))
-    across = base.mark_rule(color="#9dbdcb", strokeWidth=2).encode(
-        x=alt.X("x_low:Q", title=titles[0]), x2="x_high:Q", y=y
-    )
-    up = base.mark_rule(color="#9dbdcb", strokeWidth=2).encode(y=alt.Y("y_low:Q", title=titles[1]), y2="y_high:Q", x=x)
-    dots = base.mark_point(filled=True, size=70, opacity=1).encode(
+    """Two dimensions against each other, one dot a system: name, x, y, both intervals, pareto.
+
+    Names stand in a column at the right, each joined to its dot by a thin line: they cannot overlap or be cut off.
+    """
+    width, height = 210, max(200, 16 * len(points))
+    across = _domain([one[name] for one in points for name in ("x", "x_low", "x_high")])
+    up = _domain([one[name] for one in points for name in ("y", "y_low", "y_high")])
+    pixel = [height * (up[1] - one["y"]) / (up[1] - up[0]) for one in points]
+    rows = [
+        dict(one, at_y=up[1] - place * (up[1] - up[0]) / height, at_x=across[1])
+        for one, place in zip(points, spread(pixel, gap=14.0, low=5.0, high=height - 5.0), strict=True)
+    ]
+    base = alt.Chart(values(rows))
+    x_scale, y_scale = alt.Scale(domain=across, nice=False), alt.Scale(domain=up, nice=False)
+    ticks = alt.Axis(tickCount=5)
+    x = alt.X("x:Q", title=titles[0], scale=x_scale, axis=ticks)
+    y = alt.Y("y:Q", title=titles[1], scale=y_scale, axis=ticks)
+    leader = base.mark_rule(color="#b9c1cb", strokeWidth=0.8).encode(x=x, x2="at_x:Q", y=y, y2="at_y:Q")
+    wide = base.mark_rule(color=BAR, strokeWidth=2).encode(x=alt.X("x_low:Q", title=titles[0]), x2="x_high:Q", y=y)
+    tall = base.mark_rule(color=BAR, strokeWidth=2).encode(y=alt.Y("y_low:Q", title=titles[1]), y2="y_high:Q", x=x)
+    dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=x, y=y, color=alt.condition("datum.pareto", alt.value(BETTER), alt.value(FAINT))
     )
-    names = base.mark_text(align="left", dx=7, dy=-8, fontSize=11, color=INK).encode(x=x, y=y, text="name:N")
-    return alt.layer(across, up, dots, names).properties(width=320, height=260)
+    names = base.mark_text(align="left", baseline="middle", dx=4, fontSize=10.5, color=INK)
+    named = names.encode(x=alt.X("at_x:Q", title=titles[0]), y=alt.Y("at_y:Q", title=titles[1]), text="name:N")
+    return alt.layer(leader, wide, tall, dots, named).properties(width=width, height=height)
+
+
+def spread(places: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+    """Places moved as little as needed so that neighbours are `gap` apart, in the same order, within `low` and `high`.
+
+    >>> spread([10, 11, 50], gap=14, low=0, high=100), spread([0, 0], gap=10, low=0, high=100)
+    ([3.5, 17.5, 50.0], [0, 10])
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    # Least squares under the order: neighbours that are too near are pooled, and a pool moves as one.
+    pools: list[tuple[float, int]] = []
+    for rank, index in enumerate(order):
+        mean, size = float(places[index]) - rank * gap, 1
+        while pools and pools[-1][0] >= mean:
+            before, count = pools.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        pools.append((mean, size))
+    last = high - (len(places) - 1) * gap
+    flat = [min(max(mean, low), max(last, low)) for mean, size in pools for _ in range(size)]
+    found = [0.0] * len(places)
+    for rank, index in enumerate(order):
+        found[index] = flat[rank] + rank * gap
+    return found
+
+
+def _domain(found: Sequence[float | None]) -> list[float]:
+    known = [one for one in found if one is not None]
+    margin = (max(known) - min(known)) * 0.05 or abs(known[0]) * 0.05 or 0.05
+    return [min(known) - margin, max(known) + margin]

@@ -1,0 +1,293 @@
+"""The page: what stands on it is what the dossier says, in both languages, and nothing else gets in."""
+
+import json
+import re
+import shutil
+import zlib
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from assay import registry
+from assay.dossier import load_dossier
+from assay.errors import DossierError, UsageError
+from assay.report import LANGUAGES, matrix_png, read_tables, render, write_report
+from assay.report.matrix_section import short_names
+from assay.report.numbers import limit, number
+from assay.report.page import MOST_REQUIRED
+from assay.report.phrases import Phrases
+from assay.values import Finding
+
+EVIL = "<script>alert('1')</script>\" onload=\"x & \\1 {0}"
+
+
+def rendered(dossier, lang="en", tables=None):
+    return render(dossier, tables=tables or {}, signed_by="k" * 64, lang=lang)
+
+
+@pytest.fixture(scope="module")
+def loaded(filed):
+    return [load_dossier(folder) for folder in filed]
+
+
+@pytest.fixture(scope="module")
+def trees(pages, parse):
+    return {key: parse(html) for key, html in pages.items()}
+
+
+def section(tree, name):
+    return next(one for one in tree.all("section") if one.attributes["id"] == name)
+
+
+# ------------------------------------------------------------------ words
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_metric_has_words(loaded, lang):
+    registry.load()
+    assert {m.probe for one in loaded for m in one.measurements} == set(registry.PROBES)
+    say = Phrases(lang)
+    measured = [m for one in loaded for m in one.measurements if not m.reason.startswith("the probe stopped")]
+    assert len({m.metric for m in measured}) > 50
+    for one in measured:
+        assert say.metric(one.metric, "means"), one.metric
+        assert say.metric(one.metric, "limits") or not one.headline
+
+
+def test_no_probe_stopped(loaded):
+    assert [m.reason for one in loaded for m in one.measurements if m.reason.startswith("the probe stopped")] == []
+
+
+def foreign_words(tree, known):
+    """Runs of English words on a Chinese page, outside what is marked as English."""
+    if tree.attributes.get("lang") == "en" or tree.tag in ("code", "style"):
+        return []
+    parts = [tree.attributes.get("aria-label") or ""] + [one for one in tree.inside if isinstance(one, str)]
+    found = []
+    names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+    for part in (re.sub(names, "", one) for one in parts):
+        found += re.findall(r"[A-Za-z]{3,}(?:[ -][A-Za-z]{2,})+", part)
+    return found + [text for one in tree.inside if not isinstance(one, str) for text in foreign_words(one, known)]
+
+
+def test_the_chinese_page_has_no_english_phrase(trees, loaded):
+    for name, dossier in zip(("compared", "classes", "regression"), loaded, strict=True):
+        environment = {str(value) for value in dossier.about["environment"].values()}
+        assert foreign_words(trees[name, "zh"], environment | {"Brier", "Shapley", "LIME"}) == []
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_every_verdict_stands_in_the_table(trees, loaded, lang):
+    say = Phrases(lang, columns=["sex", "race"])
+    for name, dossier in zip(("compared", "classes", "regression"), loaded, strict=True):
+        table = section(trees[name, lang], "verdicts").all("tbody")[0].all("tr")
+        units = {one.digest: one.unit for one in dossier.measurements}
+        shown = [[cell.text() for cell in row.all("td", "th")] for row in table]
+        assert len(shown) == len(dossier.findings) > 0
+        for one in dossier.findings:
+            unit = units.get(one.measurement, "")
+            label = f"{say.metric(one.metric)} {say.slice(one.slice) if one.slice else ''}".strip()
+            row = next(cells for cells in shown if cells[1] == label and cells[3] == limit(one.bound, unit))
+            assert row[0] == f"{say('sign ' + one.verdict)} {say(one.verdict)}"
+            assert row[2].startswith(number(one.value, unit))
+            assert one.low is None or number(one.low, unit) in row[2] or one.low == one.high
+            assert row[5] == one.clause
+        counts = [sum(one.verdict == kind for one in dossier.findings) for kind in ("pass", "fail", "inconclusive")]
+        summary = trees[name, lang].all("header")[0].all("p")[1].text()
+        assert [int(text) for text in re.findall(r"\d+", summary)][-3:] == counts
+
+
+def test_every_measurement_stands_in_the_table(trees, loaded):
+    say = Phrases("en", columns=["sex", "race"])
+    for name, dossier in zip(("compared", "classes", "regression"), loaded, strict=True):
+        rows = section(trees[name, "en"], "measurements").all("tbody")[0].all("tr")
+        shown = [[cell.text() for cell in row.all("td", "th")] for row in rows]
+        assert len(shown) == len(dossier.measurements)
+        for one, cells in zip(dossier.measurements, shown, strict=True):
+            assert cells[1:4] == [say.metric(one.metric), say.slice(one.slice), number(one.value, one.unit)]
+            assert cells[5] == f"{one.attempted:,} / {one.errored:,}"
+            assert one.value is not None or cells[6] == one.reason
+
+
+def test_the_matrix_shows_every_cell_and_the_picture_has_them_all(trees, filed):
+    matrix = read_tables(filed.compared)["matrix"]
+    part = section(trees["compared", "en"], "matrix")
+    table = part.all("table")[0]
+    assert (
+        [one.text() for one in table.all("thead")[0].all("th")][1:] == short_names(matrix) == ["base", "quantize_int8"]
+    )
+    picture = " ".join(one.text() for one in part.all("svg")[0].all("text"))
+    written = table.text()
+    for system in matrix["systems"]:
+        assert len(matrix["cells"][system]) == len(matrix["keys"])
+        for cell in matrix["cells"][system]:
+            found = cell["measurement"]
+            if found is not None and found["value"] is not None:
+                assert number(found["value"], found["unit"]) in picture
+                assert number(found["value"], found["unit"]) in written
+    # Families in the order in which people ask, each dimension once.
+    families = [one.text() for one in table.all("th") if one.attributes["scope"] == "rowgroup"]
+    assert families == ["Utility", "Fairness", "Transparency", "Privacy", "Robustness", "Energy and cost"]
+    assert len(table.all("tr")) == 2 + len(families) + len(matrix["keys"])
+    size = next(
+        one.text() for one in section(trees["compared", "en"], "matrix").all("li") if "model size" in one.text()
+    )
+    assert re.match(r"▲ better ?: model size −[\d.]+ (kB|B) \(exact\)", size)
+
+
+def test_figures_of_all_sections(trees):
+    both, several, regression = (trees[name, "en"] for name in ("compared", "classes", "regression"))
+    names = ["verdicts", "matrix", "groups", "slices", "attributions", "reliability", "privacy", "measurements"]
+    names += ["meaning", "provenance"]
+    found = [one.attributes["id"] for one in both.all("section")]
+    assert [name for name in names if name != "slices"] == [name for name in found if name != "slices"]
+    assert len(section(both, "attributions").all("svg")) == 2
+    assert len(section(both, "privacy").all("svg")) == 2
+    groups = [one.text() for one in section(both, "groups").all("h3")]
+    assert {"error rate", "error rate · intersections", "robust accuracy"} <= set(groups)
+    assert "matrix" not in [one.attributes["id"] for one in several.all("section")]
+    assert "mean absolute error of a group" in [one.text() for one in section(regression, "groups").all("h3")]
+    linked = {one.attributes["href"] for one in both.all("nav")[0].all("a")}
+    assert linked == {f"#{name}" for name in found}
+
+
+# ------------------------------------------------------------------ form
+
+
+def test_headings_landmarks_tables_and_figures(trees):
+    for (_, lang), tree in trees.items():
+        assert tree.all("html")[0].attributes["lang"] == {"en": "en", "zh": "zh-CN"}[lang]
+        levels = [int(one.tag[1]) for one in tree.all("h1", "h2", "h3", "h4", "h5", "h6")]
+        assert levels[0] == 1
+        assert levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
+        assert [len(tree.all(tag)) for tag in ("header", "nav", "main", "footer")] == [1, 1, 1, 1]
+        assert all(one.attributes.get("scope") in ("col", "row", "rowgroup") for one in tree.all("th"))
+        assert all(one.attributes["role"] == "img" and one.attributes["aria-label"] for one in tree.all("svg"))
+        boxes = [one for one in tree.all("div") if one.attributes.get("class") == "scroll"]
+        assert boxes
+        assert all(one.attributes["tabindex"] == "0" and one.attributes["aria-label"] for one in boxes)
+        ids = [one.attributes["id"] for one in tree.all() if "id" in one.attributes and one.tag not in INSIDE_SVG]
+        assert len(ids) == len(set(ids))
+        assert tree.all("title")[0].text()
+
+
+INSIDE_SVG = {"clipPath", "clippath", "g", "path", "lineargradient", "rect"}
+
+
+def test_nothing_is_fetched_and_nothing_runs(trees):
+    for tree in trees.values():
+        policy = [one for one in tree.all("meta") if one.attributes.get("http-equiv") == "Content-Security-Policy"]
+        assert policy[0].attributes["content"].startswith("default-src 'none';")
+        assert tree.all("script", "iframe", "object", "embed", "form", "img", "base", "use", "image") == []
+        for one in tree.all():
+            for name, value in one.attributes.items():
+                assert not name.startswith("on")
+                assert name not in ("src", "href", "xlink:href", "action") or value.startswith(("#", "data:,"))
+        assert "@import" not in tree.all("style")[0].text()
+        assert "url(" not in tree.all("style")[0].text()
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_hostile_names_are_text(loaded, filed, parse, trees, lang):
+    dossier = loaded[0]
+    about = json.loads(json.dumps(dossier.about).replace('"sex"', json.dumps(EVIL)))
+    about["system"]["name"] = about["data"]["name"] = about["policy"]["name"] = EVIL
+    about["environment"][EVIL] = EVIL
+    about["ledger"] = {EVIL: 5}
+    about["system"]["lineage"] = [{"treatment": EVIL}]
+    measured = [
+        replace(one, slice=one.slice.replace("sex", EVIL), method=EVIL, reason=one.reason and EVIL)
+        for one in dossier.measurements
+    ]
+    measured += [replace(one, metric=EVIL) for one in dossier.measurements[:2]]
+    findings = [replace(one, slice=EVIL, clause=EVIL, rule=EVIL) for one in dossier.findings]
+    findings.append(replace(dossier.findings[0], value=None, reason=EVIL, bound=EVIL))
+    text = json.dumps(read_tables(filed.compared)["matrix"])
+    matrix = json.loads(text.replace('"sex"', json.dumps(EVIL)).replace('"base+quantize_int8"', json.dumps(EVIL)))
+    matrix["errored"] = {EVIL: EVIL}
+    hostile = replace(dossier, about=about, measurements=tuple(measured), findings=tuple(findings))
+    html = rendered(hostile, lang, {"matrix": matrix})
+    tree = parse(html)
+    assert "<script" not in html
+    assert {one.tag for one in tree.all()} <= {one.tag for one in trees["compared", "zh"].all()}
+    assert not [name for one in tree.all() for name in one.attributes if name.startswith("on")]
+    assert tree.all("h1")[0].text().count("<script>") == 2
+    assert any("alert" in one.text() for svg in tree.all("svg") for one in svg.all("text"))
+
+
+# ------------------------------------------------------------------ what can be missing or wrong
+
+
+def test_a_damaged_dossier_is_refused(filed, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(filed.compared, copy)
+    path = copy / "open" / "matrix.json"
+    path.write_bytes(path.read_bytes().replace(b'"higher"', b'"lower"', 1))
+    with pytest.raises(DossierError, match=r"matrix\.json"):
+        write_report(copy, out=tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_an_unknown_language_is_refused_first(tmp_path):
+    with pytest.raises(UsageError):
+        write_report(tmp_path / "no such dossier", lang="fr")
+
+
+def test_the_default_place_is_beside_the_dossier(filed, tmp_path):
+    copy = tmp_path / "audit"
+    shutil.copytree(filed.regression, copy)
+    assert write_report(copy) == tmp_path / "audit.html"
+    assert write_report(copy, lang="zh") == tmp_path / "audit.zh.html"
+    assert load_dossier(copy).verdict  # still whole: the page is beside it, not in it
+
+
+def test_without_groups_or_curves_those_sections_are_left_out(loaded, parse):
+    dossier = loaded[2]
+    about = json.loads(json.dumps(dossier.about))
+    about["data"]["group_columns"] = []
+    few = [one for one in dossier.measurements if one.probe in ("regression_error", "model_bytes")]
+    tree = parse(rendered(replace(dossier, about=about, measurements=tuple(few)), "zh"))
+    assert [one.attributes["id"] for one in tree.all("section")] == [
+        "verdicts",
+        "measurements",
+        "meaning",
+        "provenance",
+    ]
+    assert "R²" in section(tree, "measurements").text()
+
+
+def test_a_number_of_rows_that_is_no_advice_is_not_given(loaded, parse):
+    dossier = loaded[0]
+    measured = next(one for one in dossier.measurements if one.low is not None and one.value is not None)
+    judged = Finding("r", "inconclusive", "", measured.digest, measured.metric, "", measured.value, measured.low)
+    few, many = (replace(judged, required_num=MOST_REQUIRED + more, bound="at_most 0.5") for more in (0, 1))
+    shown = [rendered(replace(dossier, findings=(one,), measurements=(measured,))) for one in (few, many)]
+    assert "about 10,000,000 rows would settle it" in shown[0]
+    assert "10,000,001" not in shown[1]
+    assert "the value is too close to the bound to settle with more rows" in shown[1]
+
+
+def test_the_picture_is_a_png_in_both_languages(filed):
+    matrix = read_tables(filed.compared)["matrix"]
+    english, chinese = (matrix_png(matrix, lang=lang) for lang in LANGUAGES)
+    assert english[:8] == chinese[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = (int.from_bytes(english[at : at + 4], "big") for at in (16, 20))
+    assert width >= 2 * (184 + 98 * 2)
+    assert height >= 2 * 35 * len(matrix["keys"])
+    assert english != chinese
+    assert len(english) < 0.15 * width * height  # packed: a picture for a README, not a raw bitmap
+    start = english.index(b"IDAT")
+    size = int.from_bytes(english[start - 4 : start], "big")
+    assert zlib.crc32(english[start : start + 4 + size]) == int.from_bytes(english[start + 4 + size :][:4], "big")
+    assert len(zlib.decompress(english[start + 4 : start + 4 + size])) == height * (1 + 4 * width)
+
+
+def test_tasks_of_the_three_dossiers(loaded):
+    tasks = [one.about["system"]["task"] for one in loaded]
+    assert [one["name"] for one in tasks] == ["classification", "classification", "regression"]
+    assert [len(one["classes"]) for one in tasks] == [2, 3, 0]

@@ -1,0 +1,129 @@
+"""The texts of a report: complete in both languages, and safe whatever they are given."""
+
+import json
+import re
+import string
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import assay.report
+from assay import engine, registry
+from assay.errors import UsageError
+from assay.report.phrases import LANGUAGES, Phrases
+from assay.tasks import Argmax, Identity, Regression, task_of
+from assay.values import System
+from support import KnownModel
+
+FOLDER = Path(assay.report.__file__).parent
+TEXTS = {lang: json.loads((FOLDER / "i18n" / f"{lang}.json").read_text("utf-8")) for lang in LANGUAGES}
+CHINESE = re.compile(r"[\u4e00-\u9fff]")
+SAME_IN_BOTH = {"sign pass", "sign fail", "sign inconclusive", "colon", "comma", "list comma", "stop"}
+SAME_IN_BOTH |= {"python", "numpy", "scipy", "torch", "assay", "cpu", "gpu", "onnxruntime", "sklearn"}
+
+
+def flat(texts):
+    return {key: text for key, text in texts.items() if isinstance(text, str)}
+
+
+def test_both_languages_say_the_same_things():
+    english, chinese = TEXTS["en"], TEXTS["zh"]
+    assert flat(english).keys() == flat(chinese).keys()
+    assert english["metrics"].keys() == chinese["metrics"].keys()
+    assert english["slice words"].keys() == chinese["slice words"].keys()
+    for name, entry in english["metrics"].items():
+        assert entry.keys() == chinese["metrics"][name].keys() == {"label", "means", "limits"}
+        assert all(entry.values())
+        assert all(chinese["metrics"][name].values())
+
+
+def test_placeholders_agree():
+    for key, text in flat(TEXTS["en"]).items():
+        names = [{name for _, name, _, _ in string.Formatter().parse(one) if name} for one in (text, TEXTS["zh"][key])]
+        assert names[0] == names[1], key
+
+
+def test_chinese_is_chinese():
+    texts = {key: text for key, text in flat(TEXTS["zh"]).items() if key not in SAME_IN_BOTH}
+    assert [key for key, text in texts.items() if not CHINESE.search(text)] == []
+    entries = TEXTS["zh"]["metrics"].items()
+    assert [n for n, one in entries if not all(CHINESE.search(one[part]) for part in ("means", "limits"))] == []
+    assert [text for text in texts.values() if re.search(r"[\u4e00-\u9fff][,;:?!]", text)] == []  # full-width stops
+
+
+def test_every_text_that_is_asked_for_exists():
+    source = (FOLDER / "templates" / "page.html.j2").read_text("utf-8")
+    source += "".join(path.read_text("utf-8") for path in FOLDER.glob("*.py"))
+    asked = set(re.findall(r"""\b(?:say|self|head)\(['"]([^'"]+)['"]\)""", source))
+    assert len(asked) > 50
+    assert sorted(asked - flat(TEXTS["en"]).keys()) == []
+    for family in registry.FAMILIES:
+        assert f"family {family}" in TEXTS["en"]
+
+
+def test_patterns_have_the_groups_their_words_need():
+    for pattern, template in TEXTS["zh"]["patterns"]:
+        named = {int(name) for _, name, _, _ in string.Formatter().parse(template) if name}
+        assert max(named, default=-1) < re.compile(pattern).groups, pattern
+
+
+def systems(data):
+    """Systems to which, between them, every kind of reason applies."""
+    box = System("box", KnownModel(), data, task_of(data), Argmax())
+    nobody = replace(data, group_columns=())
+
+    class Nothing(KnownModel):
+        offers = frozenset()
+
+    return [
+        box,
+        System("nobody", KnownModel(), nobody, task_of(data), Argmax()),
+        System("regression", KnownModel(), nobody, Regression(), Identity()),
+        System("nothing", Nothing(), data, task_of(data), Argmax()),
+    ]
+
+
+def test_every_reason_of_the_engine_is_said_in_chinese(small_data):
+    registry.load()
+    reasons = {engine.why_not(probe, one) for probe in registry.PROBES.values() for one in systems(small_data)} - {""}
+    for observable in registry.NEEDS_GRADIENT | {"logits"}:
+        wants = registry.Probe("asks", len, "utility", ("classification", "regression"), (observable,), {})
+        reasons |= {engine.why_not(wants, one) for one in systems(small_data)} - {""}
+    assert len({re.sub(r"(needs|reads|for|offers) .*", r"\1", one) for one in reasons}) >= 4
+    for reason in reasons:
+        said = str(Phrases("zh").reason(reason))
+        assert "<span" not in said, reason
+        assert CHINESE.search(said)
+        assert not re.search(r"[A-Za-z]{3,} [A-Za-z]{3,}", said), said
+        assert str(Phrases("en").reason(reason)) == reason
+
+
+def test_an_unknown_reason_is_shown_as_it_is():
+    say = Phrases("zh")
+    assert str(say.reason("the moon <b>is</b> full")) == '<span lang="en">the moon &lt;b&gt;is&lt;/b&gt; full</span>'
+    mixed = str(say.reason("largest for class=<b>; something new"))
+    assert mixed == '差距最大的是类别 &lt;b&gt;；<span lang="en">something new</span>'
+    nested = str(say.reason("not tested: flip_rate was not measured for a: it was not measured"))
+    assert nested == "未测试：a 的 flip_rate 没有测量结果：没有测量"
+
+
+def test_slices_in_words_but_never_the_names_of_the_data():
+    say = Phrases("en", columns=["noise"])
+    assert say.slice("") == "all rows"
+    assert say.slice("fpr=0.01") == "false claims 0.01"
+    assert say.slice("attack=loss") == "loss attack (baseline)"
+    assert say.slice("noise=loud & sex=Female") == "noise=loud & sex=Female"
+    assert say.slice("feature=age=x") == "age=x"
+    assert Phrases("zh").slice("batch=1") == "批量 1"
+
+
+def test_an_unknown_language_is_refused():
+    with pytest.raises(UsageError, match=r"'fr'.*en, zh"):
+        Phrases("fr")
+
+
+def test_texts_ship_with_the_package():
+    for name in ("i18n/en.json", "i18n/zh.json", "templates/page.html.j2", "templates/style.css"):
+        assert (resources.files("assay.report") / name).is_file()
