@@ -117,6 +117,7 @@ def test_slices_in_words_but_never_the_names_of_the_data():
     assert say.slice("noise=loud & sex=Female") == "noise=loud & sex=Female"
     assert say.slice("feature=age=x") == "age=x"
     assert Phrases("zh").slice("batch=1") == "批量 1"
+    assert Phrases("zh").slice("* & *") == "各群体列 & 各群体列"
 
 
 def test_an_unknown_language_is_refused():

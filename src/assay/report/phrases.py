@@ -45,6 +45,8 @@ class Phrases:
 
     def _condition(self, text: str) -> str:
         key, is_pair, value = text.partition("=")
+        if text == "*":  # a rule over every group column, of which there was none to measure
+            return self("every group column")
         if not is_pair or key in self._columns:
             return text
         if key == "feature":
