@@ -31,7 +31,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from assay.stats import Estimate, largest_gap, make_draws, rate, worst  # noqa: E402
+from assay.stats import Estimate, largest_gap, make_draws, rates, worst  # noqa: E402
 from assay.values import Array  # noqa: E402
 
 METRICS = ("selection_rate", "accuracy", "true_positive_rate", "false_positive_rate", "precision")
@@ -104,8 +104,8 @@ def joint(columns: Columns) -> Array:
 def ours(columns: Columns, num_draws: int) -> tuple[dict[str, list[Estimate]], dict[str, tuple[Estimate, Estimate]]]:
     """Every rate of every group with its interval, and of every metric the largest gap and the worst group."""
     parts = drawn(columns, num_draws)
-    rates = {m: [rate(h, t) for h, t in zip(hits.T, totals.T, strict=True)] for m, (hits, totals) in parts.items()}
-    return rates, {m: (largest_gap(*both), worst(*both, better="higher")) for m, both in parts.items()}
+    found = {m: rates(hits, totals) for m, (hits, totals) in parts.items()}
+    return found, {m: (largest_gap(*both), worst(*both, better="higher")) for m, both in parts.items()}
 
 
 def peer(columns: Columns, num_draws: int) -> Any:

@@ -25,14 +25,14 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+from assay.access.handles import keyed_rng
 from scipy.stats import norm
 
-from assay.access import keyed_rng
+from assay.access.references import halves
 from assay.data.adult import load_adult
 from assay.models import Architecture
 from assay.probes.privacy._ratio import out_masks, ratio_score, true_probability
 from assay.probes.privacy._roc import area, found_at, ranked
-from assay.references import halves
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings
 from assay.values import Array, Data, Split

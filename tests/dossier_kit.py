@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from scipy.stats import binomtest
 
 from assay.dossier import Extras, file_dossier, sealed_observation
+from assay.evidence.receipts import Receipt, instant
+from assay.evidence.signing import Signer
 from assay.policy import Policy, judge, parse_policy
-from assay.receipts import Receipt, instant
-from assay.signing import Signer
 from assay.tasks import Argmax, task_of
 from assay.values import Audit, Data, Dossier, Measurement, NotApplicable, Observation, Split, Step, System
 from support import COLUMNS, GROUP_COLUMNS, KnownModel, make_split

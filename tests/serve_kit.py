@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 
 from assay.dossier import Extras, file_dossier
+from assay.evidence.signing import Signer
 from assay.models import Architecture
 from assay.models.store import save_system
 from assay.observe import Workspace
@@ -23,7 +24,6 @@ from assay.serve.gate import Gate
 from assay.serve.keys import key_of
 from assay.serve.routes import Service, build
 from assay.serve.worker import Worker
-from assay.signing import Signer
 from assay.story import audit
 from assay.tasks import task_of
 from assay.tasks.group_thresholds import GroupThresholds, Mixture

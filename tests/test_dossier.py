@@ -17,10 +17,10 @@ from assay import dossier, storage
 from assay.digests import canonical
 from assay.dossier import Extras, file_dossier, load_dossier, per_person_arrays, sealed_observation, verify_dossier
 from assay.errors import DossierError, StorageError
-from assay.openpart import parse_json, to_json
+from assay.evidence.openpart import parse_json, to_json
+from assay.evidence.receipts import Receipt, instant
+from assay.evidence.signing import open_envelope
 from assay.policy import judge
-from assay.receipts import Receipt, instant
-from assay.signing import open_envelope
 from assay.values import Finding, Measurement
 
 FILES = [

@@ -20,11 +20,11 @@ import dossier_kit as kit
 from assay.digests import canonical
 from assay.dossier import load_dossier
 from assay.errors import DossierError
-from assay.openpart import JUDGING
-from assay.receipts import Receipt, instant
-from assay.signing import Signer, open_envelope, sign_statement, statement
+from assay.evidence.openpart import JUDGING
+from assay.evidence.receipts import Receipt, instant
+from assay.evidence.signing import Signer, open_envelope, sign_statement, statement
+from assay.evidence.verify import SIGNATURE, SIGNER, list_files, verify_dossier
 from assay.storage import digest_file
-from assay.verify import SIGNATURE, SIGNER, list_files, verify_dossier
 
 SMALL = 4096
 
@@ -427,7 +427,7 @@ def test_the_same_without_assertions(folder, tmp_path):
     code = """
     import sys
     from pathlib import Path
-    from assay.verify import verify_dossier
+    from assay.evidence.verify import verify_dossier
     for name in sys.argv[1:]:
         found = verify_dossier(Path(name))
         print(found.ok, found)

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from assay.errors import UsageError
-from assay.joules import CpuEstimate, NvmlReader, Part, RaplReader, cpu_watts, find_readers
 from assay.meter import Energy, EnergyMeter, environment, measure_energy
+from assay.meter.joules import CpuEstimate, NvmlReader, Part, RaplReader, cpu_watts, find_readers
 
 ROME = "vendor_id\t: AuthenticAMD\ncpu family\t: 23\nmodel\t\t: 49\nmodel name\t: AMD EPYC 7B12\n"
 MILAN = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\n"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from assay.estimation.widen import widened
 from assay.policy import EXIT_CODES, EXIT_USAGE, OUTCOMES, judge, outcome, overall, parse_policy
 from assay.values import Finding, Measurement, NotApplicable
-from assay.widen import widened
 
 Z = NormalDist().inv_cdf(0.975)
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from assay.digests import canonical
 from assay.errors import DossierError, StorageError
-from assay.receipts import instant, not_after, record_plan
-from assay.signing import (
+from assay.evidence.receipts import instant, not_after, record_plan
+from assay.evidence.signing import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -175,7 +175,7 @@ def test_home_without_the_variable(monkeypatch, tmp_path):
 
 
 def test_two_first_uses_at_once_agree(tmp_path):
-    code = "import sys; from pathlib import Path; from assay.signing import load_signer\n"
+    code = "import sys; from pathlib import Path; from assay.evidence.signing import load_signer\n"
     code += "print(load_signer(Path(sys.argv[1]))[0].key_id)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]

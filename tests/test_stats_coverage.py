@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from assay import stats
-from assay.effects import effects
+from assay.estimation.effects import effects
 
 REPEATS = 1500
 SLACK = 3 * np.sqrt(0.05 * 0.95 / REPEATS)  # of a simulated share near 5 %

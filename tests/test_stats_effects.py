@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats as reference
 
-from assay import effects as module
 from assay import stats
-from assay.effects import effects, required_num
+from assay.estimation import effects as module
+from assay.estimation.effects import effects, required_num
 from assay.values import Measurement
 
 

@@ -28,13 +28,13 @@ from safetensors.numpy import save as save_tensors
 
 from assay.digests import Array, canonical
 from assay.errors import DossierError, Problem
-from assay.openpart import build_open, per_person_arrays, read_open, to_json
+from assay.evidence.openpart import build_open, per_person_arrays, read_open, to_json
+from assay.evidence.receipts import Receipt
+from assay.evidence.signing import Signer, sign_statement, statement
+from assay.evidence.verify import SIGNATURE, SIGNER, Verification, list_files, verify_dossier
 from assay.policy import Policy, judge, outcome, overall
-from assay.receipts import Receipt
-from assay.signing import Signer, sign_statement, statement
 from assay.storage import digest_file, make_folder, read_regular, read_verified, recover_folder, staged_folder
 from assay.values import Audit, Dossier, Finding, Measurement, Observation, System
-from assay.verify import SIGNATURE, SIGNER, Verification, list_files, verify_dossier
 
 __all__ = [
     "Extras",

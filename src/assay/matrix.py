@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from assay.access import keyed_rng
-from assay.effects import Effect, effects
+from assay.access.handles import keyed_rng
+from assay.access.references import reference_models
 from assay.engine import applicable, draws_for, remeasure
 from assay.errors import Problem, UsageError
+from assay.estimation.effects import Effect, effects
 from assay.observe import Ledger, Workspace, observe
-from assay.references import reference_models
 from assay.registry import Probe
 from assay.values import Array, Audit, Measurement, System
 
@@ -121,10 +121,10 @@ def in_turns(
         for table, mine in zip(found, seconds, strict=True):
             replicates = np.median(mine.reshape(NUM_BLOCKS, -1)[blocks].reshape(workspace.num_draws, -1), axis=1)
             low, high = np.quantile(replicates, [(1 - workspace.level) / 2, (1 + workspace.level) / 2])
-            bounds = {"low": float(low), "high": float(high), "value": float(np.median(mine))}
             method = f"median of {mine.size} rounds in turns with the compared systems, block bootstrap"
-            about = {"method": method, "attempted": mine.size, "scored": mine.size, "reason": ""}
-            table[key] = replace(table[key], **bounds, **about, replicates=replicates)
+            timed = replace(table[key], value=float(np.median(mine)), low=float(low), high=float(high), reason="")
+            counted = replace(timed, method=method, attempted=mine.size, scored=mine.size)
+            table[key] = replace(counted, replicates=replicates)
     return found
 
 

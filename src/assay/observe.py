@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from assay.cache import Cache, Entry
 from assay.errors import BudgetError, ModelError, Problem
+from assay.evidence.receipts import instant
 from assay.meter import EnergyMeter, environment
-from assay.receipts import instant
 from assay.registry import NEEDS_GRADIENT
+from assay.storage.cache import Cache, Entry
 from assay.values import Array, Observation, Progress, Split, System, digest_of, plain, quiet
 
 if TYPE_CHECKING:
@@ -108,13 +108,19 @@ def answers(system: System, split: Split, logits: Array) -> dict[str, Array]:
     return {name: array for name, array in arrays.items() if name in system.task.observables}
 
 
+def observation_key(system: System, split_name: str, want: frozenset[str]) -> list[Any]:
+    """Under which the record of a pass is remembered."""
+    white = sorted(want & NEEDS_GRADIENT)
+    return ["observation", 1, system.digest, system.data.splits[split_name].digest, white]
+
+
 def observe(
     system: System, split_name: str, *, want: frozenset[str], workspace: Workspace, ledger: Ledger
 ) -> Observation:
     """One pass over a split, recording what the probes want; from the cache when it was run before."""
     split = system.data.splits[split_name]
     white = sorted(want & NEEDS_GRADIENT)
-    key = ["observation", 1, system.digest, split.digest, white]
+    key = observation_key(system, split_name, want)
     stored = workspace.cache.get(key)
     if stored is not None:
         arrays, facts = stored

@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 from assay.digests import digest_of
 from assay.errors import PolicyError, Problem, StorageError
+from assay.estimation.widen import widened
 from assay.storage import read_regular
 from assay.values import Finding, Measurement, NotApplicable, Verdict
-from assay.widen import widened
 
 __all__ = [
     "EXIT_CODES",
@@ -267,8 +267,8 @@ def judge(
     "* & *" and "sex=* & race=Black" part by part; "**" any slice of any number of parts.
     `num_systems`: how many systems are judged side by side; all their rules share the level.
 
-    Limits: Bonferroni holds whatever the dependence, at some cost in power; see `assay.widen` for how an interval is
-    brought to the wider level, and what is approximate there.
+    Limits: Bonferroni holds whatever the dependence, at some cost in power; see `assay.estimation.widen` for how an
+    interval is brought to the wider level, and what is approximate there.
     """
     cases = [(rule, item) for rule in policy.rules for item in measurements if _concerns(rule, item)]
     random = sum(1 for _, item in cases if not _is_exact(item))

@@ -10,14 +10,14 @@ from typing import Any
 from assay import engine, registry
 from assay.dossier import Extras, file_dossier
 from assay.errors import AssayError, Problem, TreatmentError
+from assay.evidence.openpart import MATRIX_SCHEMA
+from assay.evidence.receipts import Receipt, record_plan
+from assay.evidence.sealed import sealed_files
+from assay.evidence.signing import draw_key, home, load_signer
 from assay.matrix import Matrix, compare
 from assay.models.store import save_system
 from assay.observe import Workspace, one_thread
-from assay.openpart import MATRIX_SCHEMA
 from assay.policy import Policy, judge, load_policy, overall
-from assay.receipts import Receipt, record_plan
-from assay.sealed import sealed_files
-from assay.signing import draw_key, home, load_signer
 from assay.tasks import Argmax, Identity, task_of
 from assay.values import (
     Audit,

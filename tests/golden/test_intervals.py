@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize, special, stats
 
-from assay import intervals
+from assay.estimation import intervals
 
 COUNTS = [(0, 10), (1, 10), (5, 10), (10, 10), (3, 263), (81, 263), (250, 263), (7, 5000)]
 

@@ -14,13 +14,13 @@ import pytest
 from assay import registry, story
 from assay.data import load_diabetes, load_wine
 from assay.dossier import load_dossier, verify_dossier
+from assay.evidence.openpart import per_person_arrays
+from assay.evidence.sealed import recompute
 from assay.models import Architecture
 from assay.models.store import load_system
 from assay.observe import Workspace
-from assay.openpart import per_person_arrays
 from assay.report import write_report
 from assay.report.numbers import number
-from assay.sealed import recompute
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Data, Dossier, System

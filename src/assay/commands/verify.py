@@ -7,8 +7,8 @@ from pathlib import Path
 from assay.commands.console import Console
 from assay.dossier import verify_dossier
 from assay.errors import Problem, UsageError
+from assay.evidence.verify import SIGNATURE, SIGNER
 from assay.storage import read_regular
-from assay.verify import SIGNATURE, SIGNER
 
 
 def run(dossier: Path, key: Path | None, console: Console) -> None:
@@ -22,7 +22,7 @@ def run(dossier: Path, key: Path | None, console: Console) -> None:
     trusted = None if key is None else read_regular(key)
     recompute = None
     if (dossier / "sealed").is_dir():
-        from assay.sealed import recompute as measure_again
+        from assay.evidence.sealed import recompute as measure_again
 
         recompute = measure_again
     found = verify_dossier(dossier, public_key=trusted, recompute=recompute)

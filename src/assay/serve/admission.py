@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError, Problem, ServeError
+from assay.evidence.openpart import read_open
+from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
 from assay.models.store import Parts, load_parts
-from assay.openpart import read_open
 from assay.serve.background import synthetic_rows
 from assay.storage import read_regular, read_verified
 from assay.values import Array, Column, Data, Decision, Dossier, Groups, Model, Task
-from assay.verify import SIGNATURE, Verification, verify_dossier
 
 __all__ = ["TRUSTED", "Served", "admit"]
 

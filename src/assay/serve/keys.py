@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from assay.errors import Problem, ServeError
-from assay.signing import home, owner_secret
+from assay.evidence.signing import home, owner_secret
 
 __all__ = ["VARIABLE", "Key", "key_of", "load_key"]
 

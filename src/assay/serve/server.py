@@ -26,7 +26,7 @@ WRITE_SECONDS = 10.0  # a caller that does not read its answer
 MAX_HEADER_BYTES = 16_384
 MAX_CONNECTIONS = 1000
 BACKLOG = 512
-NOTICE_SECONDS = 0.5  # not ready, but still listening, so that a balancer can see it
+NOTICE_SECONDS = 1.0  # not ready, but still listening, so that a balancer can see it
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from assay.joules import CpuEstimate
 from assay.meter import Energy
+from assay.meter.joules import CpuEstimate
 from assay.probes.energy.energy_use import energy_use, of_training
 from assay.probes.energy.latency import REPEATS, latency, percentile, timed_rows
 from assay.probes.energy.model_bytes import model_bytes

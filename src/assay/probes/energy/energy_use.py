@@ -11,7 +11,7 @@ from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access import Meter
+    from assay.access.handles import Meter
     from assay.meter import Energy
 
 BATCH = 256
@@ -30,7 +30,7 @@ def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     Limits: bounds are of the reader, not of the weather of the machine; counters see other processes too, an estimate
     leaves out idle power, memory, cooling. A number that is not measured is undefined with its reason, never 0.
     No replicates: joules do not come row by row.
-    Source: see `assay.joules`; ISO/IEC 21031:2024 for the rate "per 1,000 predictions".
+    Source: see `assay.meter.joules`; ISO/IEC 21031:2024 for the rate "per 1,000 predictions".
 
     >>> of_training({}).reason
     'the training run reported neither energy nor CPU seconds'
@@ -64,7 +64,7 @@ def of_training(facts: Mapping[str, Any]) -> Estimate:
         return _estimate(None, None, None, "not measured", "the training run reported neither energy nor CPU seconds")
     if str(facts.get("device", "cpu")) != "cpu":
         return _estimate(None, None, None, "not measured", "trained on an accelerator that was not metered")
-    from assay.joules import CpuEstimate
+    from assay.meter.joules import CpuEstimate
 
     part = CpuEstimate().total(float(seconds), float(seconds))
     return _estimate(

@@ -14,7 +14,7 @@ from assay.stats import Estimate
 from assay.values import Array, Measurement
 
 if TYPE_CHECKING:
-    from assay.access import Meter
+    from assay.access.handles import Meter
 
 LEVEL = 0.95
 REPEATS = {1: 400, 256: 120}  # batch size: timed passes; 368 are needed for an upper bound of the 99th percentile

@@ -10,7 +10,7 @@ from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access import Meter
+    from assay.access.handles import Meter
 
 
 @probe("energy", tasks=("classification", "regression"), cost=lambda sizes: {})

@@ -15,7 +15,7 @@ from assay.stats import Draws
 from assay.values import Array, Measurement
 
 if TYPE_CHECKING:
-    from assay.access import Retrain
+    from assay.access.handles import Retrain
 
 CURVE = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 NAMED = {0.01: "members_found_at_1_percent", 0.001: "members_found_at_0.1_percent"}

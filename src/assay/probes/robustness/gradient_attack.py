@@ -16,7 +16,7 @@ from assay.stats import Draws, Estimate
 from assay.values import Array, Better, Groups, Measurement
 
 if TYPE_CHECKING:
-    from assay.access import Query
+    from assay.access.handles import Query
 
 NUM_ROWS = 500
 NUM_STEPS = 10

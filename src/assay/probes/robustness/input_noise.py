@@ -15,7 +15,7 @@ from assay.stats import Draws
 from assay.values import Array, Column, Measurement, Task
 
 if TYPE_CHECKING:
-    from assay.access import Query
+    from assay.access.handles import Query
 
 LEVELS = (0.1, 0.3)
 SWAP_RATE = 0.02

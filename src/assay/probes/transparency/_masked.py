@@ -10,7 +10,7 @@ from scipy.special import gammaln
 from scipy.stats import rankdata
 
 from assay import stats
-from assay.access import Query
+from assay.access.handles import Query
 from assay.explain import Masked, background_effects, masked_passes, num_model_rows
 from assay.registry import Sizes
 from assay.stats import Draws, Estimate

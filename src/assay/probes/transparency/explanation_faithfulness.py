@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.access import Query
+from assay.access.handles import Query
 from assay.explain import shapley
 from assay.probes.transparency import _masked
 from assay.registry import Sizes, probe

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from assay.intervals import critical_value, wilson
+from assay.estimation.intervals import critical_value, wilson
 from assay.probes.utility._classes import share
 from assay.probes.utility._conditions import Conditions, conditions_of, hypergeometric_tail
 from assay.registry import probe

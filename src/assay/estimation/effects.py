@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from assay.intervals import critical_value, level_of
+from assay.estimation.intervals import critical_value, level_of
 from assay.values import Array, Measurement
 
 PSEUDO_DISCORDANT = 2  # rows on which two systems are taken to differ although none was seen to

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from assay import registry
-from assay.access import Reference, keyed_rng
+from assay.access.handles import Reference, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace, observe
 from assay.tasks import Argmax, Identity

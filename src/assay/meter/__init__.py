@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.errors import Problem, UsageError
-from assay.joules import CPUINFO, Part, Provenance, Reader, cuda_in_use, find_readers
+from assay.meter.joules import CPUINFO, Part, Provenance, Reader, cuda_in_use, find_readers
 
 __all__ = ["Energy", "EnergyMeter", "environment", "measure_energy"]
 

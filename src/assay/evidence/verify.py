@@ -12,10 +12,10 @@ from typing import Any
 
 from assay.digests import canonical
 from assay.errors import AssayError, DossierError, Problem, StorageError
-from assay.openpart import JUDGING, parse_json, per_person_arrays, read_open, receipt_of
+from assay.evidence.openpart import JUDGING, parse_json, per_person_arrays, read_open, receipt_of
+from assay.evidence.receipts import not_after
+from assay.evidence.signing import key_id, open_envelope
 from assay.policy import judge, overall, parse_policy
-from assay.receipts import not_after
-from assay.signing import key_id, open_envelope
 from assay.storage import digest_file, read_regular, read_verified
 from assay.values import Dossier, Measurement
 

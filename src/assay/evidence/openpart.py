@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 
 from assay.digests import canonical, plain
 from assay.errors import DossierError, Problem
+from assay.evidence.receipts import Receipt
 from assay.policy import Policy, overall
-from assay.receipts import Receipt
 from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
 
 __all__ = [

@@ -93,7 +93,7 @@ def _from_counts(measurement: Measurement, level: float) -> tuple[float, float] 
         return None
     if "wilson" not in name and "clopper" not in name:
         return None
-    from assay.intervals import adjusted_wilson, clopper_pearson, critical_value, wilson
+    from assay.estimation.intervals import adjusted_wilson, clopper_pearson, critical_value, wilson
 
     for total in {measurement.attempted, measurement.scored} - {0}:
         hits, num = np.asarray(round(value * total)), np.asarray(total)

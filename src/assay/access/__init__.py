@@ -1,0 +1,1 @@
+"""What an active probe may do to a system, and the reference models it may ask for."""

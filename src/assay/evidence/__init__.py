@@ -1,0 +1,1 @@
+"""The pieces of a dossier: signatures, receipts, the open part, the sealed part, verification."""
