@@ -175,11 +175,12 @@ def main(arguments: list[str] | None = None) -> None:
     command: Callable[..., Any] = typer.main.get_command(app)
     try:
         code = command(args=arguments, prog_name="assay", standalone_mode=False)
-    except (typer.Abort, KeyboardInterrupt):  # typer makes one of the other
-        print("assay: interrupted; nothing is half-written, and what was measured is remembered.", file=sys.stderr)
+    except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except Exception as error:
         code = _explain(error)
+    if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C inside a command into this code
+        print("assay: interrupted; nothing is half-written, and what was measured is remembered.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
