@@ -21,6 +21,7 @@ from assay.values import Array, Audit, Measurement, System
 Key = tuple[str, str, str]
 TIMED = "latency_p50"  # the one metric that is taken again, in turns
 NUM_BLOCKS = 30  # of ten rounds each
+PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def in_turns(
     """Replace median latencies by ones taken side by side: in each round every system answers the same rows once.
 
     Replicates resample whole blocks of ten rounds, the same for all systems, so that a slow spell of the machine is
-    shared and neighbouring rounds need not be independent.
+    shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of its own with
+    standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
     """
     found = [dict(table) for table in paired]
     keys = [key for key in found[0] if key[1] == TIMED and all(key in table for table in found)]
@@ -120,8 +122,9 @@ def in_turns(
         blocks = rng.integers(NUM_BLOCKS, size=(workspace.num_draws, NUM_BLOCKS))
         for table, mine in zip(found, seconds, strict=True):
             replicates = np.median(mine.reshape(NUM_BLOCKS, -1)[blocks].reshape(workspace.num_draws, -1), axis=1)
+            replicates = replicates * (1 + PLACEMENT * rng.standard_normal(workspace.num_draws))
             low, high = np.quantile(replicates, [(1 - workspace.level) / 2, (1 + workspace.level) / 2])
-            method = f"median of {mine.size} rounds in turns with the compared systems, block bootstrap"
+            method = f"median of {mine.size} rounds in turns, block bootstrap, {PLACEMENT:.0%} for memory placement"
             timed = replace(table[key], value=float(np.median(mine)), low=float(low), high=float(high), reason="")
             counted = replace(timed, method=method, attempted=mine.size, scored=mine.size)
             table[key] = replace(counted, replicates=replicates)
