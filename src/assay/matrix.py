@@ -107,6 +107,8 @@ def in_turns(
 ) -> list[dict[Key, Measurement]]:
     """Replace median latencies by ones taken side by side: in each round every system answers the same rows once.
 
+    Definition: median over rounds of t / g, times the median of g, with g the geometric mean of the round's times.
+
     Replicates resample whole blocks of ten rounds, the same for all systems, so that a slow spell of the machine is
     shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of its own with
     standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
@@ -118,6 +120,9 @@ def in_turns(
     for key in keys:
         batch_size = int(key[2].removeprefix("batch="))
         seconds = _rounds(systems, batch_size)
+        # A slow spell multiplies all times of a round alike, so it leaves with the round's geometric mean.
+        pace = np.exp(np.log(seconds).mean(axis=0))
+        seconds = seconds / pace * np.median(pace)
         rng = keyed_rng("rounds", *key)
         blocks = rng.integers(NUM_BLOCKS, size=(workspace.num_draws, NUM_BLOCKS))
         for table, mine in zip(found, seconds, strict=True):
