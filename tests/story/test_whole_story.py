@@ -209,3 +209,18 @@ def test_a_dossier_of_chosen_probes_verifies_too(told: Told, tmp_path: Path) -> 
     assert found.ok, found.problems
     num = len(judged.audit.measurements)
     assert found.parts["numbers"] == f"verified, {num} of {num} measured again"
+
+
+def test_more_probes_later_are_under_the_same_plan_and_another_policy_later_is_told(
+    tiny_data: Data, tmp_path: Path
+) -> None:
+    system, workspace = system_for(tiny_data), Workspace(tmp_path / "cache", key=b"owner", num_draws=50)
+    story.audit(system, probes=["accuracy"], workspace=workspace)
+    second = story.audit(system, probes=["accuracy", "balanced_accuracy"], workspace=workspace)
+    found = verify_dossier(Path(story.file(second, tmp_path / "second").path), recompute=recompute)
+    assert found.ok, found.problems
+    assert found.parts["plan"] == "verified: fixed before the test split was read"
+    third = story.audit(system, probes=["accuracy"], policy="strict", workspace=workspace)
+    found = verify_dossier(Path(story.file(third, tmp_path / "third").path), recompute=recompute)
+    assert found.intact
+    assert found.parts["plan"].startswith("recorded after the test split was read")
