@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from assay import engine, registry
+from assay.access.references import reference_models
 from assay.errors import BudgetError, RegistryError
-from assay.observe import Workspace
+from assay.observe import Ledger, Workspace
 from assay.registry import Sizes, probe
-from assay.stats import exact_rate, measured, rate
+from assay.stats import exact_rate, mean, measured, rate
 from assay.tasks import Identity, Regression
-from assay.values import Array, Data, Measurement, System
+from assay.train.system import default_recipe, train_system
+from assay.values import Array, Data, Groups, Measurement, System, digest_of
 from support import KnownModel
 
 
@@ -189,3 +191,77 @@ def test_a_failing_probe_leaves_the_others(
     assert "broken" in {p.name for p in own_probes.values()}
     second = engine.plan(known_system, workspace=workspace)
     assert any("broken" in one.probes for one in second.passes if not one.cached), "a failure is tried again"
+
+
+def test_active_probes_meet_the_same_draws_whatever_a_system_answers(
+    known_system: System, workspace: Workspace, own_probes: dict[str, registry.Probe]
+) -> None:
+    @probe("robustness", cost=lambda sizes: {"ask": 200})
+    def asked(query: Any, draws: Any) -> list[Measurement]:
+        rows = query.rows(200)
+        right = query.predictions(query.inputs[rows], query.groups.take(rows)) == query.labels[rows]
+        cells = draws.of(rows).counts(right.astype(int), 2)
+        found = rate(cells[:, 1], cells.sum(axis=1), level=draws.level)
+        return [measured(found, "asked", unit="fraction", better="higher", attempted=200)]
+
+    other = replace(known_system, name="steeper", model=KnownModel(slope=0.055))
+    one, two = (engine.audit(s, probes=["asked"], workspace=workspace) for s in (known_system, other))
+    assert (one.observations["test"].arrays["predictions"] != two.observations["test"].arrays["predictions"]).any()
+    first, second = (audited.find("asked").replicates for audited in (one, two))
+    assert first is not None
+    assert second is not None
+    torn = float(np.hypot(first.std(), second.std()))
+    assert float((first - second).std()) < 0.5 * torn, "the difference must be far steadier than of unpaired draws"
+
+
+def test_numbers_without_groups_can_be_audited(known_system: System, workspace: Workspace) -> None:
+    splits = known_system.data.splits
+    nobody = Groups(np.zeros((len(splits["test"]), 0), dtype=np.int16), ())
+    test = replace(splits["test"], labels=splits["test"].labels.astype(np.float32), groups=nobody)
+    data = replace(known_system.data, group_columns=(), classes=(), positive=None, splits={**splits, "test": test})
+
+    class Number(KnownModel):
+        outputs_are = "values"
+
+        def outputs(self, inputs: Array) -> Array:
+            return super().outputs(inputs)[:, 1:]
+
+    system = replace(known_system, data=data, task=Regression(), decision=Identity(), model=Number())
+
+    @probe("utility", tasks=("regression",))
+    def off(labels: Array, predictions: Array, draws: Any) -> list[Measurement]:
+        sums = draws.sums(np.abs(labels - predictions))
+        found = mean(sums[:, 0], np.full(len(sums), float(len(labels))))
+        return [measured(found, "off", unit="target", better="lower", attempted=len(labels))]
+
+    audited = engine.audit(system, probes=["off"], workspace=workspace)
+    predictions = audited.observations["test"].arrays["predictions"]
+    assert audited.find("off").value == pytest.approx(float(np.abs(test.labels - predictions).mean()))
+
+
+def test_what_a_probe_learns_from_is_part_of_what_is_remembered(
+    small_data: Data, workspace: Workspace, own_probes: dict[str, registry.Probe]
+) -> None:
+    @probe("privacy", cost=lambda sizes: {"references": 4})
+    def told(retrain: Any) -> list[Measurement]:
+        digests = [one.system.model.digest for one in retrain.references]
+        number = float(int(digest_of(digests)[:6], 16))
+        return [Measurement("", "told", number, number, number, 0.95, "m", "", "neither")]
+
+    recipe = default_recipe(small_data)
+    brief, longer = (replace(recipe, settings=replace(recipe.settings, epochs=num)) for num in (1, 2))
+    system = train_system(small_data, recipe=brief)
+    first = engine.audit(system, probes=["told"], workspace=workspace).find("told").value
+    second = engine.audit(replace(system, recipe=longer), probes=["told"], workspace=workspace).find("told").value
+    assert first != second
+
+
+def test_reference_models_depend_on_the_rows_that_stop_training(small_data: Data) -> None:
+    recipe = default_recipe(small_data)
+    recipe = replace(recipe, settings=replace(recipe.settings, epochs=6, patience=1))
+    flipped = replace(small_data.splits["validation"], labels=1 - small_data.splits["validation"].labels)
+    other = replace(small_data, splits={**small_data.splits, "validation": flipped})
+    systems = [train_system(data, recipe=recipe) for data in (small_data, other)]
+    found = [reference_models(one, Workspace(num_references=2), Ledger(10**7)) for one in systems]
+    digests = [[one.system.model.digest for one in references] for references in found]
+    assert digests[0] != digests[1]

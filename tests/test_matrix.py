@@ -127,6 +127,24 @@ def test_timings_in_turns_share_the_slow_spells(
     assert verdicts == ["no detectable change", "worse"]
 
 
+def test_rows_per_second_come_from_the_same_rounds(
+    known_system: System, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(matrix, "time", clock)
+    systems = [replace(known_system, name=name, model=Ticking(clock, 1.0)) for name in ("known", "same")]
+    where = ("latency", "throughput", "batch=1")
+    # The first audit met a slow machine, the second a fast one: their bounds do not even overlap.
+    audited = [replace(timed("x", value), metric="throughput", better="higher") for value in (0.3, 1.0)]
+    tables = [{("latency", "latency_p50", "batch=1"): timed("x", 3.0), where: one} for one in audited]
+    known, same = (table[where] for table in in_turns(systems, tables, workspace))
+    assert matrix.effects([(audited[1], audited[0])])[0].verdict == "better"
+    assert matrix.effects([(same, known)])[0].verdict == "no detectable change"
+    assert known.low is not None
+    assert known.high is not None
+    assert known.low <= (known.value or 0) <= known.high
+
+
 def test_one_system_alone_is_not_timed_again(known_system: System, workspace: Workspace) -> None:
     table = {("latency", "latency_p50", "batch=1"): timed("known", 1.0)}
     assert in_turns([known_system], [table], workspace) == [table]

@@ -125,8 +125,14 @@ def _sizes(system: System) -> Sizes:
 
 def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
     split = system.data.splits["test"].digest
-    draws = [workspace.key_id, workspace.num_draws, workspace.level, workspace.num_references]
-    return ["measurements", 1, probe.name, probe.version, probe.options, system.digest, split, draws]
+    draws = [workspace.key_id, workspace.num_draws, workspace.level]
+    # What a probe learns from besides the system and its test rows.
+    about: list[Any] = []
+    if "retrain" in probe.access and system.recipe is not None:
+        about.append([system.recipe.digest, workspace.num_references])
+    if "meter" in probe.access:  # a time or a joule is of one machine
+        about.append([environment().get(name) for name in ("cpu", "cores", "torch threads")])
+    return ["measurements", 2, probe.name, probe.version, probe.options, system.digest, split, draws, about]
 
 
 def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -> list[Array]:
@@ -136,6 +142,7 @@ def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -
     if systems[0].task.classes:
         codes.append(split.labels)
         codes.extend(observation.arrays["predictions"] for observation in observations)
+    codes = codes or [np.zeros(len(split))]  # numbers without groups: all rows are one class
     return [np.asarray(column, dtype=np.int64) for column in codes]
 
 
@@ -207,12 +214,14 @@ def audit(
     needs: dict[str, Any] = {}
     if todo:
         needs = passive_needs(system, observation, draws_for([system], [observation], workspace))
+        # Active probes keep their replicates, so their draws must not depend on this system's answers.
+        common = draws_for([system], [], workspace) if any(probe.access for probe in todo) else needs["draws"]
     # Energy comes last, so that it can say what the rest of the audit took.
     ordered = sorted(todo, key=lambda probe: (probe.family == "energy", bool(probe.access), probe.name))
     for number, probe in enumerate(ordered):
         workspace.progress(f"{system.name}: {probe.name}", number, len(ordered))
         active = _active_needs(probe, system, observation, workspace, (ledger, meter))
-        results[probe.name] = measure(probe, needs | active)
+        results[probe.name] = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
         _store(probe, system, workspace, results[probe.name])
     workspace.progress(f"{system.name}: audited", len(ordered), len(ordered))
     return Audit(

@@ -105,7 +105,7 @@ def _paired_measurements(audits: Sequence[Audit], workspace: Workspace) -> list[
 def in_turns(
     systems: Sequence[System], paired: Sequence[Mapping[Key, Measurement]], workspace: Workspace
 ) -> list[dict[Key, Measurement]]:
-    """Replace median latencies by ones taken side by side: in each round every system answers the same rows once.
+    """Replace median latencies and throughputs by ones taken side by side: each round, every system, the same rows.
 
     Definition: median over rounds of t / g, times the median of g, with g the geometric mean of the round's times.
 
@@ -133,6 +133,11 @@ def in_turns(
             timed = replace(table[key], value=float(np.median(mine)), low=float(low), high=float(high), reason="")
             counted = replace(timed, method=method, attempted=mine.size, scored=mine.size)
             table[key] = replace(counted, replicates=replicates)
+            rows = (key[0], "throughput", key[2])
+            if rows in table:  # the same rounds the other way round: else the two could contradict each other
+                turned = replace(table[rows], value=batch_size / float(np.median(mine)), reason="", method=method)
+                turned = replace(turned, low=batch_size / float(high), high=batch_size / float(low))
+                table[rows] = replace(turned, attempted=mine.size, scored=mine.size, replicates=batch_size / replicates)
     return found
 
 
@@ -199,7 +204,8 @@ def _references(system: System, workspace: Workspace) -> list[System]:
 
 def _points(system: System, workspace: Workspace) -> dict[Key, float]:
     """Passive values of a reference model on the test rows; remembered, since several comparisons need them."""
-    key = ["points", 1, system.digest, system.data.splits["test"].digest, [probe.name for probe in _passive(system)]]
+    probes = [[probe.name, probe.version] for probe in _passive(system)]
+    key = ["points", 2, system.digest, system.data.splits["test"].digest, probes]
     stored = workspace.cache.get(key)
     if stored is None:
         observation = observe(

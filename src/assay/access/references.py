@@ -62,7 +62,7 @@ def _reference(system: System, mask: Array, seed: int) -> System:
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe"))
     split = system.data.splits["train"].take(np.flatnonzero(mask))
-    key = digest_of([system.recipe.digest, split.digest, array_digest(mask), seed])
+    key = digest_of([system.recipe.digest, system.data.digest, split.digest, array_digest(mask), seed])
     if key not in _TRAINED:
         while len(_TRAINED) >= MAX_TRAINED:
             _TRAINED.pop(next(iter(_TRAINED)))
