@@ -353,3 +353,11 @@ def test_without_family_wise_control_null_data_would_fail():
     assert naive > 0.3
     assert (estimates - wide > 0).any(axis=1).mean() <= ALLOWED
     assert math.isclose(wide, NormalDist().inv_cdf(1 - 0.025 / NUM_RULES), rel_tol=1e-9)
+
+
+def test_a_system_that_never_answers_passes_no_rule():
+    mute = _measurement(0.0, 0.0, 0.01, attempted=500, scored=0, errored=500)
+    policy = _policy('metric = "m"; at_most = 0.1', 'metric = "m"; at_least = 0.5')
+    gap, least = judge(policy, [mute])
+    assert (gap.verdict, least.verdict) == ("inconclusive", "fail")
+    assert "all 500 examples were errored" in gap.reason

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,7 +75,14 @@ def test_both_languages_show_the_same_code() -> None:
     assert code(READMES[0]) == code(READMES[1])
 
 
-@pytest.mark.parametrize("block", [block for block in ALL if block.readme == READMES[0]], ids=str)
+def of_the_first() -> list[Any]:
+    """Python blocks are fast; each command line of a bash block starts a process of its own, so those run later."""
+    marks = {"bash": [pytest.mark.slow]}
+    found = [block for block in ALL if block.readme == READMES[0]]
+    return [pytest.param(block, id=str(block), marks=marks.get(block.kind, [])) for block in found]
+
+
+@pytest.mark.parametrize("block", of_the_first())
 def test_the_readme_runs(block: Block, tmp_path: Path) -> None:
     ran = run(block, tmp_path)
     assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-3000:]

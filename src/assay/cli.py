@@ -88,8 +88,11 @@ def treat(
 
 @app.command()
 def compare(
-    system: Annotated[str, typer.Argument(help="System folder, or package.module:function: the baseline.")],
+    system: Annotated[str, typer.Argument(help="System folder, package.module:function, model.onnx, or http://…")],
     treatments: Annotated[str, typer.Option("--treatments", help="Comma-separated; a+b applies a, then b.")] = "",
+    data: DataName = "",
+    label: Label = "",
+    groups: GroupNames = "",
     policy: PolicyName = "default",
     out: Annotated[Path, typer.Option("--out", help="Folder for the dossier with the matrix.")] = Path("comparison"),
     probes: Probes = "",
@@ -100,7 +103,7 @@ def compare(
     """Apply treatments, audit each, and show what each one costs on every other dimension."""
     from assay.commands.compare import run
 
-    run(system, treatments, (policy, probes, out, cache), _console(json, quiet))
+    run((system, (data, label, groups)), treatments, (policy, probes, out, cache), _console(json, quiet))
 
 
 @app.command()

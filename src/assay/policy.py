@@ -344,6 +344,8 @@ def _finding(policy: Policy, rule: Rule, item: Measurement, level: float) -> Fin
     words, wrong = ("at most", "above") if rule.kind == "at_most" else ("at least", "below")
     shown = f"{item.value:.6g} [{_show(low)}, {_show(high)}]"
     if far is not None and sign * far <= sign * rule.bound:
+        if item.attempted and not item.scored:  # a system that never answers has no gaps, which is no merit
+            return replace(blank, reason=f"{shown}, but all {item.attempted} examples were errored")
         return replace(blank, verdict="pass", reason=f"{shown} is {words} {rule.bound:g} at every point")
     if near is not None and sign * near > sign * rule.bound:
         return replace(blank, verdict="fail", reason=f"{shown} is {wrong} {rule.bound:g} at every point")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.commands.console import VERDICT_CODES, Console
-from assay.commands.sources import names, open_system
+from assay.commands.sources import DataSpec, names, open_system
 from assay.report.numbers import number
 from assay.story import Comparison
 from assay.values import Dossier
@@ -14,12 +14,12 @@ Choices = tuple[str, str, Path, Path | None]  # policy, probes, folder, cache fo
 MARKS = {"better": "▲", "worse": "▼", "changed": "◆"}
 
 
-def run(target: str, treatments: str, choices: Choices, console: Console) -> None:
+def run(target: tuple[str, DataSpec], treatments: str, choices: Choices, console: Console) -> None:
     """Compare, file one dossier a system, write the report of the baseline's. Exit code by the baseline's verdict."""
     from assay.story import compare_treatments, owner_workspace
 
     policy, probes, out, cache = choices
-    system, _ = open_system(target, ("", "", ""))
+    system, _ = open_system(*target)
     chosen = list(names(probes)) or None
     with console.progress() as progress:
         workspace = owner_workspace(cache, progress=progress)
