@@ -64,3 +64,24 @@ def test_planted_gap_found_and_covered_and_equal_groups_left_alone():
         alarms += null.low > 0
     assert held >= 184
     assert alarms <= 18
+
+
+def test_replicates_are_those_of_the_larger_of_two_close_rates():
+    """The rate that is largest on these rows need not be so on others: brute force over resampled rows."""
+    sizes = {(0, 0): (4000, 400), (1, 0): (4000, 520), (0, 1): (150, 90), (1, 1): (600, 377)}  # rows, selected
+    sex, labels = (np.repeat([cell[k] for cell in sizes], [rows for rows, _ in sizes.values()]) for k in range(2))
+    predictions = np.concatenate([np.arange(rows) < selected for rows, selected in sizes.values()]).astype(np.int64)
+    groups = Groups(sex[:, None], (Column("sex", "categorical", ("f", "m")),))
+    draws = make_draws(b"key", "split", [sex, labels, predictions])
+    task = Classification(("no", "yes"), "yes")
+    found = equalized_odds_difference(labels, predictions, groups, task, draws)[0]
+
+    def gap(rows: np.ndarray) -> float:
+        means = [[predictions[rows][(sex[rows] == g) & (labels[rows] == y)].mean() for g in (0, 1)] for y in (0, 1)]
+        return max(abs(first - second) for first, second in means)
+
+    assert found.value == pytest.approx(gap(np.arange(len(labels))))
+    rng = np.random.default_rng(0)
+    brute = np.std([gap(rng.integers(len(labels), size=len(labels))) for _ in range(400)])
+    assert found.replicates is not None
+    assert found.replicates.std() == pytest.approx(brute, rel=0.2)

@@ -109,9 +109,10 @@ def largest_of(gaps: Sequence[Estimate], names: Sequence[str], *, level: float) 
     top = int(values.argmax())
     notes = [one.reason for one in gaps if one.reason]
     reason = "; ".join(dict.fromkeys(([f"largest for {names[top]}"] if len(gaps) > 1 else []) + notes))
-    return Estimate(
-        float(values[top]), float(lows.max()), float(highs.max()), method, gaps[top].replicates, reason, level
-    )
+    # In each draw the largest of them: where two are close, either may be the largest on other rows.
+    drawn = [one.replicates for one in gaps if one.replicates is not None]
+    replicates = np.fmax.reduce(drawn) if len(drawn) == len(gaps) else None
+    return Estimate(float(values[top]), float(lows.max()), float(highs.max()), method, replicates, reason, level)
 
 
 def share_of_level(level: float, num: int) -> float:
