@@ -242,6 +242,20 @@ def test_arrays_and_replicates_never_reach_the_open_part(tmp_path):
     assert per_person_arrays(json.loads(text), N) == []
 
 
+def test_categories_that_name_persons_are_refused_and_notes_on_cells_stay_with_the_owner(tmp_path):
+    audited = kit.audit()
+    data = audited.system.data
+    noted = replace(data, source={**data.source, "problems": ["feature 'job' has new values in row 3: mail@x.org"]})
+    kit.make(tmp_path / "noted", replace(audited, system=replace(audited.system, data=noted)))
+    assert "mail@x.org" not in (tmp_path / "noted" / "open" / "dossier.json").read_text()
+    people = tuple(f"person{number}@x.org" for number in range(110))
+    columns = tuple(replace(one, categories=people) if one.name == "job" else one for one in data.columns)
+    told = replace(audited, system=replace(audited.system, data=replace(data, columns=columns)))
+    with pytest.raises(DossierError, match="'job' are 110 values"):
+        kit.make(tmp_path / "told", told)
+    assert not (tmp_path / "told").exists()
+
+
 def test_one_measurement_per_person_is_refused(tmp_path):
     audited = kit.audit()
     single = [

@@ -32,6 +32,7 @@ JUDGING = 1  # raised when the same policy and measurements would be judged othe
 _LONGEST_WORD = 80  # a digest with its prefix; longer words without a space can hide an array
 _FEWEST_NUMBERS = 200  # a text with this many numbers, and one per row, is an array written as text
 _FEWEST_ROWS = 16
+_MOST_CATEGORIES = 100  # more than this, and than half of the training rows, is an identifier, as when data is read
 _LARGEST = 2**63
 _FIXED = {  # places whose length the schema, the data's declaration or the choice of systems decides
     SCHEMA: re.compile(
@@ -117,6 +118,18 @@ def _system(system: System) -> dict[str, Any]:
 
 
 def _data(data: Data) -> dict[str, Any]:
+    num_train = len(data.splits.get("train", ()))
+    named = [
+        Problem(
+            f"the categories of {column.name!r} are {len(column.categories)} values of {num_train} training rows",
+            "at most 100, or half of the training rows",
+            "They would name persons in the open part: leave the column out",
+        )
+        for column in (*data.columns, *data.group_columns)
+        if len(column.categories) > max(_MOST_CATEGORIES, num_train / 2)
+    ]
+    if named:
+        raise DossierError(named)
     return {
         "name": data.name,
         "digest": data.digest,
@@ -126,7 +139,8 @@ def _data(data: Data) -> dict[str, Any]:
         "classes": list(data.classes),
         "positive": data.positive,
         "splits": {name: {"num_rows": len(split), "digest": split.digest} for name, split in data.splits.items()},
-        "source": plain(data.source),
+        # What the reader noticed quotes cells with their row numbers: that stays with the owner.
+        "source": {name: plain(fact) for name, fact in data.source.items() if name != "problems"},
     }
 
 
