@@ -30,6 +30,7 @@ LAYERS = [
     {"access.references"},
     {"probes", "treatments"},
     {"engine"},
+    {"estimation.seeds"},
     {"matrix", "policy"},
     {"evidence.openpart"},
     {"evidence.verify"},

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +88,7 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     todo = [probe for probe in chosen if workspace.cache.get(_key(probe, system, workspace)) is None]
     passive = [probe for probe in todo if not probe.access]
     passes: list[Pass] = []
-    sizes = _sizes(system)
+    sizes = sizes_of(system)
     if workspace.cache.get(observation_key(system, "test", _want(todo))) is None:  # recorded whatever is asked
         passes.append(Pass("test pass", sizes.num_test, tuple(probe.name for probe in passive)))
     elif passive:
@@ -118,7 +122,8 @@ def _expected_seconds(system: System, num_rows: int, trainings: int) -> float:
     return num_rows * per_row + trainings * (float(training) / 2 if training is not None else 0.0)
 
 
-def _sizes(system: System) -> Sizes:
+def sizes_of(system: System) -> Sizes:
+    """What a probe's cost may depend on."""
     splits = system.data.splits
     return Sizes(len(splits["test"]), len(splits["train"]), len(system.data.columns), system.task.num_outputs)
 
@@ -132,7 +137,22 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
         about.append([system.recipe.digest, workspace.num_references])
     if "meter" in probe.access:  # a time or a joule is of one machine
         about.append([environment().get(name) for name in ("cpu", "cores", "torch threads")])
-    return ["measurements", 2, probe.name, probe.version, probe.options, system.digest, split, draws, about]
+    how = [probe.name, probe.version, probe.options, code_digest(probe)]
+    return ["measurements", 3, how, system.digest, split, draws, about]
+
+
+@cache
+def _file_digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def code_digest(probe: Probe) -> str:
+    """Of the probe's file, its family's shared files, and the statistics: a changed formula is measured anew."""
+    own = Path(inspect.getfile(probe.function))
+    here = Path(__file__).parent
+    files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py", here / "explain.py"]
+    files += sorted((here / "estimation").glob("*.py"))
+    return digest_of([_file_digest(str(path)) for path in files])
 
 
 def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -> list[Array]:

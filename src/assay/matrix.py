@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from assay.access.handles import keyed_rng
-from assay.access.references import reference_models
-from assay.engine import applicable, draws_for, remeasure
+from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.estimation.effects import Effect, effects
-from assay.observe import Ledger, Workspace, observe
-from assay.registry import Probe
+from assay.estimation.seeds import seed_differences
+from assay.observe import Ledger, Workspace
 from assay.values import Array, Audit, Measurement, System
 
 Key = tuple[str, str, str]
-TIMED = "latency_p50"  # the one metric that is taken again, in turns
-NUM_BLOCKS = 30  # of ten rounds each
+TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
+NUM_BLOCKS, NUM_ROUNDS, WARM = 30, 300, 3  # blocks of ten rounds, after three that do not count
 PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 
 
@@ -45,6 +43,7 @@ class Matrix:
     level: float
     details: Mapping[str, tuple[Effect, ...]] = field(default_factory=dict)  # every slice, a family of its own
     errored: Mapping[str, str] = field(default_factory=dict)  # systems that could not be made or audited, and why
+    ledger: Mapping[str, int] = field(default_factory=dict)  # model rows that comparing itself ran
 
 
 def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[str, str] | None = None) -> Matrix:
@@ -53,13 +52,20 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     Passive measurements are taken once more from the recorded passes under joint draws, so that each difference is
     paired by row; active ones kept their replicates under draws keyed by the same rows. Only timings are taken again,
     in turns, because the load of a machine moves between audits. Differences on the headline dimensions form one
-    family, and differences on slices another; each is controlled as a whole.
+    family, and differences on slices another; each is controlled as a whole. Where a seed lies between two systems, a
+    difference counts only against seed noise too; where that is not measured, it is not called better or worse.
     Raises UsageError when the systems were not measured on the same test rows.
     """
     _require_same_rows(audits)
-    paired = in_turns([one.system for one in audits], _paired_measurements(audits, workspace), workspace)
+    ledger = Ledger(workspace.row_budget)
+    systems = [one.system for one in audits]
+    paired = in_turns(systems, _paired_measurements(audits, workspace), workspace, ledger=ledger)
     keys = tuple(dict.fromkeys(m.key for one in audits for m in one.measurements if m.headline))
-    spreads = [_seed_differences(audits[0].system, one.system, workspace) for one in audits]
+    baseline = audits[0].system
+    spreads = {
+        one.system.name: seed_differences(baseline, one.system, workspace=workspace, ledger=ledger)
+        for one in audits[1:]
+    }
     headline = _family(paired, spreads, set(keys), workspace.level)
     slices = {key for found in paired for key in found} - set(keys)
     detail = _family(paired, spreads, slices, workspace.level)
@@ -71,7 +77,15 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     details = {name: tuple(effect for (owner, _), effect in detail.items() if owner == name) for name in names}
     sentences = {name: side_effects(name, cells[name]) for name in names[1:]}
     return Matrix(
-        names, keys, cells, pareto_set(names, keys, cells), sentences, workspace.level, details, dict(errored or {})
+        names,
+        keys,
+        cells,
+        pareto_set(names, keys, cells),
+        sentences,
+        workspace.level,
+        details,
+        dict(errored or {}),
+        dict(ledger.rows),
     )
 
 
@@ -103,7 +117,11 @@ def _paired_measurements(audits: Sequence[Audit], workspace: Workspace) -> list[
 
 
 def in_turns(
-    systems: Sequence[System], paired: Sequence[Mapping[Key, Measurement]], workspace: Workspace
+    systems: Sequence[System],
+    paired: Sequence[Mapping[Key, Measurement]],
+    workspace: Workspace,
+    *,
+    ledger: Ledger | None = None,
 ) -> list[dict[Key, Measurement]]:
     """Replace median latencies and throughputs by ones taken side by side: each round, every system, the same rows.
 
@@ -114,11 +132,13 @@ def in_turns(
     standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
     """
     found = [dict(table) for table in paired]
-    keys = [key for key in found[0] if key[1] == TIMED and all(key in table for table in found)]
+    keys = [key for key in found[0] if key[1] == TIMED[0] and all(key in table for table in found)]
     if len(systems) < 2:
         return found
     for key in keys:
         batch_size = int(key[2].removeprefix("batch="))
+        if ledger is not None:
+            ledger.add("timing in turns", len(systems) * batch_size * (NUM_ROUNDS + WARM))
         seconds = _rounds(systems, batch_size)
         # A slow spell multiplies all times of a round alike, so it leaves with the round's geometric mean.
         pace = np.exp(np.log(seconds).mean(axis=0))
@@ -133,7 +153,7 @@ def in_turns(
             timed = replace(table[key], value=float(np.median(mine)), low=float(low), high=float(high), reason="")
             counted = replace(timed, method=method, attempted=mine.size, scored=mine.size)
             table[key] = replace(counted, replicates=replicates)
-            rows = (key[0], "throughput", key[2])
+            rows = (key[0], TIMED[1], key[2])
             if rows in table:  # the same rounds the other way round: else the two could contradict each other
                 turned = replace(table[rows], value=batch_size / float(np.median(mine)), reason="", method=method)
                 turned = replace(turned, low=batch_size / float(high), high=batch_size / float(low))
@@ -144,83 +164,57 @@ def in_turns(
 def _rounds(systems: Sequence[System], batch_size: int) -> Array:
     """Seconds `(S, rounds)` of one forward pass of each system in each round, starting with another one each time."""
     inputs = systems[0].data.splits["test"].inputs
-    num_rounds, warm = 10 * NUM_BLOCKS, 3
-    seconds = np.empty((len(systems), num_rounds + warm))
-    for number in range(num_rounds + warm):
+    seconds = np.empty((len(systems), NUM_ROUNDS + WARM))
+    for number in range(NUM_ROUNDS + WARM):
         batch = inputs[(np.arange(batch_size) + number * batch_size) % len(inputs)]
         for turn in range(len(systems)):
             index = (turn + number) % len(systems)
             started = time.perf_counter()
             systems[index].model.outputs(batch)
             seconds[index, number] = time.perf_counter() - started
-    return seconds[:, warm:]
+    return seconds[:, WARM:]
 
 
 def _family(
     paired: Sequence[Mapping[Key, Measurement]],
-    spreads: Sequence[tuple[str, Mapping[Key, tuple[float, ...]]]],
+    spreads: Mapping[str, Mapping[Key, tuple[float, ...]] | None],
     keys: set[Key],
     level: float,
 ) -> dict[tuple[str, Key], Effect]:
-    baseline = paired[0]
     index: list[tuple[str, Key]] = []
     pairs: list[tuple[Measurement, Measurement]] = []
-    seeds: list[tuple[float, ...] | None] = []
-    for found, (name, spread) in zip(paired[1:], spreads[1:], strict=True):
-        for key in sorted(keys & found.keys() & baseline.keys()):
-            index.append((name, key))
-            pairs.append((found[key], baseline[key]))
-            seeds.append(spread.get(key))
-    return dict(zip(index, effects(pairs, level=level, seed_spread=seeds), strict=True)) if pairs else {}
+    for found, name in zip(paired[1:], spreads, strict=True):
+        for key in sorted(keys & found.keys() & paired[0].keys()):
+            if found[key].unit != "joules":  # taken minutes apart: their difference may be the machine's
+                index.append((name, key))
+                pairs.append((found[key], paired[0][key]))
+    seeds = [(spreads[name] or {}).get(key) for name, key in index]
+    made = effects(pairs, level=level, seed_spread=seeds) if pairs else ()
+    return {
+        (name, key): _only_against_both(effect, after, spreads[name])
+        for (name, key), effect, (after, _) in zip(index, made, pairs, strict=True)
+    }
+
+
+def _only_against_both(effect: Effect, after: Measurement, spread: Mapping[Key, tuple[float, ...]] | None) -> Effect:
+    """Take back a verdict that one training run cannot carry. Times and sizes are of the architecture, not the seed."""
+    if spread is None or effect.key in spread or after.replicates is None or effect.key[1] in TIMED:
+        return effect
+    if effect.verdict not in ("better", "worse", "changed"):
+        return effect
+    reason = "one training run: what the seed moves is not measured for this probe"
+    return replace(effect, verdict="no detectable change", reason=reason)
 
 
 def _cell(one: Audit, key: Key, found: Mapping[Key, Measurement], effect: Effect | None) -> Cell:
     """What the audit measured; a timing as it was in turns, so that effects are differences of what is shown."""
     for measurement in one.measurements:
         if measurement.key == key:
-            shown = found[key] if key[1] == TIMED else measurement
-            return Cell(shown, effect, shown.reason)
+            shown = found[key] if key[1] in TIMED else measurement
+            why = "taken minutes apart, so not compared" if shown.unit == "joules" else effect.reason if effect else ""
+            return Cell(shown, effect, shown.reason or why)
     reasons = {skipped.probe: skipped.reason for skipped in one.not_applicable}
     return Cell(None, None, reasons.get(key[0], "it was not measured"))
-
-
-def _seed_differences(
-    baseline: System, treated: System, workspace: Workspace
-) -> tuple[str, Mapping[Key, tuple[float, ...]]]:
-    """Treated minus baseline over reference models of equal half and seed: what the training seed alone moves."""
-    retrained = any(step.stage in ("data", "train") for step in treated.lineage)
-    if not retrained or baseline.recipe is None or treated.recipe is None:
-        return treated.name, {}
-    before = [_points(one, workspace) for one in _references(baseline, workspace)]
-    after = [_points(one, workspace) for one in _references(treated, workspace)]
-    keys = set(before[0]).intersection(*before[1:], *after)
-    return treated.name, {key: tuple(a[key] - b[key] for a, b in zip(after, before, strict=True)) for key in keys}
-
-
-def _references(system: System, workspace: Workspace) -> list[System]:
-    ledger = Ledger(workspace.row_budget)
-    return [reference.system for reference in reference_models(system, workspace.quietly(), ledger)]
-
-
-def _points(system: System, workspace: Workspace) -> dict[Key, float]:
-    """Passive values of a reference model on the test rows; remembered, since several comparisons need them."""
-    probes = [[probe.name, probe.version] for probe in _passive(system)]
-    key = ["points", 2, system.digest, system.data.splits["test"].digest, probes]
-    stored = workspace.cache.get(key)
-    if stored is None:
-        observation = observe(
-            system, "test", want=frozenset(), workspace=workspace, ledger=Ledger(workspace.row_budget)
-        )
-        few = replace(workspace, num_draws=2)  # the point values do not depend on the draws
-        found = remeasure(system, observation, draws_for([system], [observation], few))
-        facts: dict[str, Any] = {"points": [[*m.key, m.value] for m in found if m.value is not None]}
-        workspace.cache.put(key, {}, facts)
-        stored = ({}, facts)
-    return {(probe, metric, where): value for probe, metric, where, value in stored[1]["points"]}
-
-
-def _passive(system: System) -> list[Probe]:
-    return [probe for probe in applicable(system, None)[0] if not probe.access]
 
 
 def pareto_set(names: Sequence[str], keys: Sequence[Key], cells: Mapping[str, Mapping[Key, Cell]]) -> tuple[str, ...]:

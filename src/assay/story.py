@@ -201,4 +201,5 @@ def matrix_facts(comparison: Comparison) -> dict[str, Any]:
         "verdicts": {one.audit.system.name: one.verdict for one in comparison.judged},
         "details": {name: [plain(effect) for effect in found] for name, found in matrix.details.items()},
         "errored": dict(matrix.errored),
+        "ledger": dict(matrix.ledger),
     }

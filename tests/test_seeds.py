@@ -1,0 +1,106 @@
+"""Seed noise: where a training seed lies between two systems, no difference counts by the test rows alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from assay import engine
+from assay.estimation.seeds import is_retrained, seed_differences
+from assay.matrix import compare
+from assay.observe import Ledger, Workspace
+from assay.values import Data, Fitted, Split, Step, System
+from support import KnownModel
+
+PROBES = ["accuracy", "input_noise", "explanation_stability"]
+
+
+@dataclass(frozen=True)
+class Moody:
+    """A recipe whose model depends on the seed: each seed tilts it by up to a third."""
+
+    name: str = "moody"
+    lift: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        return self.name
+
+    def fit(self, split: Split, data: Data, seed: int) -> Fitted:
+        return Fitted(KnownModel(slope=0.05 * (1 + (seed * 37 % 11 - 5) / 15) + self.lift), {"seconds": 0.0})
+
+
+def trained(system: System, seed: int, recipe: Moody) -> System:
+    fitted = recipe.fit(system.data.splits["train"], system.data, seed)
+    return replace(system, name=f"seed {seed}", model=fitted.model, recipe=recipe, seed=seed)
+
+
+def test_who_is_retrained(known_system: System) -> None:
+    first, second = (trained(known_system, seed, Moody()) for seed in (1, 2))
+    assert is_retrained(first, second)
+    assert not is_retrained(first, replace(first, name="again"))
+    step = Step("prune_magnitude", "model", {}, first.digest)
+    assert not is_retrained(first, replace(second, lineage=(step,)))
+    assert is_retrained(first, replace(second, lineage=(replace(step, stage="train"),)))
+    assert is_retrained(first, replace(second, lineage=(replace(step, input_digest="of another system"),)))
+
+
+def test_one_recipe_with_two_seeds_has_a_spread(known_system: System, workspace: Workspace) -> None:
+    first, second = (trained(known_system, seed, Moody()) for seed in (1, 2))
+    found = seed_differences(first, second, workspace=workspace, ledger=Ledger(10**9))
+    assert found is not None
+    differences = found["accuracy", "accuracy", ""]
+    assert len(differences) == 4
+    assert any(differences), "a reference model compared with itself would be 0 four times"
+    assert sum(differences) == pytest.approx(0)
+
+
+def test_another_recipe_is_compared_half_by_half(known_system: System, workspace: Workspace) -> None:
+    recipes = Moody(), Moody("lifted", lift=0.02)
+    found = seed_differences(
+        *(trained(known_system, 1, recipe) for recipe in recipes), workspace=workspace, ledger=Ledger(10**9)
+    )
+    assert found is not None
+    test = known_system.data.splits["test"]
+
+    def accuracy(recipe: Moody, seed: int) -> float:
+        outputs = recipe.fit(test, known_system.data, seed).model.outputs(test.inputs)
+        return float((outputs.argmax(axis=1) == test.labels).mean())
+
+    expected = [accuracy(recipes[1], seed) - accuracy(recipes[0], seed) for seed in range(1000, 1004)]
+    assert found["accuracy", "accuracy", ""] == pytest.approx(expected)
+
+
+def test_cheap_query_probes_are_measured_on_reference_models_and_dear_ones_are_not(
+    known_system: System, workspace: Workspace
+) -> None:
+    first, second = (trained(known_system, seed, Moody()) for seed in (1, 2))
+    found = seed_differences(first, second, workspace=workspace, ledger=Ledger(10**9))
+    assert found is not None
+    assert ("input_noise", "flip_rate", "noise=0.1") in found
+    assert not [key for key in found if key[0] == "explanation_stability"]
+
+
+def test_no_recipe_no_seed(known_system: System, workspace: Workspace) -> None:
+    other = replace(known_system, name="other", model=KnownModel(0.01))
+    assert seed_differences(known_system, other, workspace=workspace, ledger=Ledger(10**9)) is None
+
+
+def test_a_verdict_needs_the_seed_noise(known_system: System, workspace: Workspace) -> None:
+    first = trained(known_system, 1, Moody())
+    flat = replace(trained(known_system, 1, Moody("flat")), name="flat", model=KnownModel(0.0))
+    audits = [engine.audit(system, probes=PROBES, workspace=workspace) for system in (first, flat)]
+    cells = compare(audits, workspace=workspace).cells["flat"]
+    for key, cell in cells.items():
+        effect = cell.effect
+        assert effect is not None
+        if key[0] == "explanation_stability":
+            assert effect.verdict == "no detectable change"
+            if effect.reason:
+                assert "one training run" in effect.reason
+        else:
+            assert effect.covers == "test rows and training seeds"
+    accuracy = cells["accuracy", "accuracy", ""].effect
+    assert accuracy is not None
+    assert accuracy.verdict == "worse"
