@@ -25,9 +25,9 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
-from assay.access.handles import keyed_rng
 from scipy.stats import norm
 
+from assay.access.handles import keyed_rng
 from assay.access.references import halves
 from assay.data.adult import load_adult
 from assay.models import Architecture

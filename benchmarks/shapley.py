@@ -21,8 +21,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import shap
-from assay.access.handles import keyed_rng
 
+from assay.access.handles import keyed_rng
 from assay.data import load_adult
 from assay.explain import explain
 from assay.train import train_system

@@ -330,6 +330,7 @@ def stop_under_load(dossier: Path, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_stop_under_load_loses_no_accepted_request(passed: Path, tmp_path: Path) -> None:
     stop_under_load(passed, tmp_path)
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from assay.access.handles import Query
 
+from assay.access.handles import Query
 from assay.observe import Ledger, Workspace
 from assay.probes.robustness._attack import checkpoints
 from assay.probes.robustness._columns import box, ranges

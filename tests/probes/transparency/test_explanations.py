@@ -8,8 +8,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from assay.access.handles import Query
 
+from assay.access.handles import Query
 from assay.digests import digest_of
 from assay.explain import Masked, masked_passes, shapley
 from assay.observe import Ledger, Workspace
