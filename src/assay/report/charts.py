@@ -115,13 +115,17 @@ def intervals(rows: Sequence[Row], *, x_title: str, letters: int = 24, width: in
         notes += text_rows([str(row.get("note", ""))], x=width + 10, middle=middle)
         top += height
     y = alt.Y("y:Q", scale=pixels(top), axis=None)
-    spread_out = alt.Scale(zero=False, nice=True)
-    axis = alt.Axis(tickCount=4, labelFlush=False, labelOverlap=True)
+    ends = [float(row[end]) for row in rows for end in ("low", "value", "high") if row[end] is not None]
+    marks = ticks_over(min(ends), max(ends))
+    spread_out = alt.Scale(domain=[marks[0], marks[-1]], nice=False)
+    axis = alt.Axis(values=marks, labelFlush=False)
     base = alt.Chart(values(placed)).encode(y=y)
     bars = base.mark_rule(strokeWidth=3, color=BAR).encode(
         x=alt.X("low:Q", title=x_title, scale=spread_out, axis=axis), x2="high:Q"
     )
-    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(x=alt.X("value:Q", title=x_title))
+    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(
+        x=alt.X("value:Q", title=x_title, scale=spread_out, axis=axis)
+    )
     at_y = alt.Y("y:Q", scale=pixels(top), axis=None)
     names = alt.Chart(values(labels)).mark_text(align="right", baseline="middle", fontSize=10.5, color=INK)
     counts = alt.Chart(values(notes)).mark_text(align="left", baseline="middle", fontSize=9.5, color=SOFT)
@@ -129,6 +133,22 @@ def intervals(rows: Sequence[Row], *, x_title: str, letters: int = 24, width: in
         mark.encode(x=alt.value(place), y=at_y, text="text:N") for mark, place in ((names, -8), (counts, width + 10))
     ]
     return alt.layer(bars, dots, *side).properties(width=width, height=top)
+
+
+def ticks_over(low: float, high: float, *, most: int = 4) -> list[float]:
+    """Round numbers that enclose `[low, high]` in at most `most` steps of 1, 2 or 5 times a power of ten.
+
+    >>> ticks_over(0.008, 0.019)
+    [0.005, 0.01, 0.015, 0.02]
+    """
+    width = max(high - low, 1e-12 + 1e-6 * abs(high))
+    power = math.floor(math.log10(width / most))
+    for step in (factor * 10.0**exponent for exponent in range(power, power + 3) for factor in (1, 2, 5)):
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first <= most:
+            last = max(last, first + 1)
+            return [round(number * step, 12) for number in range(first, last + 1)]
+    return [low, low + width]
 
 
 def reliability(bins: Sequence[Row], *, titles: tuple[str, str]) -> Any:
@@ -187,17 +207,25 @@ def scatter(points: Sequence[Row], *, titles: tuple[str, str]) -> Any:
     ]
     base = alt.Chart(values(rows))
     x_scale, y_scale = alt.Scale(domain=across, nice=False), alt.Scale(domain=up, nice=False)
-    ticks = alt.Axis(tickCount=5)
+    ticks = alt.Axis(tickCount=4, labelOverlap=True, labelSeparation=4)
     x = alt.X("x:Q", title=titles[0], scale=x_scale, axis=ticks)
     y = alt.Y("y:Q", title=titles[1], scale=y_scale, axis=ticks)
     leader = base.mark_rule(color="#b9c1cb", strokeWidth=0.8).encode(x=x, x2="at_x:Q", y=y, y2="at_y:Q")
-    wide = base.mark_rule(color=BAR, strokeWidth=2).encode(x=alt.X("x_low:Q", title=titles[0]), x2="x_high:Q", y=y)
-    tall = base.mark_rule(color=BAR, strokeWidth=2).encode(y=alt.Y("y_low:Q", title=titles[1]), y2="y_high:Q", x=x)
+    wide = base.mark_rule(color=BAR, strokeWidth=2).encode(
+        x=alt.X("x_low:Q", title=titles[0], scale=x_scale, axis=ticks), x2="x_high:Q", y=y
+    )
+    tall = base.mark_rule(color=BAR, strokeWidth=2).encode(
+        y=alt.Y("y_low:Q", title=titles[1], scale=y_scale, axis=ticks), y2="y_high:Q", x=x
+    )
     dots = base.mark_point(filled=True, size=55, opacity=1).encode(
         x=x, y=y, color=alt.condition("datum.pareto", alt.value(BETTER), alt.value(FAINT))
     )
     names = base.mark_text(align="left", baseline="middle", dx=4, fontSize=10.5, color=INK)
-    named = names.encode(x=alt.X("at_x:Q", title=titles[0]), y=alt.Y("at_y:Q", title=titles[1]), text="name:N")
+    named = names.encode(
+        x=alt.X("at_x:Q", title=titles[0], scale=x_scale, axis=ticks),
+        y=alt.Y("at_y:Q", title=titles[1], scale=y_scale, axis=ticks),
+        text="name:N",
+    )
     return alt.layer(leader, wide, tall, dots, named).properties(width=width, height=height)
 
 
