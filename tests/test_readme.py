@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -75,14 +74,8 @@ def test_both_languages_show_the_same_code() -> None:
     assert code(READMES[0]) == code(READMES[1])
 
 
-def of_the_first() -> list[Any]:
-    """Python blocks are fast; each command line of a bash block starts a process of its own, so those run later."""
-    marks = {"bash": [pytest.mark.slow]}
-    found = [block for block in ALL if block.readme == READMES[0]]
-    return [pytest.param(block, id=str(block), marks=marks.get(block.kind, [])) for block in found]
-
-
-@pytest.mark.parametrize("block", of_the_first())
+@pytest.mark.slow  # each block trains and audits on Adult, and each command starts a process of its own
+@pytest.mark.parametrize("block", [block for block in ALL if block.readme == READMES[0]], ids=str)
 def test_the_readme_runs(block: Block, tmp_path: Path) -> None:
     ran = run(block, tmp_path)
     assert ran.returncode == 0, ran.stdout[-1000:] + ran.stderr[-3000:]
