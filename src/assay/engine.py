@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import inspect
 import time
@@ -23,8 +22,6 @@ from assay.observe import Ledger, Workspace, observation_key, observe, run_model
 from assay.registry import Probe, Sizes
 from assay.stats import Draws, make_draws
 from assay.values import Array, Audit, Measurement, NotApplicable, Observation, System, digest_of, plain
-
-MAX_CODES = 64  # a column with more distinct values than this is not a cell column
 
 
 @dataclass(frozen=True)
@@ -307,9 +304,3 @@ def remeasure(system: System, observation: Observation, draws: Draws) -> tuple[M
 
 
 _GIVEN = frozenset({"inputs", "labels", "groups"})
-
-
-def audit_digest(audited: Audit) -> str:
-    """One digest over what was measured and what was not applicable."""
-    parts = [dataclasses.asdict(one) for one in audited.not_applicable]
-    return digest_of([audited.system.digest, [one.digest for one in audited.measurements], parts])
