@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from assay.digests import digest_of
-from assay.values import Array, Column, Groups, Split
+from assay.units import Columns, Ground
+from assay.values import Array, Column, Data, Groups, Split, texts
 
 COLUMNS = (
     Column("age", "numeric", low=17, high=90),
@@ -44,3 +45,68 @@ class KnownModel:
         self.num_rows += len(inputs)
         score = self.slope * (inputs[:, 0] - 50) + 0.04 * (inputs[:, 1] - 50)
         return np.stack([-score / 2, score / 2], axis=1).astype(np.float32)
+
+
+def columns_over(background: Array) -> Ground:
+    """Background rows of a table `(b, F)`, with its columns as units."""
+    return Ground(background, Columns(tuple(f"column {place}" for place in range(background.shape[1]))))
+
+
+def _three_splits(inputs: Array, labels: Array, codes: Array, columns: tuple[Column, ...], about: tuple) -> Data:
+    name, group, classes = about
+    whole = Split(
+        inputs,
+        labels.astype(np.int64),
+        Groups(codes[:, None].astype(np.int16), (group,)),
+        np.arange(1, len(labels) + 1),
+    )
+    ends = [0, len(labels) * 6 // 10, len(labels) * 7 // 10, len(labels)]
+    parts = {
+        split: whole.take(np.arange(start, end))
+        for split, start, end in zip(("train", "validation", "test"), ends[:-1], ends[1:], strict=True)
+    }
+    return Data(name, columns, "label", (group,), parts, classes, classes[1] if len(classes) == 2 else None)
+
+
+def small_images(
+    num_rows: int = 400, *, size: int = 12, channels: int = 1, num_classes: int = 3, seed: int = 0
+) -> Data:
+    """Pictures of a bright bar whose place is the class; the group is whether the picture is dark or bright."""
+    rng = np.random.default_rng(seed)
+    labels, bright = rng.integers(0, num_classes, num_rows), rng.integers(0, 2, num_rows)
+    pictures = rng.normal(60 + 40 * bright[:, None, None, None], 20, (num_rows, channels, size, size))
+    width = size // num_classes
+    for row, label in enumerate(labels):
+        pictures[row, :, :, label * width : (label + 1) * width] += 70
+    column = Column("image", "image", low=0, high=255, shape=(channels, size, size))
+    group = Column("light", "categorical", ("dark", "bright"))
+    classes = tuple(f"bar {place}" for place in range(num_classes))
+    inputs = np.clip(pictures, 0, 255).astype(np.uint8)
+    return _three_splits(inputs, labels, bright, (column,), ("bars", group, classes))
+
+
+def small_texts(num_rows: int = 400, *, language: str = "en", seed: int = 0) -> Data:
+    """Short reviews whose good and bad words tell the class, one time in ten wrongly; the group is what is reviewed."""
+    rng = np.random.default_rng(seed)
+    english = (
+        ["good", "great", "lovely", "fine"],
+        ["bad", "awful", "dull", "poor"],
+        ["film", "book"],
+        ["the", "a", "was", "it", "so"],
+    )
+    chinese = (
+        ["好", "棒", "喜欢", "不错"],
+        ["差", "烂", "讨厌", "无聊"],
+        ["电影", "书"],
+        ["这", "很", "是", "的", "了"],
+    )
+    good, bad, about, filler = chinese if language == "zh" else english
+    labels, topic = rng.integers(0, 2, num_rows), rng.integers(0, 2, num_rows)
+    told = []
+    for label, which in zip(labels, topic, strict=True):
+        mood = (good if label ^ (rng.random() < 0.1) else bad)[rng.integers(4)]
+        others = [filler[place] for place in rng.integers(0, 5, rng.integers(2, 9))]
+        told.append(("" if language == "zh" else " ").join([about[which], *others, mood]))
+    group = Column("topic", "categorical", ("film", "book"))
+    column = Column("text", "text", language=language)
+    return _three_splits(texts(told), labels, topic, (column,), ("reviews", group, ("bad", "good")))

@@ -19,8 +19,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Who may import whom, from the ground up. A part may import parts on its own line and above.
 LAYERS = [
     {"digests", "errors"},
+    {"evidence.strict_json", "evidence.quotes"},
     {"parts", "storage", "storage.cache", "meter", "meter.joules", "evidence", "estimation", "access"},
     {"values"},
+    {"units"},
     {"registry", "tasks", "explain", "evidence.signing", "evidence.receipts"},
     {"estimation.intervals", "estimation.cells", "estimation.estimate", "estimation.widen", "estimation.effects"},
     {"stats"},

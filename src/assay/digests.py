@@ -39,11 +39,38 @@ def plain(value: Any) -> Any:
 
 
 def array_digest(array: Array) -> str:
-    """SHA-256 over dtype, shape and little-endian bytes."""
+    """SHA-256 over dtype, shape and little-endian bytes; of texts over their lengths and UTF-8 bytes."""
+    if array.dtype.kind == "T":
+        utf8, ends = pack_texts(array)
+        return hashlib.sha256(f"text{array.shape}\0".encode() + ends.tobytes() + utf8.tobytes()).hexdigest()
     contiguous = np.ascontiguousarray(array)
     little = contiguous.astype(contiguous.dtype.newbyteorder("<"), copy=False)
     head = f"{little.dtype.str}{little.shape}".encode()
     return hashlib.sha256(head + b"\0" + little.tobytes()).hexdigest()
+
+
+def pack_texts(array: Array) -> tuple[Array, Array]:
+    """Texts `(N,)` as UTF-8 bytes `(B,)` uint8 and the end of each `(N,)` int64: what a file of tensors can hold.
+
+    >>> pack_texts(np.array(["a", "bc"], dtype=np.dtypes.StringDType()))[1].tolist()
+    [1, 3]
+    """
+    parts = [text.encode("utf-8", "surrogatepass") for text in array.ravel().tolist()]
+    ends = np.cumsum([len(part) for part in parts], dtype="<i8") if parts else np.zeros(0, dtype="<i8")
+    return np.frombuffer(b"".join(parts), dtype=np.uint8), ends
+
+
+def unpack_texts(utf8: Array, ends: Array) -> Array:
+    """The texts `(N,)` that `pack_texts` packed.
+
+    >>> unpack_texts(*pack_texts(np.array(["a", "bc"], dtype=np.dtypes.StringDType()))).tolist()
+    ['a', 'bc']
+    """
+    whole, starts = utf8.tobytes(), [0, *ends.tolist()]
+    parts = [
+        whole[start:end].decode("utf-8", "surrogatepass") for start, end in zip(starts, ends.tolist(), strict=False)
+    ]
+    return np.array(parts, dtype=np.dtypes.StringDType())
 
 
 def digest_of(value: Any) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from assay import registry
+from assay import registry, units
 from assay.access.handles import Meter, Query, Retrain
 from assay.access.references import reference_models
 from assay.errors import AssayError
@@ -54,12 +54,17 @@ def why_not(probe: Probe, system: System) -> str:
     """The reason why a probe does not apply to a system; empty when it does."""
     if system.task.name not in probe.tasks:
         return f"it is defined for {' and '.join(probe.tasks)}, and the task is {system.task.name}"
+    if system.data.modality not in probe.modalities:
+        kinds = " and ".join(f"{one}s" for one in probe.modalities)
+        return f"it is defined for {kinds}, and the inputs are {system.data.modality}s"
     missing = sorted(probe.access - system.offers)
     if missing:
         return f"it needs {' and '.join(missing)} access, and this system offers {', '.join(sorted(system.offers))}"
     white = sorted(probe.observables & registry.NEEDS_GRADIENT)
     if white and "gradient" not in system.offers:
         return f"it reads {' and '.join(white)}, which need gradient access"
+    if "input_gradients" in white and system.data.modality == "text":
+        return "it reads input_gradients, and texts have none"
     absent = sorted(
         probe.observables - system.task.observables - {"inputs", "labels", "groups"} - registry.NEEDS_GRADIENT
     )
@@ -122,7 +127,9 @@ def _expected_seconds(system: System, num_rows: int, trainings: int) -> float:
 def sizes_of(system: System) -> Sizes:
     """What a probe's cost may depend on."""
     splits = system.data.splits
-    return Sizes(len(splits["test"]), len(splits["train"]), len(system.data.columns), system.task.num_outputs)
+    columns = system.data.columns
+    num_units, num_outputs = units.num_units(columns), system.task.num_outputs
+    return Sizes(len(splits["test"]), len(splits["train"]), num_units, num_outputs, system.data.modality)
 
 
 def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
@@ -148,7 +155,7 @@ def code_digest(probe: Probe) -> str:
     own = Path(inspect.getfile(probe.function))
     here = Path(__file__).parent
     files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py", here / "explain.py"]
-    files += sorted((here / "estimation").glob("*.py"))
+    files += [path for folder in ("estimation", "units") for path in sorted((here / folder).glob("*.py"))]
     return digest_of([_file_digest(str(path)) for path in files])
 
 

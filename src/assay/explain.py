@@ -1,8 +1,9 @@
-"""Shapley values of a black box from one set of masked passes: which columns moved this answer, and how surely.
+"""Shapley values of a black box from one set of masked passes: which units moved this answer, and how surely.
 
-A coalition S of columns keeps the explained row's values; the others take those of a background row z. Each
-(row, z) pair gets one block: a random order of the columns, its F-1 prefixes and their complements. Prefix sizes
-1..F-1 come up equally often, which is leverage-score sampling of the coalitions without replacement, in pairs.
+A coalition S of units (columns, patches, words) keeps the explained row's values; the others take those of a
+background row z. Each (row, z) pair gets one block: a random order of the F units, its F-1 prefixes and their
+complements. Prefix sizes 1..F-1 come up equally often, which is leverage-score sampling of the coalitions without
+replacement, in pairs.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from math import factorial
 import numpy as np
 
 from assay.errors import Problem, UsageError
+from assay.units import Columns, Ground
 from assay.values import Array
 
-Function = Callable[[Array], Array]  # inputs (M, F) to outputs (M, K)
+Function = Callable[[Array], Array]  # inputs (M, ...) to outputs (M, K)
 _CHUNK = 1 << 24  # numbers in one batch of masked inputs: 64 MiB of float32
 _EXACT_COLUMNS = 20  # 2^20 coalitions is as far as enumeration goes, whatever the budget
 
@@ -81,22 +83,23 @@ def num_model_rows(num_columns: int, num_background: int, *, num_rows: int, num_
 def masked_passes(
     function: Function,
     rows: Array,
-    background: Array,
+    ground: Ground,
     *,
     num_coalitions: int,
     rng: np.random.Generator,
     target: Array | int | None = None,
 ) -> Masked:
-    """Run `function` on rows `(R, F)` with some columns taken from background rows `(b, F)`.
+    """Run `function` on rows `(R, ...)` with some of their F units taken from the ground's background rows `(b, ...)`.
 
     Source and coalitions are drawn from `rng` before anything is run, so equal seeds ask for equal inputs. `target`
     is the output column explained, one for all or one for each row; None is each row's largest output.
     Raises UsageError when rows and background do not fit.
     """
-    if rows.ndim != 2 or background.ndim != 2 or rows.shape[1] != background.shape[1] or not len(background):
-        allowed = "rows (R, F) and background (b, F) with the same F > 0 and b > 0"
+    background, num_columns = ground.background, ground.count
+    if rows.shape[1:] != background.shape[1:] or not len(background) or not num_columns:
+        allowed = "rows (R, ...) and background (b, ...) of one shape, with b > 0 and at least one unit"
         raise UsageError(Problem(f"rows {rows.shape} and background {background.shape} do not fit", allowed))
-    num_rows, num_columns = rows.shape
+    num_rows = len(rows)
     blocks, per_block = num_blocks(num_columns, len(background), num_coalitions)
     place, source = None, np.broadcast_to(np.arange(blocks), (num_rows, blocks))
     if per_block != 2**num_columns - 2 or blocks != len(background):
@@ -107,12 +110,12 @@ def masked_passes(
     full, empty = function(rows), function(background)
     columns = np.nan_to_num(full).argmax(axis=1) if target is None else np.broadcast_to(target, num_rows)
     outputs = np.zeros((num_rows, blocks, per_block))
-    step = max(1, _CHUNK // max(1, blocks * per_block * num_columns))
+    step = max(1, _CHUNK // max(1, blocks * per_block * max(num_columns, rows[:1].size)))
     for start in range(0, num_rows if per_block else 0, step):
         part = slice(start, start + step)
         own = _coalitions(place, source[part], num_columns, part)
-        inputs = np.where(own, rows[part, None, None, :], background[source[part], None, :])
-        found = function(inputs.reshape(-1, num_columns)).reshape(len(inputs), blocks * per_block, -1)
+        inputs = ground.units.mix(rows[part], own, background[source[part]])
+        found = function(inputs).reshape(len(own), blocks * per_block, -1)
         outputs[part] = np.take_along_axis(found, columns[part, None, None], axis=2).reshape(own.shape[:3])
     picked = full[np.arange(num_rows), columns].astype(np.float64)
     return Masked(num_columns, place, outputs, source, picked, empty.T[columns].astype(np.float64))
@@ -228,6 +231,7 @@ def explain(
     >>> found.values.round(9).tolist(), found.base.tolist()
     ([[4.0, -2.0, -0.0]], [1.0])
     """
-    return shapley(
-        masked_passes(probabilities, rows, background, num_coalitions=num_coalitions, rng=rng, target=target)
-    )
+    if rows.ndim != 2:
+        raise UsageError(Problem(f"rows have shape {rows.shape}", "(R, F); for other inputs use masked_passes"))
+    ground = Ground(background, Columns(tuple(str(place) for place in range(rows.shape[1]))))
+    return shapley(masked_passes(probabilities, rows, ground, num_coalitions=num_coalitions, rng=rng, target=target))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 BATCH = 8192
+WHITE_BATCH = 1024  # with gradients every activation is kept
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Ledger:
 
 
 def run_model(system: System, inputs: Array) -> Array:
-    """Raw inputs `(N, F)` to logits `(N, K)` float32, in batches. Raises ModelError for a wrong number of answers."""
+    """Raw inputs `(N, ...)` to logits `(N, K)` float32, in batches. Raises ModelError for a wrong number of answers."""
     parts = []
     for start in range(0, max(len(inputs), 1), BATCH):
         batch = inputs[start : start + BATCH]
@@ -166,8 +167,14 @@ def module_of(system: System) -> torch.nn.Module:
 
 
 def loss_gradients(module: torch.nn.Module, inputs: Array, labels: Array) -> tuple[Array, Array, Array]:
-    """Logits `(M, K)`, losses `(M,)` and their gradients `(M, F)` with respect to raw inputs, in evaluation mode."""
+    """Logits `(M, K)`, losses `(M,)` and their gradients `(M, ...)` with respect to raw inputs, in evaluation mode.
+
+    Raises ModelError for texts, which have no gradient.
+    """
     import torch
+
+    if inputs.dtype.kind == "T":
+        raise ModelError(Problem("texts have no gradient", "numbers or pixels", "Take it at the embeddings"))
 
     was_training = module.training
     module.eval()
@@ -196,12 +203,16 @@ def _white_box_pass(system: System, split: Split) -> tuple[Array, Mapping[str, A
     hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     logits, gradients = [], []
     try:
-        for start in range(0, len(split), BATCH):
-            rows = slice(start, start + BATCH)
-            outputs, _, gradient = loss_gradients(module, split.inputs[rows], split.labels[rows])
+        for start in range(0, len(split), WHITE_BATCH):
+            rows = slice(start, start + WHITE_BATCH)
+            if system.data.modality == "text":
+                outputs = system.model.outputs(split.inputs[rows])
+            else:
+                outputs, _, gradient = loss_gradients(module, split.inputs[rows], split.labels[rows])
+                gradients.append(gradient)
             logits.append(system.task.logits(outputs, system.model.outputs_are))
-            gradients.append(gradient)
     finally:
         hook.remove()
-    extra: dict[str, Any] = {"embeddings": torch.cat(seen).numpy(), "input_gradients": np.concatenate(gradients)}
+    extra: dict[str, Any] = {"embeddings": torch.cat(seen).float().numpy()}
+    extra |= {"input_gradients": np.concatenate(gradients)} if gradients else {}
     return np.concatenate(logits), extra

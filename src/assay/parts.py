@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from assay.digests import Array, digest_of
+
+Modality = Literal["table", "image", "text"]
 
 # ------------------------------------------------------------------ data
 
@@ -16,14 +20,36 @@ from assay.digests import Array, digest_of
 class Column:
     """One raw column. Numeric: `low` and `high` are the plausible range, from the training split only.
 
-    Categorical: inputs hold the index into `categories`; an unseen or missing value is -1.
+    Categorical: inputs hold the index into `categories`; an unseen or missing value is -1. An image or a text is a
+    column of its own kind, and then the only feature: pixels of `shape` (C, H, W) from `low` to `high`, or raw text.
     """
 
     name: str
-    kind: Literal["numeric", "categorical"]
+    kind: Literal["numeric", "categorical", "image", "text"]
     categories: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    shape: tuple[int, ...] = ()  # of an image: channels, height, width
+    language: str = ""  # of a text: en, zh, ...
+
+
+def modality(columns: Sequence[Column]) -> Modality:
+    """What inputs of these columns are.
+
+    >>> modality([Column("text", "text", language="en")])
+    'text'
+    """
+    kind = columns[0].kind if len(columns) == 1 else "numeric"
+    return "image" if kind == "image" else "text" if kind == "text" else "table"
+
+
+def texts(values: Iterable[str]) -> Array:
+    """Raw texts as an array `(N,)` of variable width.
+
+    >>> texts(["a", "bcd"]).shape
+    (2,)
+    """
+    return np.array(list(values), dtype=np.dtypes.StringDType())
 
 
 @dataclass(frozen=True)
@@ -43,7 +69,10 @@ class Groups:
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split. `inputs (N, F)` float32: numbers as they are, categories as codes (see `Column`)."""
+    """Rows of one split. Table: `inputs (N, F)` float32, numbers as they are, categories as codes (see `Column`).
+
+    Image: `(N, C, H, W)` uint8. Text: `(N,)` of numpy's variable-width strings.
+    """
 
     inputs: Array
     labels: Array  # (N,) int64 class index, or float32 target
@@ -67,7 +96,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A table with declared feature, label and group columns, split once. `splits` has train, validation and test."""
+    """Rows with declared feature, label and group columns, split once. `splits` has train, validation and test."""
 
     name: str
     columns: tuple[Column, ...]
@@ -77,6 +106,11 @@ class Data:
     classes: tuple[str, ...] = ()  # empty for a numeric target
     positive: str | None = None  # binary tasks: which class is "selected"
     source: Mapping[str, Any] = field(default_factory=dict)  # address, licence, digest, card
+
+    @property
+    def modality(self) -> Modality:
+        """Table, image or text."""
+        return modality(self.columns)
 
     @cached_property
     def digest(self) -> str:
@@ -113,7 +147,7 @@ class Model(Protocol):
         ...
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32; encoding is the model's own."""
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32; encoding is the model's own."""
         ...
 
 

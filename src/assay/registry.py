@@ -11,10 +11,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from assay.errors import Problem, RegistryError
+from assay.parts import Modality
 
 OBSERVABLES: Mapping[str, str] = MappingProxyType(
     {
-        "inputs": "(N, F) float32 raw inputs: numbers as they are, categories as codes",
+        "inputs": "raw inputs: (N, F) float32 table rows, (N, C, H, W) pixels, or (N,) texts",
         "labels": "(N,) class index, or target",
         "groups": "Groups with codes (N, G): the sensitive columns",
         "logits": "(N, K) float32 log-odds scale outputs",
@@ -28,7 +29,7 @@ OBSERVABLES: Mapping[str, str] = MappingProxyType(
 ACCESS: Mapping[str, str] = MappingProxyType(
     {
         "query": "black box: raw inputs to outputs, batched, counted, remembered",
-        "gradient": "white box: gradients of the loss with respect to numeric columns",
+        "gradient": "white box: gradients of the loss with respect to numeric columns, or pixels",
         "retrain": "reference models trained by the system's own recipe on other halves of the data",
         "meter": "clock and energy of the system's own forward pass",
     }
@@ -41,6 +42,7 @@ TOOLS: Mapping[str, str] = MappingProxyType(
         "facts": "what the training run reported: seconds, joules, epsilon",
     }
 )
+MODALITIES = ("table", "image", "text")
 FAMILIES = ("utility", "fairness", "transparency", "privacy", "robustness", "security", "energy", "data")
 STAGES = ("data", "train", "model", "serve")
 NEEDS_GRADIENT = frozenset({"embeddings", "input_gradients"})  # observables that only a white box can give
@@ -52,8 +54,9 @@ class Sizes:
 
     num_test: int
     num_train: int
-    num_features: int
+    num_units: int  # columns, patches or runs of words
     num_outputs: int
+    modality: Modality = "table"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class Probe:
     options: Mapping[str, Any]
     cost: Callable[[Sizes], Mapping[str, int]] | None = None
     version: int = 1
+    modalities: tuple[str, ...] = MODALITIES
 
     @property
     def access(self) -> frozenset[str]:
@@ -118,13 +122,17 @@ def probe(
     tasks: tuple[str, ...] = ("classification",),
     cost: Callable[[Sizes], Mapping[str, int]] | None = None,
     version: int = 1,
+    modalities: tuple[str, ...] = MODALITIES,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a probe. Its positional parameters are its needs; keyword-only ones are options.
 
     `cost` tells the plan how many model rows an active probe will ask for, by named kind of pass;
-    two probes that name the same pass share it. Raises RegistryError for a need that does not exist.
+    two probes that name the same pass share it. `modalities` are the kinds of input it is defined for. Raises
+    RegistryError for a need that does not exist.
     """
     _require("family", family, FAMILIES)
+    for one in modalities:
+        _require("modality", one, MODALITIES)
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         needs, options = _parameters(function)
@@ -140,7 +148,7 @@ def probe(
             )
         if wrong:
             raise RegistryError(wrong)
-        entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version)
+        entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version, modalities)
         _add(PROBES, entry.name, entry, function)
         return function
 

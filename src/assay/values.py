@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from assay.digests import Array, array_digest, canonical, digest_of, plain
-from assay.parts import Column, Data, Decision, Fitted, Groups, Model, Recipe, Split, Task
+from assay.parts import Column, Data, Decision, Fitted, Groups, Modality, Model, Recipe, Split, Task, modality, texts
 
 __all__ = [
     "Access",
@@ -27,6 +27,7 @@ __all__ = [
     "Fitted",
     "Groups",
     "Measurement",
+    "Modality",
     "Model",
     "NotApplicable",
     "Observation",
@@ -40,8 +41,10 @@ __all__ = [
     "array_digest",
     "canonical",
     "digest_of",
+    "modality",
     "plain",
     "quiet",
+    "texts",
 ]
 
 Better = Literal["higher", "lower", "neither"]

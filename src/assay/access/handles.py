@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from assay import units
 from assay.meter import Energy, EnergyMeter
-from assay.observe import BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
-from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of
+from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
+from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
@@ -39,7 +41,7 @@ class Query:
 
     @property
     def inputs(self) -> Array:
-        """Test rows `(N, F)`, raw."""
+        """Test rows `(N, ...)`, raw: `(N, F)` of a table, `(N, C, H, W)` pixels, `(N,)` texts."""
         return self._test.inputs
 
     @property
@@ -59,10 +61,17 @@ class Query:
 
     @cached_property
     def background(self) -> Array:
-        """At most 100 training rows, the same for every system on this data."""
+        """At most 100 training rows, the same for every system on this data; for texts the empty text alone."""
+        if self.system.data.modality == "text":
+            return texts([""])
         train = self.system.data.splits["train"].inputs
         chosen = self.rng("background").choice(len(train), size=min(100, len(train)), replace=False)
         return train[np.sort(chosen)]
+
+    @cached_property
+    def ground(self) -> units.Ground:
+        """What takes the place of masked units: the background, mixed in by column, patch or word."""
+        return units.Ground(self.background, units.of(self.columns))
 
     def rng(self, name: str) -> np.random.Generator:
         """Keyed by the test rows, not by the system: two systems meet the same perturbations."""
@@ -74,8 +83,9 @@ class Query:
         return np.sort(chosen)
 
     def logits(self, inputs: Array) -> Array:
-        """`(M, F)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""
-        inputs = np.ascontiguousarray(inputs, dtype=np.float32)
+        """`(M, ...)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""
+        if inputs.dtype not in (np.uint8, np.float32) and inputs.dtype.kind != "T":
+            inputs = np.ascontiguousarray(inputs, dtype=np.float32)
         key = ["query", 1, self.system.digest, array_digest(inputs)]
         cache = self.workspace.cache
         cache = cache if len(inputs) >= WORTH_STORING else cache.in_memory()
@@ -97,28 +107,33 @@ class Query:
 
     @cached_property
     def numeric(self) -> Array:
-        """`(F,)` bool: columns that a small change makes sense for."""
-        return np.array([column.kind == "numeric" for column in self.columns])
+        """Bool, broadcasts with an input: columns that a small change makes sense for, `(F,)`; every pixel."""
+        return self._per_column([column.kind in ("numeric", "image") for column in self.columns], bool)
 
     @cached_property
     def low(self) -> Array:
-        """`(F,)` lowest plausible value (training split)."""
-        return np.array([-np.inf if column.low is None else column.low for column in self.columns], dtype=np.float32)
+        """Lowest plausible value, `(F,)` or `(1, 1, 1)` for pixels (training split)."""
+        return self._per_column([-np.inf if column.low is None else column.low for column in self.columns], np.float32)
 
     @cached_property
     def high(self) -> Array:
-        """`(F,)` highest plausible value (training split)."""
-        return np.array([np.inf if column.high is None else column.high for column in self.columns], dtype=np.float32)
+        """Highest plausible value, `(F,)` or `(1, 1, 1)` for pixels (training split)."""
+        return self._per_column([np.inf if column.high is None else column.high for column in self.columns], np.float32)
+
+    def _per_column(self, values: list[Any], dtype: Any) -> Array:
+        found = np.array(values, dtype=dtype)
+        return found.reshape(1, 1, 1) if self.system.data.modality == "image" else found
 
     def losses_and_gradients(self, inputs: Array, labels: Array) -> tuple[Array, Array]:
-        """White box: losses `(M,)` and gradients `(M, F)`, zero for categorical columns; counts M rows."""
+        """White box: losses `(M,)` and gradients `(M, ...)`, zero for categorical columns; counts M rows."""
         if not len(inputs):
             return np.empty(0, dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
         self.ledger.add(self.kind, len(inputs))
         module = module_of(self.system)
         losses, gradients = [], []
-        for start in range(0, len(inputs), BATCH):
-            rows = slice(start, start + BATCH)
+        step = BATCH if inputs.ndim == 2 else WHITE_BATCH
+        for start in range(0, len(inputs), step):
+            rows = slice(start, start + step)
             _, loss, gradient = loss_gradients(module, inputs[rows], labels[rows])
             losses.append(loss)
             gradients.append(np.where(self.numeric, gradient, np.float32(0)))

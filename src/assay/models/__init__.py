@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
 from assay.models.mlp import MLP
-from assay.values import Column, Split, digest_of
+from assay.values import Array, Column, Split, digest_of
 
 Builder = Callable[[Sequence[Column], int, Mapping[str, Any]], nn.Module]
 BUILDERS: dict[str, Builder] = {}
@@ -24,6 +26,29 @@ class FitsEncoding(Protocol):
     def fit_encoding(self, split: Split) -> None:
         """Set the encoding's buffers from the training split only."""
         ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """A module with its own way from raw inputs to the tensor its `forward` takes (tokens of a text)."""
+
+    def encode(self, inputs: Array) -> Tensor:
+        """Raw inputs `(N, ...)` to a tensor of N rows; no gradient goes through it."""
+        ...
+
+
+def tensors(module: nn.Module, inputs: Array) -> Tensor:
+    """Raw inputs `(N, ...)` as the tensor that `module` takes: by its own `encode`, else float32 numbers as they are.
+
+    >>> tensors(nn.Identity(), np.ones((2, 3))).dtype
+    torch.float32
+    """
+    if isinstance(module, Encodes):
+        return module.encode(inputs)
+    if inputs.dtype.kind not in "biuf":
+        kind = type(module).__name__
+        raise ModelError(Problem(f"{kind} cannot read inputs of type {inputs.dtype}", "numbers", "Give it an `encode`"))
+    return torch.from_numpy(np.array(inputs, dtype=np.float32))
 
 
 @dataclass(frozen=True)
@@ -94,4 +119,14 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
 register_architecture("mlp", _mlp)
 importlib.import_module("assay.models.int8")  # registers itself, with the names above
 
-__all__ = ["MLP", "Architecture", "Builder", "FitsEncoding", "build", "describe", "register_architecture"]
+__all__ = [
+    "MLP",
+    "Architecture",
+    "Builder",
+    "Encodes",
+    "FitsEncoding",
+    "build",
+    "describe",
+    "register_architecture",
+    "tensors",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -109,12 +109,10 @@ class GroupThresholds:
 
     def _draws(self, inputs: Array) -> Array:
         """One number in [0, 1) per row `(N,)`, from its float32 bytes; -0 and 0 are one number, and so are all NaN."""
-        rows = np.ascontiguousarray(inputs, dtype="<f4") + np.float32(0)
-        rows[np.isnan(rows)] = np.float32(np.nan)
         key = hashlib.sha256(self.key.encode()).digest()
         numbers = [
-            int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8, key=key).digest(), "little") >> 11
-            for row in rows
+            int.from_bytes(hashlib.blake2b(row, digest_size=8, key=key).digest(), "little") >> 11
+            for row in _row_bytes(inputs)
         ]
         return np.array(numbers, dtype=np.float64) / 2.0**53
 
@@ -128,6 +126,16 @@ class GroupThresholds:
             "fallback": _mixture_to_json(self.fallback),
             "key": self.key,
         }
+
+
+def _row_bytes(inputs: Array) -> Iterator[bytes]:
+    """What tells one person's inputs from another's, row by row."""
+    if inputs.dtype.kind == "T":
+        yield from (text.encode() for text in inputs.tolist())
+        return
+    rows = np.ascontiguousarray(inputs, dtype="<f4") + np.float32(0)
+    rows[np.isnan(rows)] = np.float32(np.nan)
+    yield from (row.tobytes() for row in rows)
 
 
 def _mixture_to_json(mixture: Mixture) -> dict[str, Any]:

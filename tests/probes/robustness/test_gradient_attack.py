@@ -140,7 +140,7 @@ def test_planted_gradient_masking_is_found_and_the_number_withheld(planted):
 
 
 def test_declared_cost_is_a_bound_that_a_system_without_a_break_reaches_and_rows_leave_when_broken():
-    sizes = Sizes(num_test=600, num_train=600, num_features=7, num_outputs=2)
+    sizes = Sizes(num_test=600, num_train=600, num_units=7, num_outputs=2)
     handle = access(Linear(np.ones(NUM_COLUMNS)))
     handle.inputs[:, :NUM_COLUMNS] = 0.5 + 0.4 * np.sign(handle.inputs[:, :1] - 0.5)
     handle.labels[:] = (handle.inputs[:, 0] > 0.5).astype(np.int64)

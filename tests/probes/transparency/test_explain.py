@@ -8,6 +8,7 @@ import pytest
 from assay.errors import UsageError
 from assay.explain import _CHUNK, explain, masked_passes, num_model_rows, shapley
 from assay.values import Array
+from support import columns_over
 
 RNG = np.random.default_rng(3)
 BACKGROUND = RNG.normal(size=(30, 6))
@@ -115,7 +116,7 @@ def test_equal_seeds_ask_for_equal_inputs_and_the_count_is_what_was_said() -> No
 
 
 def test_coalitions_come_in_complements_with_every_size_equally_often() -> None:
-    masked = masked_passes(curved, ROWS, BACKGROUND, num_coalitions=100, rng=np.random.default_rng(0))
+    masked = masked_passes(curved, ROWS, columns_over(BACKGROUND), num_coalitions=100, rng=np.random.default_rng(0))
     coalitions = masked.coalitions(slice(None))
     sizes = np.bincount(coalitions.sum(axis=3).ravel(), minlength=7)
     assert (sizes == [0, 240, 240, 240, 240, 240, 0]).all()
@@ -155,7 +156,7 @@ def test_one_column_takes_all() -> None:
 
 def test_inputs_are_not_changed() -> None:
     rows, background = ROWS.copy(), BACKGROUND.copy()
-    shapley(masked_passes(curved, rows, background, num_coalitions=100, rng=np.random.default_rng(0)))
+    shapley(masked_passes(curved, rows, columns_over(background), num_coalitions=100, rng=np.random.default_rng(0)))
     assert (rows == ROWS).all()
     assert (background == BACKGROUND).all()
 

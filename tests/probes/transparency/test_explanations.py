@@ -22,6 +22,7 @@ from assay.registry import PROBES, Sizes
 from assay.stats import Draws, make_draws
 from assay.tasks import Argmax, Classification, Identity, Regression
 from assay.values import Array, Column, Data, Groups, Measurement, Split, System
+from support import columns_over
 
 FAMILY = (shapley_attributions, lime_attributions, explanation_faithfulness, explanation_stability)
 COLUMNS = (
@@ -106,7 +107,7 @@ def test_the_error_it_states_is_the_error_it_has() -> None:
     said = values_of(shapley_attributions(query, query.system.task, draws))["attribution_error", ""]
     rows = query.inputs[query.rows(64)]
     exact = masked_passes(
-        query.probabilities, rows, query.background, num_coalitions=1600, rng=query.rng("any"), target=1
+        query.probabilities, rows, columns_over(query.background), num_coalitions=1600, rng=query.rng("any"), target=1
     )
     assert exact.place is None
     truth, values = shapley(exact).values, shapley(_masked.passes(query, query.system.task)).values
@@ -134,12 +135,18 @@ def test_local_weights_are_the_weighted_ridge_they_say_they_are() -> None:
     query, _, _ = setting("known")
     rows = query.inputs[:3]
     rng = np.random.default_rng
-    exact = masked_passes(query.probabilities, rows, query.background[:7], num_coalitions=98, rng=rng(0), target=1)
+    exact = masked_passes(
+        query.probabilities, rows, columns_over(query.background[:7]), num_coalitions=98, rng=rng(0), target=1
+    )
     assert exact.place is None
     truth = np.stack([enumerated_ridge(exact, row) for row in range(3)])
     np.testing.assert_allclose(_masked.local_weights(exact), truth, atol=1e-9)
-    many = masked_passes(query.probabilities, rows, query.background[:70], num_coalitions=900, rng=rng(0), target=1)
-    full = masked_passes(query.probabilities, rows, query.background[:70], num_coalitions=980, rng=rng(0), target=1)
+    many = masked_passes(
+        query.probabilities, rows, columns_over(query.background[:70]), num_coalitions=900, rng=rng(0), target=1
+    )
+    full = masked_passes(
+        query.probabilities, rows, columns_over(query.background[:70]), num_coalitions=980, rng=rng(0), target=1
+    )
     assert many.place is not None
     assert full.place is None
     sampled, whole = _masked.local_weights(many), _masked.local_weights(full)

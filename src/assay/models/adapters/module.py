@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture
+from assay.models import Architecture, tensors
 from assay.values import Array, canonical
 
 BATCH_SIZE = 8192
@@ -21,7 +21,7 @@ OutputsAre = Literal["logits", "probabilities", "values"]
 
 
 class ModuleModel:
-    """A module that maps raw inputs `(N, F)` to outputs `(N, K)`; encoding is the module's own.
+    """A module that maps raw inputs `(N, ...)` to outputs `(N, K)`; encoding is the module's own (`tensors`).
 
     Offers query, meter and, unless `differentiable` is False (int8 weights, say), gradient. `architecture` names the
     registered builder, without which the model can be audited but not saved. `digest` covers every parameter, buffer
@@ -47,15 +47,17 @@ class ModuleModel:
         self.digest, self.num_bytes = digest_state(module, architecture, outputs_are)
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32, in evaluation mode and without gradients."""
-        rows = np.ascontiguousarray(inputs, dtype=np.float32)
-        if rows.ndim != 2:
-            raise ModelError(Problem(f"inputs have shape {rows.shape}", "(N, F)"))
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32, in evaluation mode and without gradients."""
+        if inputs.ndim not in (1, 2, 4) or (inputs.ndim == 1) != (inputs.dtype.kind == "T"):
+            raise ModelError(
+                Problem(f"inputs have shape {inputs.shape}", "(N, F) numbers, (N, C, H, W) pixels, (N,) texts")
+            )
         device = next((tensor.device for tensor in self.module.parameters()), torch.device("cpu"))
+        step = min(self.batch_size, rows_a_batch(inputs))
         with evaluation(self.module), torch.inference_mode():
             batches = [
-                self._batch(torch.from_numpy(rows[start : start + self.batch_size]).to(device))
-                for start in range(0, max(len(rows), 1), self.batch_size)
+                self._batch(tensors(self.module, inputs[start : start + step]).to(device))
+                for start in range(0, max(len(inputs), 1), step)
             ]
         return np.concatenate(batches)
 
@@ -67,6 +69,15 @@ class ModuleModel:
         if answer.ndim != 2 or len(answer) != len(rows):
             raise ModelError(Problem(f"{len(rows)} rows gave an answer of shape {tuple(answer.shape)}", "(N, K)"))
         return answer.float().cpu().numpy()
+
+
+def rows_a_batch(inputs: Array) -> int:
+    """How many rows go through a module at once: activations of images and texts are many times their inputs.
+
+    >>> rows_a_batch(np.zeros((1, 14))), rows_a_batch(np.zeros((1, 1, 28, 28)))
+    (8192, 512)
+    """
+    return BATCH_SIZE if inputs.ndim == 2 else 512
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def gradient_attack(gradient: Query, draws: Draws) -> list[Measurement]:
     another kind is attacked less well; says nothing of categorical edits.
     Source: Croce and Hein 2020 (APGD, section 4); Carlini et al. 2019, section 3 (an attack must beat random search).
 
-    >>> most_rows(Sizes(num_test=100, num_train=0, num_features=2, num_outputs=2))
+    >>> most_rows(Sizes(num_test=100, num_train=0, num_units=2, num_outputs=2))
     {'gradient_attack': 24200}
     """
     rows = gradient.rows(NUM_ROWS)

@@ -35,9 +35,10 @@ def passes(query: Query, task: Task, *, inputs: Array | None = None, name: str =
     positive class of two, else each row's most probable class; in regression the predicted value.
     """
     rows = query.inputs[query.rows(NUM_ROWS)] if inputs is None else inputs
+    ground = query.ground
     return masked_passes(
-        query.probabilities, rows, query.background,
-        num_coalitions=budget(rows.shape[1]), rng=query.rng(name), target=targets(query, task),
+        query.probabilities, rows, ground,
+        num_coalitions=budget(ground.count), rng=query.rng(name), target=targets(query, task),
     )  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def background_rows(sizes: Sizes) -> int:
 
 def pass_rows(sizes: Sizes) -> int:
     """Model rows of `passes`, those of the rows themselves and of the background included."""
-    columns = sizes.num_features
+    columns = sizes.num_units
     return num_model_rows(
         columns, background_rows(sizes), num_rows=explained_rows(sizes), num_coalitions=budget(columns)
     )

@@ -18,7 +18,7 @@ _CHUNK = 1 << 24  # numbers in one batch of inputs
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     baselines = 1 + min(_NUM_BACKGROUND, _masked.background_rows(sizes))
-    curves = _masked.explained_rows(sizes) * (2 + _NUM_RANDOM) * baselines * 2 * (sizes.num_features - 1)
+    curves = _masked.explained_rows(sizes) * (2 + _NUM_RANDOM) * baselines * 2 * (sizes.num_units - 1)
     return {"masked": _masked.pass_rows(sizes), "deletion and insertion": curves + baselines}
 
 

@@ -16,7 +16,7 @@ _TOP = 3
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
-    num_rows, columns = _masked.explained_rows(sizes), sizes.num_features
+    num_rows, columns = _masked.explained_rows(sizes), sizes.num_units
     blocks, per_block = num_blocks(columns, _masked.background_rows(sizes), _masked.budget(columns))
     masked = num_rows * blocks * per_block
     return {"masked": _masked.pass_rows(sizes), "masked again": masked, "masked after jitter": masked + num_rows}
