@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from assay.digests import canonical, plain
 from assay.errors import DossierError, Problem
 from assay.evidence.receipts import Receipt
+from assay.evidence.strict_json import loads
 from assay.policy import Policy, overall
 from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
 
@@ -155,18 +155,8 @@ def to_json(value: Any, what: str) -> bytes:
 
 def parse_json(data: bytes, what: str) -> Any:
     """JSON from bytes; NaN and repeated keys are refused. Raises DossierError."""
-
-    def refuse(token: str) -> NoReturn:
-        raise ValueError(f"{token} is not a number")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key is given twice")
-        return found
-
     try:
-        return json.loads(data, parse_constant=refuse, object_pairs_hook=unique)
+        return loads(data)
     except (ValueError, RecursionError) as error:
         raise DossierError(Problem(f"{what} is not JSON ({error})")) from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from assay.data.coding import FLOAT32_MAX
 from assay.data.rows import encode_groups, encode_rows
 from assay.errors import DataError, Problem
+from assay.evidence.strict_json import loads
 from assay.serve.refusals import Refusal
 from assay.values import Array, Column, Data
 
@@ -41,7 +41,7 @@ def parse(body: bytes) -> dict[str, Any]:
     if _depth(body) > MAX_DEPTH:
         raise Refusal(400, "json", Problem("the body is nested too deeply", f"{MAX_DEPTH} levels"))
     try:
-        found = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique)
+        found = loads(body)
     except (ValueError, RecursionError) as error:
         what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)[:100]
         raise Refusal(400, "json", Problem(f"the body is not JSON: {what}", "a JSON object in UTF-8")) from error
@@ -59,17 +59,6 @@ def _depth(body: bytes) -> int:
     folded = letters | 0x20  # [ and { differ by this bit, and so do ] and }
     steps = ((folded == ord("{")) & outside).astype(np.int8) - ((folded == ord("}")) & outside)
     return int(np.cumsum(steps, dtype=np.int64).max(initial=0))
-
-
-def _no_constant(token: str) -> NoReturn:
-    raise ValueError(f"{token} is not a number")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice in one object")
-    return found
 
 
 @dataclass(frozen=True)
