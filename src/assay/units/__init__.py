@@ -31,6 +31,10 @@ class Units(Protocol):
         """What each unit is called in a slice; empty when units have no fixed meaning (the third word of a text)."""
         ...
 
+    def unused(self, rows: Array) -> Array:
+        """`(r, U)` bool: units of rows `(r, ...)` that hold nothing, so that masking them changes nothing."""
+        ...
+
     def mix(self, rows: Array, own: Array, background: Array) -> Array:
         """Rows `(r, ...)`, units `own (r, W, C, U)` kept, the others of background `(r, W, ...)`: `(r W C, ...)`."""
         ...

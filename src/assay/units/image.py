@@ -46,6 +46,10 @@ class Patches:
         found: Array = (np.arange(height) * down // height)[:, None] * across + np.arange(width) * across // width
         return found
 
+    def unused(self, rows: Array) -> Array:
+        """`(r, U)` bool: no unit is ever empty."""
+        return np.zeros((len(rows), self.count), dtype=bool)
+
     def mix(self, rows: Array, own: Array, background: Array) -> Array:
         """`(r, C, H, W)`, `(r, W, C, U)` and `(r, W, C, H, W)` to `(r W C, C, H, W)`, of the rows' type."""
         kept = own[..., self.owner][:, :, :, None]

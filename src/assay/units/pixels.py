@@ -27,28 +27,45 @@ def noisy(pixels: Array, level: float, known: Range, rng: np.random.Generator) -
 
 
 def brighter(pixels: Array, level: float, known: Range) -> Array:
-    """Every pixel raised by `level` of the range."""
+    """Every pixel raised by `level` of the range.
+
+    >>> brighter(np.array([[[[0, 250]]]], dtype=np.uint8), 0.2, (0, 255)).ravel().tolist()
+    [51.0, 255.0]
+    """
     return _settled(pixels + np.float32(level * (known[1] - known[0])), known)
 
 
 def flatter(pixels: Array, level: float, known: Range) -> Array:
-    """Contrast: distances from each picture's mean colour times `level`, below 1."""
+    """Contrast: distances from each picture's mean colour times `level`, below 1.
+
+    >>> flatter(np.array([[[[0, 200]]]], dtype=np.uint8), 0.5, (0, 255)).ravel().tolist()
+    [50.0, 150.0]
+    """
     mean = pixels.mean(axis=(2, 3), keepdims=True, dtype=np.float32)
     return _settled(mean + np.float32(level) * (pixels - mean), known)
 
 
 def blurred(pixels: Array, level: float, known: Range) -> Array:
-    """A Gaussian blur with a standard deviation of `level` pixels."""
+    """A Gaussian blur with a standard deviation of `level` pixels; the edge goes on outside.
+
+    >>> blurred(np.array([[[[0, 0, 200, 0, 0]]]], dtype=np.uint8), 1.0, (0, 255)).ravel().tolist()
+    [11.0, 48.0, 80.0, 48.0, 11.0]
+    """
     return _settled(gaussian_filter(pixels.astype(np.float32), (0, 0, level, level), mode="nearest"), known)
 
 
 def occluded(pixels: Array, level: float, known: Range, rng: np.random.Generator) -> Array:
-    """One rectangle of `level` times each side, anywhere inside the picture, filled with the picture's mean colour."""
+    """One rectangle of `level` times each side, anywhere inside the picture, filled with the picture's mean colour.
+
+    >>> half = np.array([[[[0, 0, 100, 100]]]], dtype=np.uint8)
+    >>> occluded(half, 1.0, (0, 255), np.random.default_rng(0)).ravel().tolist()
+    [50.0, 50.0, 50.0, 50.0]
+    """
     height, width = pixels.shape[2:]
-    sides = [max(1, round(level * side)) for side in (height, width)]
-    tops, lefts = (rng.integers(0, side - size + 1, len(pixels)) for side, size in zip((height, width), sides, strict=True))
-    down, across = np.arange(height) - tops[:, None], np.arange(width) - lefts[:, None]
-    inside = ((down >= 0) & (down < sides[0]))[:, None, :, None] & ((across >= 0) & (across < sides[1]))[:, None, None, :]
+    tall, wide = max(1, round(level * height)), max(1, round(level * width))
+    down = np.arange(height) - rng.integers(0, height - tall + 1, len(pixels))[:, None]
+    across = np.arange(width) - rng.integers(0, width - wide + 1, len(pixels))[:, None]
+    inside = ((down >= 0) & (down < tall))[:, None, :, None] & ((across >= 0) & (across < wide))[:, None, None, :]
     mean = pixels.mean(axis=(2, 3), keepdims=True, dtype=np.float32)
     return _settled(np.where(inside, mean, pixels.astype(np.float32)), known)
 

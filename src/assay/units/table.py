@@ -24,6 +24,10 @@ class Columns:
         """F, the number of columns."""
         return len(self.names)
 
+    def unused(self, rows: Array) -> Array:
+        """`(r, U)` bool: no unit is ever empty."""
+        return np.zeros((len(rows), self.count), dtype=bool)
+
     def mix(self, rows: Array, own: Array, background: Array) -> Array:
         """`(r, F)`, `(r, W, C, F)` and `(r, W, F)` to `(r W C, F)`."""
         mixed: Array = np.where(own, rows[:, None, None, :], background[:, :, None, :])

@@ -22,7 +22,12 @@ def words(text: str, language: str = "en") -> list[str]:
     >>> words("not a good film"), words("很好 ok", "zh")
     (['not ', 'a ', 'good ', 'film'], ['很', '好 ', 'ok'])
     """
-    return (UNSPACED if language in ("zh", "ja", "th") else SPACED).findall(text)
+    return (UNSPACED if is_unspaced(language) else SPACED).findall(text)
+
+
+def is_unspaced(language: str) -> bool:
+    """Whether words of the language are written without spaces between them."""
+    return language in ("zh", "ja", "th")
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,16 @@ class Words:
             return found + [""] * (MAX_RUNS - len(found))
         ends = np.linspace(0, len(found), MAX_RUNS + 1).round().astype(int)
         return ["".join(found[start:end]) for start, end in pairwise(ends)]
+
+    def unused(self, rows: Array) -> Array:
+        """`(r, U)` bool: the empty runs of texts `(r,)` with fewer words than runs.
+
+        >>> Words().unused(texts(["one two three"]))[0, :5].tolist()
+        [False, False, False, True, True]
+        """
+        lengths = np.array([min(len(words(text, self.language)), MAX_RUNS) for text in rows.tolist()], dtype=np.int64)
+        empty: Array = np.arange(MAX_RUNS) >= lengths[:, None]
+        return empty
 
     def mix(self, rows: Array, own: Array, background: Array) -> Array:
         """Texts `(r,)` with runs `own (r, W, C, U)` kept: `(r W C,)`; the background is not read.
