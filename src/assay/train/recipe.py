@@ -12,7 +12,8 @@ from torch import nn
 
 from assay.models import Architecture, FitsEncoding, build
 from assay.models.adapters.module import ModuleModel, OutputsAre
-from assay.train.loop import Hooks, TrainSettings, fit
+from assay.train.loop import Hooks, fit
+from assay.train.settings import TrainSettings
 from assay.values import Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
 
 
@@ -62,6 +63,6 @@ class TrainRecipe:
         """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""
         module = self.make_module(split, data, seed)
         validation = data.splits.get("validation") if self.settings.patience else None
-        hooks = Hooks(progress=self.progress, validation=validation)
+        hooks = Hooks(progress=self.progress, validation=validation, columns=data.columns)
         facts: Mapping[str, Any] = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
         return Fitted(self.wrap(module), facts)

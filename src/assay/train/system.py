@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from assay.models import Architecture
 from assay.tasks import Argmax, Classification, Identity, task_of
-from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
+from assay.train.settings import TrainSettings
 from assay.values import Data, Progress, Recipe, System, quiet
 
 LARGE = 8192  # training rows
