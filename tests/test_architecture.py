@@ -34,7 +34,7 @@ LAYERS = [
     {"engine"},
     {"estimation.seeds"},
     {"matrix", "policy"},
-    {"evidence.openpart"},
+    {"evidence.openpart", "evidence.predicate"},
     {"evidence.verify"},
     {"dossier"},
     {"evidence.sealed"},

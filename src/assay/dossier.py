@@ -28,13 +28,14 @@ from safetensors.numpy import save as save_tensors
 
 from assay.digests import Array, canonical
 from assay.errors import DossierError, Problem
-from assay.evidence.openpart import build_open, per_person_arrays, read_open, to_json
+from assay.evidence.openpart import build_open, leaks, per_person_arrays, read_open, to_json
+from assay.evidence.predicate import predicate
 from assay.evidence.receipts import Receipt
 from assay.evidence.signing import Signer, sign_statement, statement
 from assay.evidence.verify import SIGNATURE, SIGNER, Verification, list_files, verify_dossier
-from assay.policy import Policy, judge, outcome, overall
+from assay.policy import Policy, judge
 from assay.storage import digest_file, make_folder, read_regular, read_verified, recover_folder, staged_folder
-from assay.values import Audit, Dossier, Finding, Measurement, Observation, System
+from assay.values import Audit, Dossier, Finding, Observation, System
 
 __all__ = [
     "Extras",
@@ -102,7 +103,7 @@ def file_dossier(
             raise DossierError(problems)
         _named([name for name in found if name != SIGNER])
         subjects = {name: digest_file(temp / name) for name in found}
-        content = statement(subjects, _predicate(audit, findings, policy, filed))
+        content = statement(subjects, predicate(audit, findings, policy=policy, filed=filed))
         _write(temp / SIGNATURE, sign_statement(content, signer=signer))
     evidence_id = hashlib.sha256(canonical(content).encode()).hexdigest()
     filed_one = read_open(files["open/dossier.json"], path=str(folder), evidence_id=evidence_id)
@@ -182,13 +183,7 @@ def _named(names: Sequence[str]) -> None:
 
 def _open_files(main: Mapping[str, Any], policy: Policy, extras: Extras, audit: Audit) -> dict[str, bytes]:
     tables = {"dossier": main, **{name: table for name, table in extras.tables.items() if name != "dossier"}}
-    num_rows = min((len(split) for split in audit.system.data.splits.values() if len(split)), default=0)
-    places = {name: per_person_arrays(table, num_rows) for name, table in tables.items()}
-    problems = [
-        Problem(f"open/{name}.json could hold one entry per person at {place}", next="Leave it out, or seal it")
-        for name, found in places.items()
-        for place in found
-    ]
+    problems = leaks(tables, audit.system.data)
     if problems:
         raise DossierError(problems)
     files = {f"open/{name}.json": to_json(table, f"open/{name}.json") for name, table in tables.items()}
@@ -238,38 +233,3 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
     if sealed:
         path.chmod(0o600)
-
-
-def _predicate(audit: Audit, findings: Sequence[Finding], policy: Policy, filed: str) -> dict[str, Any]:
-    """What the signature says in words of its own: each judged number with interval, denominator, bound and outcome."""
-    made = {one.digest: one for one in audit.measurements}
-    return {
-        "filed": filed,
-        "system": {"name": audit.system.name, "digest": audit.system.digest},
-        "data": {"name": audit.system.data.name, "digest": audit.system.data.digest},
-        "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest, "level": policy.level},
-        "verdict": overall(policy, findings),
-        "evidence": [_evidence(one, made.get(one.measurement)) for one in findings],
-    }
-
-
-def _evidence(finding: Finding, one: Measurement | None) -> dict[str, Any]:
-    counts = (0, 0, 0) if one is None else (one.attempted, one.scored, one.errored)
-    return {
-        "metric": finding.metric,
-        "slice": finding.slice,
-        "value": finding.value,
-        "low": finding.low,
-        "high": finding.high,
-        "level": finding.level,
-        "unit": "" if one is None else one.unit,
-        "method": "" if one is None else one.method,
-        "attempted": counts[0],
-        "scored": counts[1],
-        "errored": counts[2],
-        "rule": finding.rule,
-        "bound": finding.bound,
-        "outcome": outcome(finding),
-        "clause": finding.clause,
-        "measurement": finding.measurement,
-    }

@@ -10,16 +10,20 @@ from typing import Any
 
 from assay.digests import canonical, plain
 from assay.errors import DossierError, Problem
+from assay.evidence.quotes import FEWEST_TEXTS, SHORTEST, SHORTEST_UNSPACED, quoted, rare_words
 from assay.evidence.receipts import Receipt
 from assay.evidence.strict_json import loads
 from assay.policy import Policy, overall
-from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
+from assay.units.text import is_unspaced
+from assay.values import Audit, Column, Data, Dossier, Finding, Measurement, NotApplicable, System
 
 __all__ = [
     "JUDGING",
     "MATRIX_SCHEMA",
     "SCHEMA",
     "build_open",
+    "columns_of",
+    "leaks",
     "parse_json",
     "per_person_arrays",
     "read_open",
@@ -34,6 +38,7 @@ _FEWEST_NUMBERS = 200  # a text with this many numbers, and one per row, is an a
 _FEWEST_ROWS = 16
 _MOST_CATEGORIES = 100  # more than this, and than half of the training rows, is an identifier, as when data is read
 _LARGEST = 2**63
+_NEXT = "Leave it out, or seal it"
 _FIXED = {  # places whose length the schema, the data's declaration or the choice of systems decides
     SCHEMA: re.compile(
         r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
@@ -144,6 +149,15 @@ def _data(data: Data) -> dict[str, Any]:
     }
 
 
+def columns_of(listed: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """Columns as the open part lists them; of an older one, without shapes and languages. Raises TypeError."""
+    found = []
+    for one in listed:
+        lists: dict[str, Any] = {name: tuple(one.get(name, ())) for name in ("categories", "shape")}
+        found.append(Column(**{**one, **lists}))
+    return tuple(found)
+
+
 def to_json(value: Any, what: str) -> bytes:
     """Canonical JSON as stored, with a line end. Raises DossierError for what JSON cannot say, such as NaN."""
     try:
@@ -183,6 +197,28 @@ def read_open(data: bytes, *, path: str, evidence_id: str) -> Dossier:
 
 
 # ------------------------------------------------------------------ nothing with one entry per person
+
+
+def leaks(tables: Mapping[str, Any], data: Data) -> list[Problem]:
+    """Whatever of `open/<name>.json` could tell of one person: an entry a row, a passage of a text, a rare word."""
+    num_rows = min((len(split) for split in data.splits.values() if len(split)), default=0)
+    found = []
+    for name, table in tables.items():
+        where = f"open/{name}.json"
+        places = per_person_arrays(table, num_rows)
+        found += [Problem(f"{where} could hold one entry per person at {one}", next=_NEXT) for one in places]
+        few = f"words that {FEWEST_TEXTS} texts or more have"
+        found += [Problem(f"{where} shows a word of few texts at {one}", few, _NEXT) for one in rare_words(table)]
+        found += [Problem(f"{where} quotes a text of the data at {one}", next=_NEXT) for one in _quotes(table, data)]
+    return found
+
+
+def _quotes(table: Any, data: Data) -> list[str]:
+    if data.modality != "text":
+        return []
+    shortest = SHORTEST_UNSPACED if is_unspaced(data.columns[0].language) else SHORTEST
+    rows = (text for split in data.splits.values() for text in split.inputs.tolist())
+    return quoted(table, rows, shortest=shortest)
 
 
 def per_person_arrays(open_json: Any, num_rows: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+FEWEST_TEXTS = 5  # a word that fewer texts have may be a name
 SHORTEST = 24  # letters; under this a phrase is anybody's
 SHORTEST_UNSPACED = 12  # of a language written without spaces, whose characters are words
 
@@ -48,6 +49,21 @@ def quoted(written: Any, texts: Iterable[str], *, shortest: int = SHORTEST) -> l
                 if places[shown] not in found and _shares(shown, own, start, shortest):
                     found[places[shown]] = None
     return list(found)
+
+
+def rare_words(written: Any, path: str = "") -> list[str]:
+    """Places of measurements of one word (slice `word=...`) that fewer than five texts have.
+
+    >>> rare_words([{"slice": "word=Anna", "attempted": 4}, {"slice": "word=dull", "attempted": 5}])
+    ['/0']
+    """
+    if isinstance(written, (list, tuple)):
+        return [found for place, one in enumerate(written) for found in rare_words(one, f"{path}/{place}")]
+    if not isinstance(written, Mapping):
+        return []
+    is_word = str(written.get("slice", "")).startswith("word=") and "attempted" in written
+    own = [path] if is_word and written["attempted"] < FEWEST_TEXTS else []
+    return own + [found for key, one in written.items() for found in rare_words(one, f"{path}/{key}")]
 
 
 def _shares(shown: str, own: str, start: int, shortest: int) -> bool:

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from safetensors.numpy import load, save
 
+from assay.digests import pack_texts, unpack_texts
 from assay.dossier import load_dossier, sealed_observation
 from assay.engine import draws_for, remeasure
 from assay.errors import DossierError, ModelError, Problem
+from assay.evidence.openpart import columns_of
 from assay.observe import Workspace
 from assay.storage import read_regular
 from assay.tasks import Argmax, Identity, task_of
-from assay.values import Array, Column, Data, Groups, Measurement, Split, System
+from assay.values import Array, Data, Groups, Measurement, Split, System
 
 SPLIT_FILE = "sealed/split-test.safetensors"
 DRAWS_FILE = "sealed/draws.safetensors"
@@ -26,10 +28,22 @@ DRAWS_FILE = "sealed/draws.safetensors"
 def sealed_files(system: System, workspace: Workspace) -> Mapping[str, bytes]:
     """The test rows, and the key of the draws for these rows alone (from which the owner's key cannot be found)."""
     split = system.data.splits["test"]
-    arrays = {"inputs": split.inputs, "labels": split.labels, "groups": split.groups.codes, "rows": split.rows}
+    arrays = {"labels": split.labels, "groups": split.groups.codes, "rows": split.rows, **_packed(split.inputs)}
     key = np.frombuffer(workspace.split_key(split.digest), dtype=np.uint8)
     shape = {"num_draws": np.array([workspace.num_draws]), "level": np.array([workspace.level])}
     return {SPLIT_FILE: _pack(arrays), DRAWS_FILE: _pack({"key": key, **shape})}
+
+
+def _packed(inputs: Array) -> dict[str, Array]:
+    """Numbers and pixels as they are; texts as UTF-8 and where each ends."""
+    if inputs.dtype.kind != "T":
+        return {"inputs": inputs}
+    utf8, ends = pack_texts(inputs)
+    return {"inputs.utf8": utf8, "inputs.ends": ends}
+
+
+def _unpacked(arrays: Mapping[str, Array]) -> Array:
+    return arrays["inputs"] if "inputs" in arrays else unpack_texts(arrays["inputs.utf8"], arrays["inputs.ends"])
 
 
 def _pack(arrays: Mapping[str, Array]) -> bytes:
@@ -77,10 +91,7 @@ def recompute(folder: Path) -> tuple[Measurement, ...]:
 
 
 def _data(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Data:
-    columns, groups = (
-        tuple(Column(**{**one, "categories": tuple(one["categories"])}) for one in about[name])
-        for name in ("columns", "group_columns")
-    )
-    split = Split(arrays["inputs"], arrays["labels"], Groups(arrays["groups"], groups), arrays["rows"])
+    columns, groups = columns_of(about["columns"]), columns_of(about["group_columns"])
+    split = Split(_unpacked(arrays), arrays["labels"], Groups(arrays["groups"], groups), arrays["rows"])
     classes = tuple(about["classes"])
     return Data(about["name"], columns, about["label"], groups, {"test": split}, classes, about["positive"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError, Problem, ServeError
-from assay.evidence.openpart import read_open
+from assay.evidence.openpart import columns_of, read_open
 from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
 from assay.models.store import Parts, load_parts
 from assay.serve.background import synthetic_rows
@@ -126,18 +126,14 @@ def _system_sums(files: Mapping[str, str]) -> dict[str, str]:
 def _declared(about: Mapping[str, Any]) -> Data:
     return Data(
         name=about["name"],
-        columns=_columns(about["columns"]),
+        columns=columns_of(about["columns"]),
         label=about["label"],
-        group_columns=_columns(about["group_columns"]),
+        group_columns=columns_of(about["group_columns"]),
         splits={},
         classes=tuple(about["classes"]),
         positive=about["positive"],
         source=about["source"],
     )
-
-
-def _columns(listed: list[dict[str, Any]]) -> tuple[Column, ...]:
-    return tuple(Column(**{**one, "categories": tuple(one["categories"])}) for one in listed)
 
 
 def _agrees(dossier: Dossier, parts: Parts) -> None:
