@@ -18,7 +18,7 @@ def shares(written: str, text: str, shortest: int) -> bool:
     return any(two[at : at + shortest] in one for at in range(len(two) - shortest + 1))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.text("ab ", max_size=30), max_size=4),
     st.lists(st.text("ab ", max_size=30), max_size=4),

@@ -39,11 +39,11 @@ _FEWEST_ROWS = 16
 _MOST_CATEGORIES = 100  # more than this, and than half of the training rows, is an identifier, as when data is read
 _LARGEST = 2**63
 _NEXT = "Leave it out, or seal it"
-_FIXED = {  # places whose length the schema, the data's declaration or the choice of systems decides
+_FIXED = {  # places whose length the schema, the data's declaration, epochs or the choice of systems decides
     SCHEMA: re.compile(
         r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
         r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
-        r"|/observations/[^/]+(/environment)?"
+        r"|/observations/[^/]+(/environment)?|/system/(facts|lineage/\d+/outcome)/curve"
     ),
     MATRIX_SCHEMA: re.compile(
         r"|/(systems|digests|keys|cells|pareto|sentences|verdicts|details|errored)|/cells/[^/]+(/\d+/measurement)?"
@@ -207,18 +207,19 @@ def leaks(tables: Mapping[str, Any], data: Data) -> list[Problem]:
         where = f"open/{name}.json"
         places = per_person_arrays(table, num_rows)
         found += [Problem(f"{where} could hold one entry per person at {one}", next=_NEXT) for one in places]
-        few = f"words that {FEWEST_TEXTS} texts or more have"
-        found += [Problem(f"{where} shows a word of few texts at {one}", few, _NEXT) for one in rare_words(table)]
-        found += [Problem(f"{where} quotes a text of the data at {one}", next=_NEXT) for one in _quotes(table, data)]
+        if data.modality == "text":
+            found += [Problem(f"{where} {what}", allowed, _NEXT) for what, allowed in _told(table, data)]
     return found
 
 
-def _quotes(table: Any, data: Data) -> list[str]:
-    if data.modality != "text":
-        return []
+def _told(table: Any, data: Data) -> Iterator[tuple[str, str]]:
+    """What a table gives away of somebody's text: a passage, or a word that hardly anybody else uses."""
     shortest = SHORTEST_UNSPACED if is_unspaced(data.columns[0].language) else SHORTEST
-    rows = (text for split in data.splits.values() for text in split.inputs.tolist())
-    return quoted(table, rows, shortest=shortest)
+    rows = [text for split in data.splits.values() for text in split.inputs.tolist()]
+    for place in quoted(table, rows, shortest=shortest):
+        yield f"quotes a text of the data at {place}", f"fewer than {shortest} letters in a row"
+    for place in rare_words(table, rows):
+        yield f"names a word of few texts at {place}", f"words that {FEWEST_TEXTS} different texts have"
 
 
 def per_person_arrays(open_json: Any, num_rows: int) -> list[str]:

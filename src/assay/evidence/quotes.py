@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-FEWEST_TEXTS = 5  # a word that fewer texts have may be a name
+FEWEST_TEXTS = 10  # different ones; a word that fewer have may be a name
 SHORTEST = 24  # letters; under this a phrase is anybody's
 SHORTEST_UNSPACED = 12  # of a language written without spaces, whose characters are words
 
@@ -51,19 +51,24 @@ def quoted(written: Any, texts: Iterable[str], *, shortest: int = SHORTEST) -> l
     return list(found)
 
 
-def rare_words(written: Any, path: str = "") -> list[str]:
-    """Places of measurements of one word (slice `word=...`) that fewer than five texts have.
+def rare_words(written: Any, texts: Iterable[str]) -> list[str]:
+    """Places of slices `word=...` whose word stands in fewer than ten different texts: it may be a name.
 
-    >>> rare_words([{"slice": "word=Anna", "attempted": 4}, {"slice": "word=dull", "attempted": 5}])
-    ['/0']
+    Upper and lower case are one. Limits: letters are compared, not words, so that "art" also counts in "part".
+
+    >>> rare_words([{"slice": "word=Anna"}, {"slice": "word=dull"}], [f"a dull day {number}" for number in range(10)])
+    ['/0/slice']
     """
-    if isinstance(written, (list, tuple)):
-        return [found for place, one in enumerate(written) for found in rare_words(one, f"{path}/{place}")]
-    if not isinstance(written, Mapping):
-        return []
-    is_word = str(written.get("slice", "")).startswith("word=") and "attempted" in written
-    own = [path] if is_word and written["attempted"] < FEWEST_TEXTS else []
-    return own + [found for key, one in written.items() for found in rare_words(one, f"{path}/{key}")]
+    named = {place: text.removeprefix("word=").lower() for place, text in strings(written) if text.startswith("word=")}
+    left = dict.fromkeys(named.values(), FEWEST_TEXTS)
+    for text in {text.lower(): None for text in texts} if left else ():
+        for word in [word for word in left if word in text]:
+            left[word] -= 1
+            if not left[word]:
+                del left[word]
+        if not left:
+            break
+    return [place for place, word in named.items() if word in left]
 
 
 def _shares(shown: str, own: str, start: int, shortest: int) -> bool:
