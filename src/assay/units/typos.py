@@ -21,7 +21,8 @@ NEIGHBOURS = {
 }
 # Latin letters and the Cyrillic or Greek ones that most fonts draw the same way (Unicode technical standard 39).
 ALIKE = dict(zip("aceijopsxyABCEHIKMNOPSTXYZ", "асеіјорѕхуΑΒСΕΗΙΚΜΝΟΡЅΤΧΥΖ", strict=True))
-_LONG = re.compile(r"[^\W\d_]{4,}")
+_LONG = re.compile(r"([^\W\d_]{4,})")
+_PAIR = re.compile(r"(?=([\u3400-\u9fff]{2}))")
 _WITH_TWIN = re.compile(rf"[^\W\d_]*[{''.join(ALIKE)}][^\W\d_]*")
 
 Slip = Callable[[str, float, float], str]  # (word, kind in [0, 1), place in [0, 1)) -> word
@@ -39,6 +40,28 @@ def mistyped(inputs: Array, share: float, *, language: str, rng: np.random.Gener
     if is_unspaced(language):
         return texts(_jumbled(text, share / 2, rng) for text in inputs.tolist())
     return texts(_changed(text, _LONG, share, slip=slipped, rng=rng) for text in inputs.tolist())
+
+
+def slipped_once(inputs: Array, *, language: str, rng: np.random.Generator) -> Array:
+    """One slip in one word of each text, its number of words kept; without spaces, two neighbouring characters swapped.
+
+    Texts without a word of four letters, or two neighbouring Chinese characters, stay as they are.
+
+    >>> slipped_once(texts(["so long", "ok"]), language="en", rng=np.random.default_rng(0)).tolist()
+    ['so lng', 'ok']
+    """
+    spots = _PAIR if is_unspaced(language) else _LONG
+    chances = rng.random((len(inputs), 3))
+    found = []
+    for text, (which, kind, place) in zip(inputs.tolist(), chances.tolist(), strict=True):
+        spans = [(match.start(1), match.end(1)) for match in spots.finditer(text)]
+        if spans:
+            start, end = spans[int(which * len(spans))]
+            word = text[start:end][::-1] if spots is _PAIR else slipped(text[start:end], kind, place)
+            found.append(text[:start] + word + text[end:])
+        else:
+            found.append(text)
+    return texts(found)
 
 
 def look_alike(inputs: Array, share: float, *, rng: np.random.Generator) -> Array:

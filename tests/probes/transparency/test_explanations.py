@@ -331,7 +331,7 @@ def test_one_column_is_explained_by_itself() -> None:
     query = Query(system, Workspace(), Ledger(10**6), "test")
     found = {(one.metric, one.slice): one for probe in FAMILY for one in probe(query, system.task, draws)}
     assert found["attribution_error", ""].value == 0
-    assert found["top_columns_kept", ""].value is None
+    assert found["top_units_kept", ""].value is None
     assert found["faithfulness_gain", ""].value == pytest.approx(0, abs=1e-7)
     assert model.num_rows == sum(
         {k: v for p in FAMILY for k, v in PROBES[p.__name__].cost(Sizes(200, 400, 1, 2)).items()}.values()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import gammaln
@@ -11,62 +11,98 @@ from scipy.stats import rankdata
 
 from assay import stats
 from assay.access.handles import Query
-from assay.explain import Masked, background_effects, masked_passes, num_model_rows
+from assay.explain import Explanation, Masked, background_effects, masked_passes, num_blocks, shapley
 from assay.registry import Sizes
 from assay.stats import Draws, Estimate
-from assay.values import Array, Task
+from assay.values import Array, Task, modality
 
-NUM_ROWS = 64  # explained test rows
-BLOCKS = 25  # background rows met by each: the standard error needs that many
+
+@dataclass(frozen=True)
+class Budget:
+    """How much is asked of a model of one modality: pictures and texts cost a hundred times what table rows cost."""
+
+    num_rows: int  # explained test rows
+    blocks: int  # background rows met by each
+    baselines: int  # background rows that deletion and insertion fall back to, beside the mean row
+
+
+# Tables: 25 blocks, so that a row's own standard error can be trusted. Others: the error is stated for all rows
+# together, which 48 rows of 10 blocks give as surely; the empty text is the only background, so nothing is drawn there.
+BUDGETS = {"table": Budget(64, 25, 3), "image": Budget(48, 10, 2), "text": Budget(64, 8, 0)}
 ALL_ERRORED = "every explained row errored"
 _KERNEL_WIDTH = 0.75  # LIME's default for tables, per square root of the number of columns
 _RIDGE = 1.0  # LIME's default penalty on weights that add up to the number of samples
 
 
-def budget(num_columns: int) -> int:
-    """Coalitions a row: BLOCKS orders and their reverses."""
-    return BLOCKS * (2 * num_columns - 2)
+def budget_of(query: Query) -> Budget:
+    """The budget of the modality at hand."""
+    return BUDGETS[modality(query.columns)]
+
+
+def sample(query: Query) -> Array:
+    """The explained test rows `(R,)`, a keyed sample."""
+    return query.rows(budget_of(query).num_rows)
 
 
 def passes(query: Query, task: Task, *, inputs: Array | None = None, name: str = "masked") -> Masked:
-    """The masked passes of the keyed sample of test rows, or of `inputs (R, F)` in their place.
+    """The masked passes of the keyed sample of test rows, or of `inputs (R, ...)` in their place.
 
     Equal names draw equal coalitions, so every probe that asks for the plain ones shares one run. Explained is the
     positive class of two, else each row's most probable class; in regression the predicted value.
     """
-    rows = query.inputs[query.rows(NUM_ROWS)] if inputs is None else inputs
-    ground = query.ground
+    rows, ground = query.inputs[sample(query)] if inputs is None else inputs, query.ground
     return masked_passes(
         query.probabilities, rows, ground,
-        num_coalitions=budget(ground.count), rng=query.rng(name), target=targets(query, task),
+        num_coalitions=_coalitions(budget_of(query), ground.count), rng=query.rng(name), target=targets(query, task),
     )  # fmt: skip
+
+
+def _coalitions(allowed: Budget, num_units: int) -> int:
+    """Coalitions a row: its blocks' orders and their reverses."""
+    return allowed.blocks * (2 * num_units - 2)
 
 
 def targets(query: Query, task: Task) -> Array:
     """Which output is explained `(R,)`, for each row of the keyed sample."""
-    rows = query.rows(NUM_ROWS)
+    rows = sample(query)
     if task.classes and task.positive_index is None:
         likely: Array = np.nan_to_num(query.probabilities(query.inputs[rows])).argmax(axis=1)
         return likely
     return np.full(len(rows), task.positive_index or 0)
 
 
+def unused(query: Query) -> Array:
+    """`(R, U)` bool: units of the explained rows that hold nothing (a short text's last runs)."""
+    return query.ground.units.unused(query.inputs[sample(query)])
+
+
+def attributions(masked: Masked, is_unused: Array) -> Explanation:
+    """Shapley values `(R, U)`; exactly 0 for units that hold nothing, which sampling gives only up to rounding."""
+    found = shapley(masked)
+    values, errors = (np.where(is_unused & np.isfinite(one), 0.0, one) for one in (found.values, found.standard_error))
+    return Explanation(values, found.base, errors)
+
+
 def explained_rows(sizes: Sizes) -> int:
     """R: how many test rows are explained."""
-    return min(NUM_ROWS, sizes.num_test)
+    return min(BUDGETS[sizes.modality].num_rows, sizes.num_test)
 
 
 def background_rows(sizes: Sizes) -> int:
-    """Rows in the background: the query handle keeps at most 100 training rows."""
-    return min(100, sizes.num_train)
+    """Rows in the background: the query handle keeps at most 100 training rows, and one empty text."""
+    return 1 if sizes.modality == "text" else min(100, sizes.num_train)
+
+
+def mask_rows(sizes: Sizes) -> int:
+    """Masked rows of `passes` alone."""
+    num_coalitions = _coalitions(BUDGETS[sizes.modality], sizes.num_units)
+    blocks, per_block = num_blocks(sizes.num_units, background_rows(sizes), num_coalitions)
+    return explained_rows(sizes) * blocks * per_block
 
 
 def pass_rows(sizes: Sizes) -> int:
     """Model rows of `passes`, those of the rows themselves and of the background included."""
-    columns = sizes.num_units
-    return num_model_rows(
-        columns, background_rows(sizes), num_rows=explained_rows(sizes), num_coalitions=budget(columns)
-    )
+    return mask_rows(sizes) + explained_rows(sizes) + background_rows(sizes)
 
 
 def unit(task: Task) -> str:
@@ -74,11 +110,12 @@ def unit(task: Task) -> str:
     return "probability" if task.classes else "unit of the target"
 
 
-def local_weights(masked: Masked) -> Array:
+def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
     """LIME's weights `(R, F)` from the same passes: ridge regression of outputs on masks, near coalitions first.
 
     Weight of a coalition: exp(-(share masked)^2 / 0.75^2), times how much rarer its size is in the sample than among
     all 2^F. Each block keeps its own intercept, and what a background row does to every row's values is taken out.
+    Units that hold nothing, `is_unused (R, F)`, are never in a mask: their weight is 0.
     """
     num_columns = masked.num_columns
     size = masked.coalitions(slice(1))[0, 0].sum(axis=1)  # the same in every block
@@ -94,6 +131,8 @@ def local_weights(masked: Masked) -> Array:
         blocks = len(source)
         ends = np.broadcast_to(np.array([False, True])[:, None], (blocks, 2, num_columns))
         masks = np.concatenate([ends, masked.coalitions(slice(row, row + 1))[0]], axis=1).astype(np.float64)
+        if is_unused is not None:
+            masks[:, :, is_unused[row]] = 0.0
         edges = np.stack([masked.empty[row, source], np.broadcast_to(masked.full[row], blocks)], axis=1)
         outputs = np.concatenate([edges, masked.outputs[row]], axis=1) - (masks @ effects[source][:, :, None])[:, :, 0]
         centred = (masks - (weight @ masks)[:, None]).reshape(-1, num_columns)
@@ -140,10 +179,17 @@ def cosine(first: Array, second: Array) -> Array:
     return np.where(both_zero, 1.0, np.clip(ratio, -1, 1))  # rounding may leave the range
 
 
-def rank_correlation(first: Array, second: Array) -> Array:
-    """Spearman's correlation of `(R, F)` rows, ties averaged; NaN where all of a row's values are equal."""
-    ranks = [rankdata(np.nan_to_num(one), axis=1) for one in (first, second)]
-    centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
+def rank_correlation(first: Array, second: Array, is_unused: Array | None = None) -> Array:
+    """Spearman's correlation of `(R, F)` rows, ties averaged; NaN where all of a row's values are equal.
+
+    Units that hold nothing are left out: they are equal in both without having been explained.
+    """
+    gone = np.zeros(first.shape, dtype=bool) if is_unused is None else is_unused
+    num = np.maximum((~gone).sum(axis=1, keepdims=True), 1)
+    centred = []
+    for one in (first, second):
+        ranks = np.where(gone, 0.0, rankdata(np.where(gone, np.inf, np.nan_to_num(one)), axis=1))
+        centred.append(np.where(gone, 0.0, ranks - ranks.sum(axis=1, keepdims=True) / num))
     product = np.sqrt((centred[0] ** 2).sum(axis=1) * (centred[1] ** 2).sum(axis=1))
     inner = (centred[0] * centred[1]).sum(axis=1)
     result: Array = np.divide(inner, product, out=np.full(len(inner), np.nan), where=product > 0)

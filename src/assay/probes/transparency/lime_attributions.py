@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from assay.access.handles import Query
-from assay.explain import shapley
-from assay.probes.transparency import _masked
+from assay.probes.transparency import _masked, _units
 from assay.registry import probe
 from assay.stats import Draws, measured
 from assay.values import Measurement, Task
@@ -18,43 +15,34 @@ from assay.values import Measurement, Task
     cost=lambda sizes: {"masked": _masked.pass_rows(sizes)},
 )
 def lime_attributions(query: Query, task: Task, draws: Draws) -> list[Measurement]:
-    """Mean size of each column's LIME weight over a sample of test rows, and its agreement with Shapley values.
+    """Mean size of the LIME weight of each column, patch or word over test rows, and its agreement with Shapley values.
 
     Definition: weights w minimise sum_S pi(S) (f(S) - w0_z - sum_{i in S} w_i)^2 + |w|^2, pi(S) = exp(-(share
     masked / 0.75)^2), one intercept per background row z; lime_weight_i = mean |w_i|; lime_shapley_agreement = mean
-    over rows of Spearman's correlation between w and the Shapley values, signs kept.
-    Shapes: 64 test rows explained (F columns); one measurement per column, slice `feature=<name>`.
+    over rows of Spearman's correlation between w and the Shapley values, signs kept, units that a row lacks left out.
+    Shapes: the rows, units and slices of shapley_attributions, and of texts its choice of words.
     Direction: lime_weight neither, in probability (or the target's unit); agreement higher, -1 to 1.
-    Limits: masks take another row's values instead of LIME's draws around quartile bins, so numbers differ from the
-    lime package's; agreement of two methods on the same passes does not make either right; ranks of near-zero
-    columns are noise and lower it.
+    Limits: masks take another row's values instead of LIME's draws around quartile bins (tables) or grey (pictures),
+    and one kernel serves all modalities, so numbers differ from the lime package's; agreement of two methods on the
+    same passes does not make either right; ranks of near-zero units are noise and lower it.
     Source: Ribeiro, Singh and Guestrin 2016, section 3.4; kernel width and ridge as in lime 0.2.0.1.
 
     >>> from assay.registry import PROBES
     >>> sorted(PROBES["lime_attributions"].access)
     ['query']
     """
-    rows = query.rows(_masked.NUM_ROWS)
-    masked = _masked.passes(query, task)
-    weights, values = _masked.local_weights(masked), shapley(masked).values
+    rows = _masked.sample(query)
+    masked, is_unused = _masked.passes(query, task), _masked.unused(query)
+    weights, values = _masked.local_weights(masked, is_unused), _masked.attributions(masked, is_unused).values
     is_usable = _masked.finite(values, weights)
-    errored = int((~is_usable).sum())
-    sample = draws.of(rows)
-    found = [
-        measured(
-            estimate, "lime_weight", unit=_masked.unit(task), better="neither", slice=f"feature={column.name}",
-            attempted=len(rows), errored=errored,
-        )
-        for column, estimate in zip(
-            query.columns, _masked.row_means(sample, np.abs(weights), is_usable, bounds=(0, None)), strict=True
-        )
-    ]  # fmt: skip
-    alike = _masked.rank_correlation(weights, values)
+    sample, told = draws.of(rows), _units.told(query, values)
+    found = _units.means(told, weights, is_usable, draws=sample, task=task, metric="lime_weight")
+    alike = _masked.rank_correlation(weights, values, is_unused)
     agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
     return [
         *found,
         measured(
             agrees, "lime_shapley_agreement", unit="rank correlation", better="higher",
-            attempted=len(rows), errored=errored,
+            attempted=len(rows), errored=int((~is_usable).sum()),
         ),
     ]  # fmt: skip
