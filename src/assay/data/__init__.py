@@ -1,4 +1,4 @@
-"""Tables as `Data`: declared label, features and groups, split once. One file per source.
+"""Tables, pictures and texts as `Data`: declared label, features and groups, split once. One file per source.
 
 Nothing heavy is imported until a name is used.
 """
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from assay.data.frame import from_arrays, from_frame
     from assay.data.rows import decode_rows, encode_groups, encode_rows
     from assay.data.sklearn_sets import load_diabetes, load_wine
+    from assay.data.sources.chinese_reviews import load_chinese_reviews
+    from assay.data.sources.fashion_mnist import load_fashion_mnist
+    from assay.data.sources.mnist import load_mnist
+    from assay.data.sources.sentiment import load_sentiment
     from assay.data.table import read_declared, read_table
 
 _HOME = {
@@ -27,7 +31,11 @@ _HOME = {
     "from_arrays": "frame",
     "from_frame": "frame",
     "load_adult": "adult",
+    "load_chinese_reviews": "sources.chinese_reviews",
     "load_diabetes": "sklearn_sets",
+    "load_fashion_mnist": "sources.fashion_mnist",
+    "load_mnist": "sources.mnist",
+    "load_sentiment": "sources.sentiment",
     "load_wine": "sklearn_sets",
     "read_declared": "table",
     "read_table": "table",
@@ -43,7 +51,11 @@ __all__ = [
     "from_arrays",
     "from_frame",
     "load_adult",
+    "load_chinese_reviews",
     "load_diabetes",
+    "load_fashion_mnist",
+    "load_mnist",
+    "load_sentiment",
     "load_wine",
     "read_declared",
     "read_table",
