@@ -94,6 +94,8 @@ def build_open(
 
 
 def _system(system: System) -> dict[str, Any]:
+    from assay.models.cost import card  # brings torch, which reading needs not
+
     task, model = system.task, system.model
     return {
         "name": system.name,
@@ -103,6 +105,7 @@ def _system(system: System) -> dict[str, Any]:
             "num_bytes": model.num_bytes,
             "offers": sorted(model.offers),
             "outputs_are": model.outputs_are,
+            "card": card(model, system.data),
         },
         "task": {
             "name": task.name,
