@@ -7,7 +7,6 @@ at once. Only the first and last 64 KiB and the headers are read; no reader of t
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from assay.errors import ModelError, Problem, UnsafeFileError
+from assay.evidence.strict_json import loads
 
 __all__ = ["check_format", "check_safetensors"]
 
@@ -97,7 +97,7 @@ def check_safetensors(file: BinaryIO, size: int, *, name: str) -> Mapping[str, A
     if len(start) < 8 or num > min(MAX_HEADER, size - 8) or num < 2:
         raise _damaged(name, f"its header would be {num:,} bytes of {size:,}")
     try:
-        header = json.loads(file.read(num).decode(), object_pairs_hook=_no_repeats, parse_constant=_no_constant)
+        header = loads(file.read(num))
     except (ValueError, RecursionError) as error:
         raise _damaged(name, f"its header is not plain JSON ({str(error)[:80]})") from error
     if not isinstance(header, dict):
@@ -126,17 +126,6 @@ def _span(name: str, key: str, entry: Any) -> tuple[int, int, str]:
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * NUM_BYTES[dtype]:
         raise _damaged(name, f"tensor {key!r}: offsets do not fit the shape")
     return offsets[0], offsets[1], key
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key appears twice")
-    return found
-
-
-def _no_constant(text: str) -> None:
-    raise ValueError(f"{text} is not a number")
 
 
 def _damaged(name: str, why: str) -> ModelError:
