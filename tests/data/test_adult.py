@@ -13,7 +13,7 @@ from assay.data import adult, load_adult
 from assay.errors import DataError
 
 FILES = Path(str(resources.files("assay.data"))) / "files"
-DIGEST = "1cf7a25967cc0475d13967d3c9b689a859a83dfb57bd1e1d276a85d863537c08"
+DIGEST = "e4fa20975f6eed78dcaaf4694ecb7d884d5b442e458bcff03d9f792a5ccd0ee8"
 
 
 @pytest.fixture(scope="module")

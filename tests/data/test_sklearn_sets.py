@@ -55,8 +55,8 @@ def test_wine_has_no_groups_and_every_class_in_every_split():
 @pytest.mark.parametrize(
     ("load", "digest"),
     [
-        (load_diabetes, "9cf857dbb97ce84d0a721d0e313dfd95b49d2b25b2d3f63d3f0e523cf39dbe26"),
-        (load_wine, "57f6ff682c936e797c139e2bde89a986aee3a4a2c1f63383c637a9ffb14e91a9"),
+        (load_diabetes, "e15bbff32f81a521dbf9cc99371d5a27ac8d1c1608c14f7328271a9f33dea1fd"),
+        (load_wine, "5ddfee885166fbbbe60c6a3418ff8760428b05de91bfd81a55b58329561c1f55"),
     ],
 )
 def test_same_seed_same_digest(load, digest):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from assay.data._columns import Columns
+from assay.data._labels import Labels
+from assay.data._leaks import check_leak
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import (
     EXACT_MAX,
@@ -19,7 +23,7 @@ from assay.data.coding import (
     text_of,
     values_in,
 )
-from assay.data.declare import Declaration
+from assay.data.declare import SPLIT_NAMES, Declaration
 from assay.data.splits import TRAIN
 from assay.values import Array, Column
 
@@ -28,23 +32,32 @@ MIN_IDENTIFIER = 100  # a text column with more different values than this, and 
 
 @dataclass(frozen=True)
 class Table:
-    """A frame, the features that exist in it, what was declared, and the split of each row `(N,)`."""
+    """The columns, the features that exist among them, what was declared, and the split of each row `(N,)`."""
 
-    frame: pl.DataFrame
+    frame: Columns
     features: list[str]
     declaration: Declaration
     assigned: Array
+    labels: Labels | None = None
 
-    @property
+    @cached_property
     def train(self) -> Array:
         """Mask `(N,)` of the training rows."""
         mask: Array = self.assigned == TRAIN
         return mask
 
+    @cached_property
+    def rows(self) -> tuple[Array, ...]:
+        """Positions of the rows of each split, in order."""
+        return tuple(np.flatnonzero(self.assigned == code) for code in range(len(SPLIT_NAMES)))
 
-def code_features(table: Table, problems: Problems) -> tuple[Array, tuple[Column, ...], dict[str, Any]]:
-    """`inputs (N, F)` float32, the fitted columns, and facts: missing cells and medians put in, by column."""
-    inputs = np.empty((len(table.frame), len(table.features)), dtype=np.float32)
+
+def code_features(table: Table, problems: Problems) -> tuple[list[Array], tuple[Column, ...], dict[str, Any]]:
+    """`inputs (N, F)` float32 of each split, the fitted columns, and facts: missing cells, medians put in, by column.
+
+    Column by column, straight into the splits: the table is never in memory twice.
+    """
+    inputs = [np.empty((len(rows), len(table.features)), dtype=np.float32) for rows in table.rows]
     columns: list[Column] = []
     facts: dict[str, Any] = {"missing": {}, "imputed": {}}
     categorical = {*table.declaration.groups, *table.declaration.categorical}
@@ -60,19 +73,26 @@ def code_features(table: Table, problems: Problems) -> tuple[Array, tuple[Column
         else:
             values, column = _numeric(name, numbers_of(series), table, problems, facts)
         if column is not None:
-            inputs[:, i] = values
+            narrow = values.astype(np.float32)
+            for rows, part in zip(table.rows, inputs, strict=True):
+                part[:, i] = narrow[rows]
             columns.append(column)
+            check_leak(narrow, column, table.labels, problems)
     return inputs, tuple(columns), facts
 
 
 def _numeric(
     name: str, numbers: Array, table: Table, problems: Problems, facts: dict[str, Any]
 ) -> tuple[Array, Column | None]:
-    missing, infinite = np.isnan(numbers), np.abs(numbers) > FLOAT32_MAX
-    if infinite.any():
+    missing = np.isnan(numbers)
+    largest = max(np.fmax.reduce(numbers, initial=0.0), -np.fmin.reduce(numbers, initial=0.0))
+    if largest > FLOAT32_MAX:
+        infinite = np.abs(numbers) > FLOAT32_MAX
         what = f"feature {name!r} is infinite or above 3.4e38 in {rows_text(infinite)}"
         problems.error(what, "finite numbers", "Correct these cells")
-    train = numbers[table.train & ~missing & ~infinite]
+        numbers, largest = np.where(infinite, np.nan, numbers), 0.0
+    train = numbers[table.rows[TRAIN]]
+    train = train[~np.isnan(train)] if missing.any() or not largest else train
     if not len(train):
         problems.error(f"feature {name!r} has no number in the training split", "numbers", "Leave it out")
         return numbers, None
@@ -89,10 +109,10 @@ def _numeric(
     column = numeric_column(name, train)
     if column.low == column.high:
         problems.note(f"feature {name!r} is {column.low:g} in every training row")
-    numbers = np.where(infinite, np.nan, numbers)
-    whole = (np.abs(numbers) > EXACT_MAX) & (numbers.astype(np.float32) != numbers)
-    if whole.any():
-        problems.note(f"feature {name!r}: {rows_text(whole)} are rounded, as 32 bits hold 7 digits")
+    if largest > EXACT_MAX:
+        whole = (np.abs(numbers) > EXACT_MAX) & (numbers.astype(np.float32) != numbers)
+        if whole.any():
+            problems.note(f"feature {name!r}: {rows_text(whole)} are rounded, as 32 bits hold 7 digits")
     return numbers, column
 
 

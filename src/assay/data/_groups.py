@@ -14,7 +14,7 @@ MAX_GROUPS = 100  # values of one group column
 
 
 def code_groups(table: Table, problems: Problems) -> Groups:
-    """Codes `(N, G)` int64, -1 missing. Small groups are kept: a probe says itself when one is too small."""
+    """Codes `(N, G)` int16, -1 missing. Small groups are kept: a probe says itself when one is too small."""
     codes: list[Array] = []
     columns: list[Column] = []
     for name in table.declaration.groups:
@@ -36,9 +36,9 @@ def code_groups(table: Table, problems: Problems) -> Groups:
             continue
         code = codes_of(text, values)
         _check_values(name, (values, found), (code, text.is_null().to_numpy()), table, problems)
-        codes.append(code)
+        codes.append(code.astype(np.int16))
         columns.append(Column(name, "categorical", values))
-    stacked = np.stack(codes, axis=1) if codes else np.zeros((len(table.frame), 0), dtype=np.int64)
+    stacked = np.stack(codes, axis=1) if codes else np.zeros((len(table.frame), 0), dtype=np.int16)
     return Groups(stacked, tuple(columns))
 
 

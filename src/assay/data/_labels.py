@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from assay.data._columns import Columns
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import FLOAT32_MAX, codes_of, kind_of, numbers_of, text_of, values_in
 from assay.data.declare import SPLIT_NAMES, Declaration
@@ -25,7 +26,7 @@ class Labels:
     positive: str | None = None
 
 
-def code_labels(frame: pl.DataFrame, declaration: Declaration, problems: Problems) -> Labels | None:
+def code_labels(frame: Columns, declaration: Declaration, problems: Problems) -> Labels | None:
     """Read the label; None when it cannot be read at all (the reason is then among the problems)."""
     name = declaration.label
     if name not in frame.columns:

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from assay.data._features import Table
 from assay.data._labels import Labels
 from assay.data._problems import Problems, rows_text
-from assay.data.splits import TEST, TRAIN
-from assay.values import Array, Column
+from assay.data.splits import keyed_hash
+from assay.values import Array, Column, Split
 
-_INDEX = "row among the candidates"
 MIN_ROWS = 20  # below, a one-to-one match with the label happens by chance
 
 
-def check_leaks(inputs: Array, columns: Sequence[Column], labels: Labels, problems: Problems) -> None:
-    """A feature that is the label again: one value per class in every row, or a straight line of the target.
+def check_leak(values: Array, column: Column, labels: Labels | None, problems: Problems) -> None:
+    """A feature `(N,)` that is the label again: one value per class in every row, or a straight line of the target.
 
     Limits: finds copies, not consequences of the label (a payment that only the approved make).
     """
-    if len(inputs) < MIN_ROWS or inputs.shape[1] != len(columns):
-        return
-    for i, column in enumerate(columns):
-        if _is_copy(inputs[:, i], column, labels):
-            problems.error(
-                f"feature {column.name!r} says the label exactly, in all {len(inputs)} rows",
-                next="It leaks the label: leave it out of the features",
-            )
+    if labels is not None and len(values) >= MIN_ROWS and _is_copy(values, column, labels):
+        problems.error(
+            f"feature {column.name!r} says the label exactly, in all {len(values)} rows",
+            next="It leaks the label: leave it out of the features",
+        )
 
 
 def _is_copy(values: Array, column: Column, labels: Labels) -> bool:
@@ -50,23 +44,41 @@ def _is_copy(values: Array, column: Column, labels: Labels) -> bool:
     return bool(np.count_nonzero(pairs) == num_classes)
 
 
-def check_shared_rows(table: Table, problems: Problems) -> dict[str, Any]:
-    """How many test rows have a training row with the same features and label; rows are kept as they are.
+def check_shared_rows(train: Split, test: Split, problems: Problems) -> dict[str, Any]:
+    """How many test rows have a training row with the same label and features, as the model sees them.
 
     Equal rows may be different people, so this is recorded, not refused; a high share flatters every result.
     """
-    columns = [*table.features, table.declaration.label]
-    rows = table.frame.select(columns)
-    train, test = rows.filter(table.assigned == TRAIN), rows.filter(table.assigned == TEST)
-    hashes = train.hash_rows().to_numpy(), test.hash_rows().to_numpy()
-    candidates = np.flatnonzero(np.isin(hashes[1], hashes[0]))  # few: only these are compared cell by cell
-    known = train.filter(np.isin(hashes[0], hashes[1][candidates])).unique()
-    marked = test[candidates].with_row_index(_INDEX).join(known, on=columns, how="semi", nulls_equal=True)[_INDEX]
-    if len(marked):
-        mask = np.zeros(len(table.frame), dtype=bool)
-        mask[np.flatnonzero(table.assigned == TEST)[candidates[marked.to_numpy()]]] = True
-        share = len(marked) / len(test)
+    hashes = _hashes(train), _hashes(test)
+    known = np.unique(hashes[0])
+    at = np.searchsorted(known, hashes[1]).clip(max=len(known) - 1)
+    candidates = np.flatnonzero(known[at] == hashes[1])  # few: only these are compared cell by cell
+    suspects = np.flatnonzero(np.isin(hashes[0], hashes[1][candidates]))
+    told = {bytes(row) for row in np.unique(_bytes(train, suspects), axis=0)}
+    shared = np.array([bytes(row) in told for row in _bytes(test, candidates)], dtype=bool)
+    if shared.any():
+        found = candidates[shared]
+        mask = np.zeros(int(test.rows.max()), dtype=bool)
+        mask[test.rows[found] - 1] = True
+        share = len(found) / len(test)
         problems.note(
             f"{share:.1%} of the test rows have the same features and label as a training row: {rows_text(mask)}"
         )
-    return {"test_rows_also_in_train": len(marked), "test_rows": len(test)}
+    return {"test_rows_also_in_train": int(shared.sum()), "test_rows": len(test)}
+
+
+def _hashes(split: Split) -> Array:
+    """One uint64 for each row; column by column, so that nothing as large as the table is made."""
+    total = np.zeros(len(split), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for place in range(split.inputs.shape[1] + 1):
+            cells = split.labels if place == split.inputs.shape[1] else split.inputs[:, place]
+            bits = (cells.astype(np.float32) + np.float32(0)).view(np.uint32)  # -0 and 0 are one number
+            total = keyed_hash(total ^ bits, place)
+    return total
+
+
+def _bytes(split: Split, rows: Array) -> Array:
+    """`(n, 4 F + 4)`: the cells and the label of some rows."""
+    cells = np.column_stack([split.inputs[rows], split.labels[rows].astype(np.float32)]) + np.float32(0)
+    return np.ascontiguousarray(cells).view(np.uint8)

@@ -9,10 +9,11 @@ import numpy as np
 import polars as pl
 
 from assay.data import splits as split_rows
+from assay.data._columns import Columns
 from assay.data._features import Table, code_features
 from assay.data._groups import code_groups
 from assay.data._labels import Labels, check_label_coverage, code_labels
-from assay.data._leaks import check_leaks, check_shared_rows
+from assay.data._leaks import check_shared_rows
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
@@ -98,7 +99,7 @@ def _named(inputs: Array | Mapping[str, Any], names: Sequence[str] | None) -> di
     return dict(zip(names, cells, strict=True))
 
 
-def build(frame: pl.DataFrame, declaration: Declaration, problems: Problems, source: Mapping[str, Any]) -> Data:
+def build(frame: Columns, declaration: Declaration, problems: Problems, source: Mapping[str, Any]) -> Data:
     """`from_frame` with problems found earlier (by a file reader) and facts of the source."""
     features = _resolve(frame, declaration, problems)
     if not len(frame):
@@ -106,25 +107,24 @@ def build(frame: pl.DataFrame, declaration: Declaration, problems: Problems, sou
         problems.stop_if_any()
     labels = code_labels(frame, declaration, problems)
     assigned = _assign(frame, declaration, labels, problems)
-    train = assigned == split_rows.TRAIN
-    table = Table(frame, features, declaration, assigned)
+    table = Table(frame, features, declaration, assigned, labels)
     inputs, columns, facts = code_features(table, problems)
     groups = code_groups(table, problems)
     if labels is not None:
         check_label_coverage(labels, assigned, problems)
-        check_leaks(inputs, columns, labels, problems)
     problems.stop_if_any()
     if labels is None:
         raise DataError("the label cannot be read")
-    shared = check_shared_rows(table, problems)
-    rows = np.arange(1, len(frame) + 1, dtype=np.int64)
-    whole = Split(inputs, labels.values, groups, rows)
-    parts = {name: whole.take(np.flatnonzero(assigned == code)) for code, name in enumerate(SPLIT_NAMES)}
+    parts = {
+        name: Split(inputs[code], labels.values[rows], groups.take(rows), rows + 1)
+        for code, (name, rows) in enumerate(zip(SPLIT_NAMES, table.rows, strict=True))
+    }
+    shared = check_shared_rows(parts["train"], parts["test"], problems)
     splits = declaration.splits
     facts = {
         **source,
         "num_rows": len(frame),
-        "num_train": int(train.sum()),
+        "num_train": len(parts["train"]),
         "splits": {
             "by": splits.column or "seed",
             "test": None if splits.column else splits.test,
@@ -139,7 +139,7 @@ def build(frame: pl.DataFrame, declaration: Declaration, problems: Problems, sou
     return Data(name, columns, declaration.label, groups.columns, parts, labels.classes, labels.positive, facts)
 
 
-def _resolve(frame: pl.DataFrame, declaration: Declaration, problems: Problems) -> list[str]:
+def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> list[str]:
     """The feature names that exist; everything that is declared and does not is a problem."""
     known, split_column = set(frame.columns), declaration.splits.column
     named = {"label": [declaration.label], "group": declaration.groups, "feature": declaration.features or ()}
@@ -169,9 +169,9 @@ def _resolve(frame: pl.DataFrame, declaration: Declaration, problems: Problems) 
     return features
 
 
-def _assign(frame: pl.DataFrame, declaration: Declaration, labels: Labels | None, problems: Problems) -> Array:
+def _assign(frame: Columns, declaration: Declaration, labels: Labels | None, problems: Problems) -> Array:
     """Split of each row `(N,)`, stratified by class; every row in train when it cannot be told."""
-    splits, everything = declaration.splits, np.zeros(len(frame), dtype=np.int64)
+    splits, everything = declaration.splits, np.zeros(len(frame), dtype=np.int8)
     assigned: Array
     strata = labels.values if labels is not None and labels.classes else everything
     if splits.column is None:
@@ -181,7 +181,7 @@ def _assign(frame: pl.DataFrame, declaration: Declaration, labels: Labels | None
     else:
         text = text_of(frame[splits.column])
         codes = text.replace_strict(list(SPLIT_NAMES), [0, 1, 2], default=-1, return_dtype=pl.Int64)
-        assigned = codes.fill_null(-1).to_numpy().astype(np.int64)
+        assigned = codes.fill_null(-1).to_numpy().astype(np.int8)
         if (assigned < 0).any():
             found = names_text(sorted({str(value) for value in text.to_numpy()[assigned < 0]}))
             what = f"split column {splits.column!r}: {rows_text(assigned < 0)} hold {found}"

@@ -39,9 +39,9 @@ def carve(rows: Array, strata: Array, *, share: float, key: int) -> Array:
 
 
 def assign(strata: Array, *, test: float, validation: float, seed: int) -> Array:
-    """Split of each row `(N,)`: 0 train, 1 validation, 2 test. `validation` is a share of the rows not in test."""
+    """Split of each row `(N,)` int8: 0 train, 1 validation, 2 test. `validation` is a share of the rows not in test."""
     rows = np.arange(1, len(strata) + 1)
-    result = np.full(len(strata), TRAIN)
+    result = np.full(len(strata), TRAIN, dtype=np.int8)
     result[carve(rows, strata, share=test, key=2 * seed)] = TEST
     return add_validation(result, strata, validation=validation, seed=seed)
 

@@ -7,6 +7,7 @@ import hmac
 from collections.abc import Sequence
 from pathlib import Path
 
+from assay.data._columns import Columns
 from assay.data._csv import parse_csv
 from assay.data._parquet import parse_parquet
 from assay.data._problems import Problems
@@ -58,7 +59,7 @@ def read_declared(path: str | Path, declaration: Declaration) -> Data:
         raise DataError(Problem(what, f"SHA-256 {declaration.sha256}", "It is truncated or was changed: restore it"))
     problems = Problems()
     if path.suffix.lower() == ".parquet":
-        frame = parse_parquet(str(path), raw, is_trusted=bool(declaration.sha256))
+        frame: Columns = parse_parquet(str(path), raw, is_trusted=bool(declaration.sha256))
     else:
         frame = parse_csv(str(path), raw, declaration, problems)
     source = {"kind": "file", "address": path.name, "sha256": found, "num_bytes": len(raw), "name": path.stem}
