@@ -21,9 +21,19 @@ NEIGHBOURS = {
 }
 # Latin letters and the Cyrillic or Greek ones that most fonts draw the same way (Unicode technical standard 39).
 ALIKE = dict(zip("aceijopsxyABCEHIKMNOPSTXYZ", "асеіјорѕхуΑΒСΕΗΙΚΜΝΟΡЅΤΧΥΖ", strict=True))
+# Characters that a hurried eye takes for each other (形近字), in pairs.
+PAIRS = re.findall(
+    r"\S\S",
+    "己已 末未 土士 人入 大太 日目 干千 天夫 王玉 木本 几儿 力刀 石右 午牛 今令 "
+    "免兔 折拆 侯候 辨辩 密蜜 很狠 晴睛 情清 没设 我找 住往 这还",
+)
+ALIKE |= {pair[0]: pair[1] for pair in PAIRS} | {pair[1]: pair[0] for pair in PAIRS}
 _LONG = re.compile(r"([^\W\d_]{4,})")
 _PAIR = re.compile(r"(?=([\u3400-\u9fff]{2}))")
-_WITH_TWIN = re.compile(rf"[^\W\d_]*[{''.join(ALIKE)}][^\W\d_]*")
+_WITH_TWIN = {
+    False: re.compile(rf"[^\W\d_]*[{''.join(ALIKE)}][^\W\d_]*"),
+    True: re.compile(rf"[{''.join(ALIKE)}]"),  # without spaces: single characters
+}
 
 Slip = Callable[[str, float, float], str]  # (word, kind in [0, 1), place in [0, 1)) -> word
 
@@ -64,14 +74,17 @@ def slipped_once(inputs: Array, *, language: str, rng: np.random.Generator) -> A
     return texts(found)
 
 
-def look_alike(inputs: Array, share: float, *, rng: np.random.Generator) -> Array:
-    r"""One letter replaced by a foreign one that looks the same, in a `share` of the words that have such a letter.
+def look_alike(inputs: Array, share: float, *, language: str, rng: np.random.Generator) -> Array:
+    r"""One letter replaced by another that looks the same, in a `share` of the words that have such a letter.
 
-    >>> found = look_alike(texts(["bad"]), 1.0, rng=np.random.default_rng(0)).tolist()[0]
+    Latin letters by those of another script; without spaces, characters by others of nearly the same shape.
+
+    >>> found = look_alike(texts(["bad"]), 1.0, language="en", rng=np.random.default_rng(0)).tolist()[0]
     >>> found == "bad", found.encode("utf-8")
     (False, b'b\xd0\xb0d')
     """
-    return texts(_changed(text, _WITH_TWIN, share, slip=twinned, rng=rng) for text in inputs.tolist())
+    spots = _WITH_TWIN[is_unspaced(language)]
+    return texts(_changed(text, spots, share, slip=twinned, rng=rng) for text in inputs.tolist())
 
 
 def shortened(inputs: Array, share: float, *, language: str, rng: np.random.Generator) -> Array:
@@ -108,7 +121,7 @@ def slipped(word: str, kind: float, place: float) -> str:
 
 
 def twinned(word: str, kind: float, place: float) -> str:
-    """A word with one letter replaced by its twin of another script; `kind` is not used."""
+    """A word with one letter replaced by its twin; `kind` is not used."""
     able = [at for at, letter in enumerate(word) if letter in ALIKE]
     at = able[int(place * len(able))]
     return word[:at] + ALIKE[word[at]] + word[at + 1 :]

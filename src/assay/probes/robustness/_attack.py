@@ -12,8 +12,8 @@ from assay.values import Array
 
 Slopes = Callable[
     [Array, Array], tuple[Array, Array]
-]  # (inputs (M, F), positions (M,)) -> losses (M,), gradients (M, F)
-Wrong = Callable[[Array, Array], Array]  # (inputs (M, F), positions (M,)) -> (M,) bool
+]  # (inputs (M, ...), positions (M,)) -> losses (M,), gradients (M, ...)
+Wrong = Callable[[Array, Array], Array]  # (inputs (M, ...), positions (M,)) -> (M,) bool
 
 MOMENTUM = 0.75  # Croce and Hein 2020, section 4: share of the new step; the rest repeats the last one
 FIRST_STEP = 0.25  # of the box's width: on tables, longer first steps jump over narrow bands of a skewed column
@@ -22,7 +22,7 @@ PROGRESS = 0.75  # halve the step when fewer of the steps than this raised the l
 
 @dataclass(frozen=True)
 class Box:
-    """Where the search may go: `low` and `high (M, F)` around each row, and what a column may hold."""
+    """Where the search may go: `low` and `high (M, ...)` around each row, and what a column or pixel may hold."""
 
     low: Array
     high: Array
@@ -48,8 +48,8 @@ def checkpoints(num_steps: int) -> frozenset[int]:
 def follow_gradient(start: Array, box: Box, active: Array, *, num_steps: int, slopes: Slopes, wrong: Wrong) -> Array:
     """Positions `(W,)` of active rows that were found to break, by signed steps with momentum and a shrinking step.
 
-    `start` is `(A, F)` for the `active (A,)` positions. A row that breaks leaves the batch at once. Each step costs one
-    gradient row and one query row for each row still in the batch.
+    `start` is `(A, ...)` for the `active (A,)` positions. A row that breaks leaves the batch at once. Each step costs
+    one gradient row and one query row for each row still in the batch.
     """
     marks = checkpoints(num_steps)
     width = (box.high - box.low)[active]
@@ -79,7 +79,7 @@ class _State:
 
     now: Array
     before: Array
-    size: Array  # (A, F) step
+    size: Array  # (A, ...) step
     best: Array
     best_loss: Array  # (A,)
     last_loss: Array
@@ -97,7 +97,7 @@ class _State:
     def note(self, losses: Array) -> None:
         losses = np.where(np.isfinite(losses), losses, -np.inf)
         better = losses > self.best_loss
-        self.best = np.where(better[:, None], self.now, self.best)
+        self.best = np.where(_wide(better, self.now), self.now, self.best)
         self.best_loss = np.maximum(losses, self.best_loss)
         self.rises = self.rises + (losses > self.last_loss)
         self.last_loss = losses
@@ -117,11 +117,17 @@ class _State:
         slow = self.rises < PROGRESS * self.steps
         stuck = ~self.halved & (self.best_loss <= self.last_best)
         halve = slow | stuck
-        self.size = np.where(halve[:, None], self.size / 2, self.size)
-        self.now = np.where(halve[:, None], self.best, self.now)
-        self.before = np.where(halve[:, None], self.best, self.before)
+        rows = _wide(halve, self.now)
+        self.size = np.where(rows, self.size / 2, self.size)
+        self.now = np.where(rows, self.best, self.now)
+        self.before = np.where(rows, self.best, self.before)
         self.halved, self.last_best = halve, self.best_loss
         self.rises, self.steps = np.zeros(len(halve)), 0
+
+
+def _wide(rows: Array, points: Array) -> Array:
+    """One entry a row `(A,)`, to stand beside points `(A, ...)`."""
+    return rows.reshape(-1, *[1] * (points.ndim - 1))
 
 
 def try_at_random(box: Box, active: Array, *, num_tries: int, rng: np.random.Generator, wrong: Wrong) -> Array:

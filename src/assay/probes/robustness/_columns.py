@@ -1,4 +1,4 @@
-"""What a perturbed table row may look like: shared by the probes of this family."""
+"""What a perturbed table row or picture may look like: shared by the probes of this family."""
 
 from __future__ import annotations
 
@@ -7,34 +7,38 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.values import Array, Column
+from assay.values import Array, Column, modality
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Per column: may it be moved by a small amount, in which range is it plausible, is it a whole number."""
+    """Per column or pixel: may it be moved by a small amount, in which range is it plausible, is it a whole number."""
 
-    numeric: Array  # (F,) bool
-    low: Array  # (F,) float64, -inf when not declared
+    numeric: Array  # (F,) or (C, H, W) bool
+    low: Array  # float64, -inf when not declared
     high: Array
-    whole: Array  # (F,) bool: every value seen is a whole number
+    whole: Array  # bool: every value seen is a whole number
 
 
 def ranges(columns: Sequence[Column], inputs: Array) -> Ranges:
-    """Read from the declaration, and whole numbers from the rows at hand.
+    """Read from the declaration, and whole numbers from the rows at hand `(M, F)` or `(M, C, H, W)`.
 
     >>> ranges([Column("age", "numeric", low=17, high=90)], np.array([[20.0], [31.0]])).whole.tolist()
     [True]
     """
-    numeric = np.array([column.kind == "numeric" for column in columns], dtype=bool)
+    numeric = np.array([column.kind in ("numeric", "image") for column in columns], dtype=bool)
     low = np.array([-np.inf if column.low is None else column.low for column in columns], dtype=np.float64)
     high = np.array([np.inf if column.high is None else column.high for column in columns], dtype=np.float64)
     seen = np.where(np.isfinite(inputs), inputs, 0)
+    if modality(columns) == "image":  # one declaration for all pixels
+        shape = inputs.shape[1:]
+        numeric, low, high = (np.broadcast_to(one.reshape(1, 1, 1), shape) for one in (numeric, low, high))
+        return Ranges(numeric, low, high, np.broadcast_to((seen == np.round(seen)).all(), shape))
     return Ranges(numeric, low, high, numeric & (seen == np.round(seen)).all(axis=0))
 
 
 def box(inputs: Array, known: Ranges, radius: float) -> tuple[Array, Array]:
-    """Lowest and highest point `(M, F)` within `radius` of each row, as a share of each column's plausible range.
+    """Lowest and highest point `(M, ...)` within `radius` of each row, as a share of each column's plausible range.
 
     A row outside the plausible range may move back, never further out; a whole-number column moves by whole numbers;
     categorical, missing and unranged columns do not move.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from assay.probes.robustness._attack import Box, follow_gradient, try_at_random
 from assay.probes.robustness._columns import box, ranges
 from assay.registry import Sizes, probe
 from assay.stats import Draws, Estimate
-from assay.values import Array, Better, Groups, Measurement
+from assay.values import Array, Better, Column, Groups, Measurement, modality
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
@@ -24,9 +25,41 @@ NUM_STARTS = 6
 RADIUS = 0.05
 
 
+@dataclass(frozen=True)
+class Search:
+    """How far and how long is searched. A picture costs a hundred times what a table row costs, and has long ways."""
+
+    num_rows: int
+    num_steps: int
+    num_starts: int
+
+    @property
+    def per_row(self) -> int:
+        """Model rows of either attack at most: a gradient and an answer for each step."""
+        return 2 * self.num_steps * self.num_starts
+
+
+SEARCHES = {"table": Search(NUM_ROWS, NUM_STEPS, NUM_STARTS), "image": Search(200, 20, 2)}
+
+
+def radius_of(columns: Sequence[Column]) -> tuple[float, str]:
+    """The radius as a share of the plausible range, and in words.
+
+    Pictures: 8 of 255 levels in colour (Croce and Hein 2020, table 2: CIFAR-10), 0.1 of the range in grey, about a
+    third of what MNIST models are trained against (Madry et al. 2018, section 5).
+
+    >>> radius_of([Column("image", "image", low=0, high=255, shape=(3, 32, 32))])
+    (0.03137254901960784, '8/255 of the range')
+    """
+    if modality(columns) == "table":
+        return RADIUS, f"{RADIUS} of each plausible range"
+    return (0.1, "0.1 of the range") if columns[0].shape[0] == 1 else (8 / 255, "8/255 of the range")
+
+
 def most_rows(sizes: Sizes) -> dict[str, int]:
     """At most: one look at the sample, then two rows a step and start for each attack; broken rows cost less."""
-    return {"gradient_attack": min(NUM_ROWS, sizes.num_test) * (2 + 4 * NUM_STEPS * NUM_STARTS)}
+    search = SEARCHES[sizes.modality]
+    return {"gradient_attack": min(search.num_rows, sizes.num_test) * (2 + 2 * search.per_row)}
 
 
 @dataclass(frozen=True)
@@ -40,29 +73,30 @@ class Attacked:
     zero_gradient: Array
 
 
-@probe("robustness", cost=most_rows)
+@probe("robustness", cost=most_rows, modalities=("table", "image"))
 def gradient_attack(gradient: Query, draws: Draws) -> list[Measurement]:
     """Share of examples answered correctly at every point the attacks could find within a radius.
 
-    Definition: robust_accuracy = mean[no attack found x' with |x'_f - x_f| <= radius * (high_f - low_f) for numeric f,
-    inside the plausible range (norm: L-infinity), that is not answered correctly]. The attack takes signed gradient
-    steps with momentum and a step that halves when the loss stops rising: 6 starts (the row, five random points) of
-    10 steps. Whole-number columns are rounded before an answer counts. random search: the same number of model rows
+    Definition: robust_accuracy = mean[no attack found x' with |x'_f - x_f| <= radius * (high_f - low_f) for numeric f
+    (every pixel f), inside the plausible range (norm: L-infinity), that is not answered correctly]. Radius 0.05 for
+    tables, 0.1 for grey pictures, 8/255 for colour. The attack takes signed gradient steps with momentum and a step
+    that halves when the loss stops rising: tables 6 starts (the row, five random points) of 10 steps, pictures 2 of 20.
+    Whole-number columns and pixels are rounded before an answer counts. random search: the same number of model rows
     spent on random points of the same box.
-    Shapes: at most 500 keyed test rows; categorical columns do not move.
+    Shapes: at most 500 keyed test rows, 200 pictures; categorical columns do not move.
     Direction: robust_accuracy higher is better. Fails its own trial, and is then undefined, when random search breaks
     rows that gradients do not (one-sided exact test of the discordant rows at 5 %), or most gradients are 0.
     Limits: an upper bound on true robustness, never a certificate; the loss is that of the model, so a decision rule of
-    another kind is attacked less well; says nothing of categorical edits.
+    another kind is attacked less well; says nothing of categorical edits. Texts have no small steps: see input_noise.
     Source: Croce and Hein 2020 (APGD, section 4); Carlini et al. 2019, section 3 (an attack must beat random search).
 
     >>> most_rows(Sizes(num_test=100, num_train=0, num_units=2, num_outputs=2))
     {'gradient_attack': 24200}
     """
-    rows = gradient.rows(NUM_ROWS)
+    rows = gradient.rows(SEARCHES[modality(gradient.columns)].num_rows)
     inputs = gradient.inputs[rows]
     known = ranges(gradient.columns, gradient.inputs)
-    low, high = box(inputs, known, RADIUS)
+    low, high = box(inputs, known, radius_of(gradient.columns)[0])
     if not (high > low).any():
         reason = "no numeric column has a plausible range to move in"
         return [_robust(Estimate(None, None, None, "none", None, reason), "", len(rows), 0)]
@@ -82,27 +116,29 @@ def attack(gradient: Query, rows: Array, around: Box) -> Attacked:
         losses, found = gradient.losses_and_gradients(points, labels[positions])
         return losses, found
 
+    search = SEARCHES[modality(gradient.columns)]
     answers = gradient.predictions(inputs, groups)
     right = (answers == labels) & (answers >= 0)
     first = np.flatnonzero(right)
     movable = (around.high > around.low)[first]
-    _, found = slopes(inputs[first], first) if len(first) else (first, np.zeros((0, inputs.shape[1])))
+    _, found = slopes(inputs[first], first) if len(first) else (first, np.zeros((0, *inputs.shape[1:])))
     zero = np.zeros(len(rows), dtype=bool)
-    zero[first] = ~(movable & (found != 0)).any(axis=1)
+    zero[first] = ~(movable & (found != 0)).any(axis=tuple(range(1, inputs.ndim)))
     masks = [np.zeros(len(rows), dtype=bool) for _ in range(2)]
     rng = gradient.rng("gradient attack")
-    shares = rng.random((NUM_STARTS - 1, *inputs.shape))
+    shares = rng.random((search.num_starts - 1, *inputs.shape))
     left = first
-    for start in range(NUM_STARTS):
+    for start in range(search.num_starts):
         points = (
             inputs.astype(np.float64) if start == 0 else around.low + shares[start - 1] * (around.high - around.low)
         )
-        masks[0][follow_gradient(points[left], around, left, num_steps=NUM_STEPS, slopes=slopes, wrong=wrong)] = True
+        broken = follow_gradient(points[left], around, left, num_steps=search.num_steps, slopes=slopes, wrong=wrong)
+        masks[0][broken] = True
         left = first[~masks[0][first]]
         if not len(left):
             break
-    num_tries = 2 * NUM_STEPS * NUM_STARTS  # equal budget: the gradient attack pays two rows a step
-    masks[1][try_at_random(around, first, num_tries=num_tries, rng=rng, wrong=wrong)] = True
+    # Equal budget: the gradient attack pays two rows a step.
+    masks[1][try_at_random(around, first, num_tries=search.per_row, rng=rng, wrong=wrong)] = True
     return Attacked(right, answers < 0, masks[0], masks[1], zero)
 
 
@@ -124,13 +160,14 @@ def _report(attacked: Attacked, gradient: Query, rows: Array, draws: Draws) -> l
     mine, everyone = draws.of(rows), np.ones(len(rows), dtype=bool)
     kept = attacked.right & ~attacked.by_gradient & ~attacked.at_random
     void = why_void(attacked)
-    robust = _exact(kept, everyone, mine)
+    columns = gradient.columns
+    robust = _exact(kept, everyone, mine, columns)
     if void:
         robust = Estimate(None, None, None, robust.method, None, void, draws.level)
     num_errored = int(attacked.errored.sum())
     found = [
         _robust(robust, "", len(rows), num_errored),
-        _robust(_exact(attacked.right, everyone, mine), "radius=0", len(rows), num_errored),
+        _robust(_exact(attacked.right, everyone, mine, columns), "radius=0", len(rows), num_errored),
     ]
     lucky = attacked.at_random & ~attacked.by_gradient
     of_right: tuple[tuple[str, str, Array, Better], ...] = (
@@ -140,26 +177,29 @@ def _report(attacked: Attacked, gradient: Query, rows: Array, draws: Draws) -> l
         ("zero_gradient_rate", "", attacked.zero_gradient, "neither"),
     )
     for metric, slice, hits, better in of_right:
-        share = _exact(hits, attacked.right, mine)
+        share = _exact(hits, attacked.right, mine, columns)
         num = int(attacked.right.sum())
         found.append(stats.measured(share, metric, unit="fraction", better=better, slice=slice, attempted=num))
-    return found if void else found + _by_group(kept, attacked.errored, gradient.groups.take(rows), mine)
+    return found if void else found + _by_group(kept, attacked.errored, gradient.groups.take(rows), mine, columns)
 
 
-def _by_group(kept: Array, errored: Array, groups: Groups, draws: Draws) -> list[Measurement]:
+def _by_group(
+    kept: Array, errored: Array, groups: Groups, draws: Draws, columns: Sequence[Column]
+) -> list[Measurement]:
     found = []
     for index, column in enumerate(groups.columns):
         for code, name in enumerate(column.categories):
             member = groups.codes[:, index] == code
-            share = _exact(kept & member, member, draws)
+            share = _exact(kept & member, member, draws, columns)
             found.append(_robust(share, f"{column.name}={name}", int(member.sum()), int((errored & member).sum())))
     return found
 
 
-def _exact(hits: Array, among: Array, draws: Draws) -> Estimate:
+def _exact(hits: Array, among: Array, draws: Draws, columns: Sequence[Column]) -> Estimate:
     """Clopper-Pearson bounds, and replicates from the shared draws so that effects are paired."""
     exact = stats.exact_rate(int((hits & among).sum()), int(among.sum()), level=draws.level)
-    how = f"norm L-infinity, radius {RADIUS} of each plausible range, {NUM_STARTS} starts x {NUM_STEPS} steps"
+    search = SEARCHES[modality(columns)]
+    how = f"norm L-infinity, radius {radius_of(columns)[1]}, {search.num_starts} starts x {search.num_steps} steps"
     exact = replace(exact, method=f"{exact.method}; {how}")
     if exact.value is None:
         return exact

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,48 +10,95 @@ import numpy as np
 
 from assay import stats
 from assay.probes.robustness._columns import ranges
-from assay.registry import probe
+from assay.registry import Sizes, probe
 from assay.stats import Draws
-from assay.values import Array, Column, Measurement, Task
+from assay.units import pixels, typos
+from assay.values import Array, Column, Measurement, Task, modality
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
 
 LEVELS = (0.1, 0.3)
 SWAP_RATE = 0.02
+MOST = 1000  # rows of pictures and texts, which cost a hundred times what table rows cost
+IMAGE_CHANGES = {"brightness": 0.2, "contrast": 0.5, "blur": 1.0, "occlusion": 0.3}
+TEXT_CHANGES = {"dropped": 0.1, "homoglyph": 0.1}
+NUM_COPIES = {"table": 2, "image": 2 + len(IMAGE_CHANGES), "text": 2 + len(TEXT_CHANGES)}
 
 
-@probe("robustness", tasks=("classification", "regression"), cost=lambda sizes: {"input_noise": 2 * sizes.num_test})
+def perturbed_rows(sizes: Sizes) -> dict[str, int]:
+    """Every copy of every row."""
+    num = sizes.num_test if sizes.modality == "table" else min(MOST, sizes.num_test)
+    return {"input_noise": NUM_COPIES[sizes.modality] * num}
+
+
+@probe("robustness", tasks=("classification", "regression"), cost=perturbed_rows)
 def input_noise(query: Query, predictions: Array, labels: Array, task: Task, draws: Draws) -> list[Measurement]:
-    """How often the answer changes, and how much is lost, when inputs carry measurement noise.
+    """How often the answer changes, and how much is lost, when inputs are a little wrong, as they come in practice.
 
-    Definition: x'_f = clip(x_f + s * sd_f * z, plausible range) with z ~ N(0, 1) for numeric columns (whole numbers
-    rounded), and with chance 0.02 a category is replaced by that of a random row; s is 0.1 and 0.3.
-    flip_rate = mean[answer(x') != answer(x)]; accuracy_drop = accuracy(x) - accuracy(x'). Regression:
-    mean_change = mean |answer(x') - answer(x)|, in target units, and the rise of the mean absolute error.
-    Shapes: predictions and labels (N,), one noisy copy of each row at each s; 2 N model rows.
+    Definition: tables: x'_f = clip(x_f + s sd_f z, plausible range), z ~ N(0, 1), for numeric columns (whole numbers
+    rounded), and with chance 0.02 a category is that of a random row; s is 0.1 and 0.3. Pictures: noise of s times the
+    range on every pixel; brightness + 0.2 of the range; contrast x 0.5; Gaussian blur of 1 pixel; a rectangle of 0.3 of
+    each side covered. Texts: a share s of the words of four letters or more mistyped (in Chinese s/2 of the characters
+    dropped or swapped); 0.1 of the words left out; 0.1 of those that can with a letter that looks the same.
+    flip_rate = mean[answer(x') != answer(x)]; accuracy_drop = accuracy(x) - accuracy(x'). Regression: mean_change =
+    mean |answer(x') - answer(x)|, in target units, and the rise of the mean absolute error.
+    Shapes: predictions and labels (N,), one copy of each row for each change; of pictures and texts at most 1,000 keyed
+    rows. Slices `noise=<s>` and the name of the change.
     Direction: lower is better. An example that errors, clean or noisy, counts as flipped and as not correct.
     Limits: independent noise of one scale is not the worst case (see gradient_attack) and not a real shift; one copy
-    a row, so the interval covers the rows and the noise together; a constant system never flips.
-    Source: Hendrycks and Dietterich 2019, section 4 (corruption error), with table columns in place of pixels.
+    a row, so the interval covers the rows and the noise together; a constant system never flips. A text whose label
+    lay in a word that was left out has another right answer.
+    Source: Hendrycks and Dietterich 2019, section 4 (corruption error); kinds of change as in `assay.units.pixels` and
+    `assay.units.typos`.
 
     >>> rows = np.array([[20.0, 0.0], [31.0, 2.0]], dtype=np.float32)
     >>> told = [Column("age", "numeric", low=17, high=90), Column("job", "categorical", ("a", "b", "c"))]
     >>> noisy(rows, told, 0.0, swap_rate=0.0, rng=np.random.default_rng(0)).tolist() == rows.tolist()
     True
     """
+    kind = modality(query.columns)
+    rows = np.arange(len(labels)) if kind == "table" else query.rows(MOST)
+    sample = draws if kind == "table" else draws.of(rows)
+    inputs, groups = query.inputs[rows], query.groups.take(rows)
+    measure = _changes if task.name == "regression" else _flips
     found: list[Measurement] = []
-    for level in LEVELS:
-        # One stream a level: every system on this data meets the same noisy rows, so effects are paired.
-        rng = query.rng(f"input noise {level}")
-        shaken = noisy(query.inputs, query.columns, level, swap_rate=SWAP_RATE, rng=rng)
-        answers = query.predictions(shaken, query.groups)
-        where = f"noise={level}"
-        if task.name == "regression":
-            found += _changes(predictions, answers, labels, draws, where)
-        else:
-            found += _flips(predictions, answers, labels, draws, where)
+    for where, shaken in changed(inputs, query):
+        answers = query.predictions(shaken, groups)
+        found += measure(predictions[rows], answers, labels[rows], sample, where)
     return found
+
+
+def changed(inputs: Array, query: Query) -> Iterator[tuple[str, Array]]:
+    """Each change of the rows, by its slice.
+
+    One stream of random numbers a change: every system on this data meets the same rows, so effects are paired.
+    """
+    column, kind = query.columns[0], modality(query.columns)
+    for level in LEVELS:
+        rng = query.rng(f"input noise {level}")
+        if kind == "table":
+            shaken = noisy(inputs, query.columns, level, swap_rate=SWAP_RATE, rng=rng)
+        elif kind == "image":
+            shaken = pixels.noisy(inputs, level, _range(column), rng)
+        else:
+            shaken = typos.mistyped(inputs, level, language=column.language, rng=rng)
+        yield f"noise={level}", shaken
+    if kind == "image":
+        known, rng = _range(column), query.rng("occlusion")
+        yield f"brightness={IMAGE_CHANGES['brightness']}", pixels.brighter(inputs, IMAGE_CHANGES["brightness"], known)
+        yield f"contrast={IMAGE_CHANGES['contrast']}", pixels.flatter(inputs, IMAGE_CHANGES["contrast"], known)
+        yield f"blur={IMAGE_CHANGES['blur']}", pixels.blurred(inputs, IMAGE_CHANGES["blur"], known)
+        yield f"occlusion={IMAGE_CHANGES['occlusion']}", pixels.occluded(inputs, IMAGE_CHANGES["occlusion"], known, rng)
+    if kind == "text":
+        share, rng = TEXT_CHANGES["dropped"], query.rng("dropped")
+        yield f"dropped={share}", typos.shortened(inputs, share, language=column.language, rng=rng)
+        share, rng = TEXT_CHANGES["homoglyph"], query.rng("homoglyph")
+        yield f"homoglyph={share}", typos.look_alike(inputs, share, language=column.language, rng=rng)
+
+
+def _range(column: Column) -> pixels.Range:
+    return (0.0 if column.low is None else column.low, 255.0 if column.high is None else column.high)
 
 
 def noisy(

@@ -10,6 +10,7 @@ import numpy as np
 from assay.estimation.intervals import critical_value, wilson
 from assay.probes.utility._classes import share
 from assay.probes.utility._conditions import Conditions, conditions_of, hypergeometric_tail
+from assay.probes.utility._derived import readable
 from assay.registry import probe
 from assay.stats import Draws, Estimate, difference, measured
 from assay.values import Array, Column, Groups, Measurement
@@ -25,16 +26,17 @@ def worst_slice(
 ) -> list[Measurement]:
     """Accuracy of the rest less accuracy of a slice, for the slices of one or two conditions that fail most.
 
-    Definition: conditions are "column=category" and, for numbers, quarters of the rows. For every condition and every
+    Definition: conditions are "column=category" and, for numbers, quarters of the rows; the columns of pictures are
+        brightness and contrast, of texts the number of words, beside the group columns. For every condition and every
         pair on different columns with at least 50 rows inside and outside: p = exact one-sided hypergeometric
         probability of that many errors. Slices kept by Benjamini-Yekutieli at 1 - level are found; up to 5 are shown,
         most certain first, without those that have over half their rows in one shown. worst_slice_deficit is of the
         searched slice with the highest lower limit.
-    Shapes: inputs (N, F), labels (N,), predictions (N,), groups codes (N, G).
+    Shapes: inputs (N, ...), labels (N,), predictions (N,), groups codes (N, G).
     Direction: deficit lower is better, unit share, -1 to 1; num_slices_found lower, unit slices.
     Limits: finds where errors gather, not why; a slice may overlap the cause only in part. Slices under 50 rows, three
-        conditions and odd ranges of a number are not searched, and only the 400 most frequent conditions are. Limits of
-        a deficit hold for all searched slices at once (Bonferroni), so they are wide.
+        conditions, odd ranges of a number and what a picture shows are not searched, and only the 400 most frequent
+        conditions are. Limits of a deficit hold for all searched slices at once (Bonferroni), so they are wide.
     Source: Benjamini & Yekutieli (2001), theorem 1.3; Fisher (1934), exact test; Chung et al. (2019), Slice Finder.
 
     >>> import numpy as np
@@ -49,10 +51,11 @@ def worst_slice(
     """
     failed = predictions < 0
     wrong = (predictions != labels) | failed
-    named = {column.name for column in columns}
+    table, read = readable(inputs, columns)
+    named = {column.name for column in read}
     extra = [index for index, column in enumerate(groups.columns) if column.name not in named]
-    table = np.concatenate([inputs, groups.codes[:, extra]], axis=1).astype(np.float64)
-    conditions = conditions_of(table, [*columns, *(groups.columns[index] for index in extra)], MIN_NUM)
+    table = np.concatenate([table, groups.codes[:, extra]], axis=1).astype(np.float64)
+    conditions = conditions_of(table, [*read, *(groups.columns[index] for index in extra)], MIN_NUM)
     search = _search(conditions, wrong)
     kept = np.flatnonzero(benjamini_yekutieli(search.p, 1 - draws.level))
     shown = _distinct(conditions, search, kept)
