@@ -1,4 +1,4 @@
-"""The command line: nine verbs. Nothing heavy is imported until a verb runs."""
+"""The command line: ten verbs. Nothing heavy is imported until a verb runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from assay.commands.data_verb import data_app
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -21,10 +23,11 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_app, name="data")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
-DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or the name of a built-in set: adult.")]
+DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or a name of `assay data list`.")]
 Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
 GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
 PolicyName = Annotated[str, typer.Option("--policy", help="default, strict, or a TOML file.")]
@@ -34,7 +37,7 @@ Probes = Annotated[str, typer.Option("--probes", help="Comma-separated; all that
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A CSV or Parquet file, or a built-in set: adult.")] = "adult",
+    data: Annotated[str, typer.Argument(help="A CSV or Parquet file, or a name of `assay data list`.")] = "adult",
     label: Label = "",
     groups: GroupNames = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the system.")] = Path("system"),

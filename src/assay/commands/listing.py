@@ -6,7 +6,7 @@ import inspect
 
 from assay import registry
 from assay.commands.console import Console
-from assay.commands.sources import BUILT_IN
+from assay.commands.data import catalogue_rows
 from assay.errors import Problem, UsageError
 from assay.policy import load_policy, shipped_policies
 
@@ -30,7 +30,7 @@ def _rows(kind: str) -> list[dict[str, str]]:
         found = {name: load_policy(name) for name in shipped_policies()}
         return [{"name": name, "rules": str(len(one.rules)), "about": one.about} for name, one in found.items()]
     if kind == "data":
-        return [{"name": name, "about": about} for name, about in BUILT_IN.items()]
+        return catalogue_rows()
     registry.load()
     if kind == "probes":
         chosen = sorted(registry.PROBES.values(), key=lambda one: (one.family, one.name))

@@ -7,19 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assay.data.sources.catalogue import CATALOGUE, is_named, open_named
 from assay.digests import canonical
 from assay.errors import DataError, ModelError, Problem, UsageError
 from assay.storage import read_regular, write_atomic
 from assay.story import system_of
 from assay.values import Data, System
 
-DataSpec = tuple[str, str, str]  # name or file, label, groups (comma-separated)
+DataSpec = tuple[str, ...]  # name or file, label, groups (comma-separated), and of texts their column
 DATA_FILE = "data.json"
-BUILT_IN = {
-    "adult": "48,842 people of the 1994 US census; is income above 50,000 dollars? groups: sex, race (CC BY 4.0)",
-    "diabetes": "442 patients; disease progression after a year (numeric); group: sex; needs the sklearn extra",
-    "wine": "178 wines of three growers; no groups; needs the sklearn extra",
-}
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -34,26 +30,22 @@ def names(text: str) -> tuple[str, ...]:
 def open_data(spec: DataSpec) -> tuple[Data, Mapping[str, Any]]:
     """The data, and what it takes to open the same data again. Raises DataError or UsageError."""
     name, label, groups = spec
-    if name in BUILT_IN:
+    if is_named(name) and not Path(name).is_file():
         if label or groups:
             raise UsageError(Problem(f"{name} has its own label and groups", "--label and --groups only with a file"))
-        return _built_in(name), {"built_in": name}
+        return open_named(name), {"built_in": name}
     if not name:
-        raise UsageError(Problem("no data is given", f"--data FILE, or one of {', '.join(BUILT_IN)}"))
+        raise UsageError(Problem("no data is given", f"--data FILE, or one of {', '.join(CATALOGUE)}"))
     if not label:
+        if not Path(name).suffix:
+            raise UsageError(
+                Problem(f"{name!r} is no file, and no data set of this name is known", ", ".join(CATALOGUE))
+            )
         raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
     from assay.data import read_table
 
     data = read_table(name, label=label, groups=names(groups))
     return data, {"file": str(Path(name).resolve()), "label": label, "groups": list(names(groups))}
-
-
-def _built_in(name: str) -> Data:
-    from assay import data
-
-    if name == "adult":
-        return data.load_adult()
-    return data.load_diabetes() if name == "diabetes" else data.load_wine()
 
 
 def save(system: System, spec: Mapping[str, Any], folder: Path) -> None:

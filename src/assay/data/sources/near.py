@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from assay.data import splits as split_rows
+from assay.data.quality.near_text import RUN, SIMILAR, level, shingles
 from assay.values import Array
 
 SKETCH = 64  # smallest distinct hashes kept of a text
@@ -17,37 +16,32 @@ CHUNK = 1 << 21  # code points hashed at a time: bounds the memory
 NEIGHBOURS = 8  # earlier candidates that each hash gives
 PAIRS = 1 << 14  # compared at a time: bounds the memory
 NONE = np.uint64(2**64 - 1)
-_NO_WORD = re.compile(r"[\W_]+")
+MARGIN = 0.2  # four standard errors of the estimate: below it nothing is compared in full
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
-def normal(text: str) -> str:
-    """What counts when texts are compared: letters and digits, no case, no accents of width, single spaces.
-
-    >>> normal("Ａn  example!")
-    'an example'
-    """
-    return _NO_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def near_duplicates(texts: Sequence[str], *, width: int, at_least: float = 0.8) -> Array:
+def near_duplicates(texts: Sequence[str], *, language: str) -> Array:
     """A cluster number for each text `(N,)`: texts in one cluster are linked by near-duplicates.
 
-    Two texts are near-duplicates when the estimated Jaccard similarity of their sets of `width` successive characters
-    (letters, digits, spaces; no case) is `at_least`. Estimate: the share of the 64 smallest hashes of both that are in
-    each (standard error up to 0.05 at 0.8). Limits: only texts that share one of their 4 smallest hashes are compared,
-    with at most 8 earlier ones each.
-    Source: Broder 1997, On the resemblance and containment of documents, section 4.
+    Near-duplicates are what `assay.data.quality` calls near copies: the Jaccard similarity of their sets of letter
+    runs is 0.8 or more, exactly. Candidates: texts that share one of their 4 smallest hashes, and whose similarity by
+    their 64 smallest is 0.6 or more (its standard error at 0.8 is 0.05). Limits: of the texts that share a hash, each
+    is compared with the first 8 only. Source: Broder 1997, On the resemblance and containment of documents, section 4.
 
-    >>> near_duplicates(["a good phone, really", "A good phone - really!", "a bad film"], width=3).tolist()
+    >>> near_duplicates(["A good phone, really.", "a good phone - really!", "a bad film"], language="en").tolist()
     [0, 0, 2]
     """
-    sketches = _sketches(texts, width)
+    run = RUN.get(language, 5)
+    plain = [level(text) for text in texts]
+    sketches = _sketches(plain, run)
     pairs = _candidates(sketches)
     parent = np.arange(len(texts)).tolist()
-    for later, earlier in pairs[_resemblance(sketches, pairs) >= at_least].tolist():
+    for later, earlier in pairs[_resemblance(sketches, pairs) >= SIMILAR - MARGIN].tolist():
         a, b = _root(parent, later), _root(parent, earlier)
-        parent[max(a, b)] = min(a, b)
+        if a != b:
+            one, other = shingles(plain[later], run), shingles(plain[earlier], run)
+            if len(one & other) >= SIMILAR * len(one | other):
+                parent[max(a, b)] = min(a, b)
     return np.array([_root(parent, i) for i in range(len(texts))], dtype=np.int64)
 
 
@@ -89,7 +83,7 @@ def _sketches(texts: Sequence[str], width: int) -> Array:
     """The smallest distinct hashes of each text, in order: uint64 `(N, 64)`, the rest filled with `NONE`."""
     found = np.full((len(texts), SKETCH), NONE)
     done = 0
-    for chunk in _chunks([normal(text) for text in texts]):
+    for chunk in _chunks(texts):
         lengths = np.array([max(1, len(text)) for text in chunk])
         # Every text is followed by zeros, so that it has a window at each letter and none reaches the next text.
         padded = [np.frombuffer((text or "\0").encode("utf-32-le", "surrogatepass"), dtype="<u4") for text in chunk]
@@ -114,7 +108,7 @@ def _sketches(texts: Sequence[str], width: int) -> Array:
     return found
 
 
-def _chunks(texts: list[str]) -> Iterator[list[str]]:
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
     chunk: list[str] = []
     size = 0
     for text in texts:

@@ -13,7 +13,6 @@ from assay.data.sources.near import assign_clusters, joined, keep_published, nea
 from assay.values import Array, Column, Data
 from assay.values import texts as text_array
 
-WIDTH = {"en": 5, "zh": 3}  # characters that make one piece when texts are compared
 TEST = 0.2  # share of rows, where no split is published
 
 
@@ -50,7 +49,7 @@ def text_data(
     dropped = {**texts.dropped, **repeats}
     labels = texts.labels[kept]
     some = [texts.texts[row] for row in kept]
-    clusters = near_duplicates(some, width=WIDTH[texts.language])
+    clusters = near_duplicates(some, language=texts.language)
     num_near = len(clusters) - len(np.unique(clusters))
     if texts.keys is not None:
         clusters = joined(clusters, [texts.keys[row] for row in kept])
@@ -65,7 +64,7 @@ def text_data(
         **source,
         "num_source_rows": len(texts.texts) + sum(texts.dropped.values()),
         "dropped": dropped,
-        "near_duplicates": {"rows": num_near, "rule": "Jaccard of character pieces ≥ 0.8; never in two splits"},
+        "near_duplicates": {"rows": num_near, "rule": "Jaccard of letter runs ≥ 0.8; never in two splits"},
         "splits": split if texts.published is not None else {**split, "test": TEST},
     }
     codes = None if texts.codes is None else texts.codes[kept]
