@@ -38,7 +38,9 @@ def test_same_seed_same_model_and_the_digest_covers_all_that_matters(small_data:
     loud = replace(recipe(small_data), progress=lambda what, done, total: told.append(what))
     assert loud.digest == made.digest, "who listens is not part of how it is trained"
     loud.fit(split, small_data, 3)
-    assert told == ["training", "training"]
+    assert told[0] == "training: 114 parameters, 626 B, 208 FLOP an example"  # 11 x 8 and 8 x 2 weights
+    assert [what.split()[1] for what in told[1:]] == ["loss", "loss"], "one line an epoch"
+    assert "examples/s" in told[-1]
 
 
 def test_it_is_frozen_and_leaves_its_inputs_alone(small_data: Data) -> None:

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ModelError, Problem
-from assay.meter import Energy, measure_energy
+from assay.errors import Problem, UsageError
+from assay.meter import measure_energy
 from assay.models import tensors
+from assay.models.adapters.module import digest_state
+from assay.train.augment import augment, check_augment
+from assay.train.checkpoints import Checkpoints, Saver, total_energy
+from assay.train.costs import costs_in_words, describe_costs
 from assay.train.objectives import Loss, check_split, row_weights, task_loss
+from assay.train.progress import Live
 from assay.train.schedules import learning_rate
 from assay.train.settings import TrainSettings
+from assay.train.state import State
 from assay.train.updates import Average, clip_gradients, make_optimizer
-from assay.train.watching import Watch, metric_of
+from assay.train.watching import METRICS, Watch
 from assay.train.workers import Alone, Workers
-from assay.values import Column, Progress, Split, Task, plain, quiet
+from assay.values import Column, Progress, Split, Task, digest_of, plain, quiet
 
 __all__ = ["Hooks", "Loss", "TrainSettings", "check_split", "fit", "learning_rate", "task_loss", "threads"]
 
+COST_ROWS = 16  # whose mean cost is that of one example
+NOISE_SEED = 1 << 32  # keeps the draws of augmentation apart from those of the order
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (module, inputs (n, ...), rows (n,)) -> inputs (n, ...)
 
 
@@ -37,7 +47,23 @@ class Hooks:
     perturb: Perturb | None = None  # changes a batch of inputs before the step (adversarial training)
     after_step: Callable[[nn.Module], None] | None = None  # e.g. put pruned weights back to zero
     columns: tuple[Column, ...] = ()  # of the inputs; augmentation asks for them
+    checkpoints: Checkpoints | None = None  # a killed run goes on from there
     workers: Workers = field(default_factory=Alone)  # the processes that train together
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What stays the same over a run."""
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the module, compiled or not
+    inputs: Tensor  # (N, ...), encoded once
+    weights: Tensor | None  # (N,), mean 1
+    loss: Loss
+    parameters: list[nn.Parameter]
+    settings: TrainSettings
+    hooks: Hooks
+    num_steps: int
 
 
 def fit(
@@ -52,90 +78,141 @@ def fit(
     """Train `module` in place on `split`, and return the facts of the run.
 
     Minimises the mean over rows of `w_i * loss_i`, weights scaled to mean 1. The same seed, data, module and thread
-    count give bit-equal weights. Limits: the training loss in the facts is the mean over the last epoch's batches,
-    each measured before its step. Raises ModelError within the step at which a loss or gradient stops being
-    finite, and for labels or weights that cannot be trained on.
+    count give bit-equal weights, also when the run was killed and taken up again from `hooks.checkpoints`. Limits: the
+    training loss in the facts is the mean over the last epoch's batches, each measured before its step. Raises
+    ModelError within the step at which a loss or gradient stops being finite, and for labels or weights that cannot
+    be trained on.
     """
     settings, hooks = settings or TrainSettings(), hooks or Hooks()
     check_split(split, task)
-    loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
-    inputs, weights = tensors(module, split.inputs), row_weights(split, task, settings.class_weights)
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = make_optimizer(module, settings)
-    average, watch = Average(module, settings.average), Watch(module, hooks.validation, task, settings.patience)
-    num_steps = _num_steps(len(split), settings)
-    step, curve = 0, []
-    with _training(module, settings, seed) as (order, noise), measure_energy() as meter:
-        for epoch in range(settings.epochs):
-            total, seen = 0.0, 0
-            for batch in torch.split(torch.randperm(len(split), generator=order), settings.batch_size):
-                step += 1
-                rows = hooks.workers.rows(batch)
-                ready = _prepare(inputs[rows], rows, module, settings, hooks, noise)
-                with _autocast(settings):
-                    outputs = module(ready)
-                losses = loss(outputs.float(), rows)
-                mean = (losses if weights is None else losses * weights[rows]).mean()
-                for parameter in parameters:
-                    parameter.grad = None
-                mean.backward()  # type: ignore[no-untyped-call]
-                hooks.workers.gradients(parameters, len(rows) / len(batch))
-                norm, number = clip_gradients(parameters, settings.max_grad_norm), mean.item()
-                if not math.isfinite(number + norm):
-                    raise _stopped(number, norm, step)
-                rate = learning_rate(step, num_steps, settings)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
-                if hooks.after_step is not None:
-                    hooks.after_step(module)
-                average.update(step)
-                total, seen = total + number * len(rows), seen + len(rows)
-                if step == num_steps:
-                    break
-            total, seen = hooks.workers.sums([total, seen])
-            with average.in_place() if settings.average else nullcontext():
-                found, figure = watch.look(module)
-            curve.append(
-                {"epoch": epoch + 1, "step": step, "train_loss": total / seen, "validation_loss": found}
-                | {"validation_metric": figure, "seconds": meter.read().seconds, "examples": int(seen)}
-            )
-            hooks.progress("training", step, num_steps)
-            low = settings.stop_at_loss is not None and total / seen <= settings.stop_at_loss
-            if watch.is_over or low or step == num_steps:
-                break
-        average.put()
-        watch.restore(module)
-    examples = sum(point["examples"] for point in curve)
-    facts = {"steps": step, "epochs": len(curve), "train_loss": curve[-1]["train_loss"], "validation_loss": watch.best}
-    facts |= {"curve": curve, "curve_metric": metric_of(task)}
-    return facts | _costs(meter.energy, examples) | {"num_train": len(split)}
-
-
-def _num_steps(num_rows: int, settings: TrainSettings) -> int:
-    steps = settings.epochs * math.ceil(num_rows / settings.batch_size)
-    return min(steps, settings.max_steps) if settings.max_steps else steps
-
-
-def _prepare(
-    batch: Tensor, rows: Tensor, module: nn.Module, settings: TrainSettings, hooks: Hooks, noise: torch.Generator
-) -> Tensor:
-    """The batch as the module meets it: augmented, then perturbed."""
     if settings.augment:
-        from assay.train.augment import augment
+        check_augment(settings.augment, hooks.columns)
+    identity = {} if hooks.checkpoints is None else _identity(module, split, task, settings, hooks)
+    costs = describe_costs(module, hooks.columns, inputs=split.inputs[:COST_ROWS])
+    run = _prepare(module, split, task, settings, hooks)
+    with _training(run, task, seed) as state, measure_energy() as meter:
+        at, live = state.at, Live(hooks.progress, meter, task, run.num_steps)
+        saver = Saver(hooks.checkpoints, identity | {"seed": str(seed)}, meter)
+        saver.resume(state)
+        hooks.progress(f"training: {costs_in_words(costs)}", at.step, run.num_steps)
+        while not at.is_over:
+            for batch in state.batches(len(split), settings.batch_size):
+                stopped = _step(run, state, batch)
+                if stopped:
+                    raise saver.stopped(stopped, at.step)
+                live.step(at, len(batch))
+                saver.after_step(state)
+                if at.step == run.num_steps:
+                    break
+            _end_epoch(run, state, total_energy(meter.read(), at.spent).seconds)
+            live.epoch(at)
+        saver.save(state)
+    used = total_energy(meter.read() if meter.energy is None else meter.energy, at.spent)
+    examples = sum(point["examples"] for point in at.curve)
+    return {
+        "steps": at.step,
+        "epochs": at.epoch,
+        "train_loss": at.curve[-1]["train_loss"],
+        "validation_loss": state.watch.best,
+        "curve": at.curve,
+        "curve_metric": METRICS[task.name == "regression"],
+        "seconds": used.seconds,
+        "cpu_seconds": used.cpu_seconds,
+        "examples": examples,
+        "examples_per_second": examples / used.seconds,
+        "energy": plain(used),
+        "num_train": len(split),
+        **costs,
+        **({"resumed": at.resumed} if hooks.checkpoints is not None else {}),
+        **({"tainted": saver.taint} if saver.taint else {}),
+    }
 
-        batch = augment(settings.augment, batch, noise, columns=hooks.columns)
-    return batch if hooks.perturb is None else hooks.perturb(module, batch, rows)
+
+def _step(run: _Run, state: State, batch: Tensor) -> str:
+    """One step, written out; says what stopped it, or nothing."""
+    settings, hooks, at = run.settings, run.hooks, state.at
+    at.step, at.taken = at.step + 1, at.taken + 1
+    rows = hooks.workers.rows(batch)
+    ready = run.inputs[rows]
+    if settings.augment:
+        ready = augment(settings.augment, ready, state.noise, columns=hooks.columns)
+    if hooks.perturb is not None:
+        ready = hooks.perturb(run.module, ready, rows)
+    with torch.autocast("cpu", torch.bfloat16) if settings.precision == "bfloat16" else nullcontext():
+        outputs = run.forward(ready)
+    losses = run.loss(outputs.float(), rows)
+    mean = (losses if run.weights is None else losses * run.weights[rows]).mean()
+    for parameter in run.parameters:
+        parameter.grad = None
+    mean.backward()  # type: ignore[no-untyped-call]
+    hooks.workers.gradients(run.parameters, len(rows) / len(batch))
+    norm, number = clip_gradients(run.parameters, settings.max_grad_norm), mean.item()
+    if not math.isfinite(number + norm):
+        return f"the gradient became {norm}" if math.isfinite(number) else f"the loss became {number}"
+    rate = learning_rate(at.step, run.num_steps, settings)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.step()
+    if hooks.after_step is not None:
+        hooks.after_step(run.module)
+    state.average.update(at.step)
+    at.total, at.seen = at.total + number * len(rows), at.seen + len(rows)
+    return ""
 
 
-def _autocast(settings: TrainSettings) -> AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16) if settings.precision == "bfloat16" else nullcontext()
+def _end_epoch(run: _Run, state: State, seconds: float) -> None:
+    """One more point of the curve; after the last epoch the weights to keep."""
+    settings, at = run.settings, state.at
+    total, seen = run.hooks.workers.sums([at.total, at.seen])
+    with state.average.in_place() if settings.average else nullcontext():
+        validation_loss, metric = state.watch.look(run.module)
+    loss = total / seen
+    point = {"epoch": at.epoch + 1, "step": at.step, "train_loss": loss, "validation_loss": validation_loss}
+    at.curve.append({**point, "validation_metric": metric, "seconds": seconds, "examples": int(seen)})
+    state.next_epoch()
+    low = settings.stop_at_loss is not None and loss <= settings.stop_at_loss
+    if low or state.watch.is_over or at.step == run.num_steps:
+        state.average.put()
+        state.watch.restore(run.module)
+        at.is_over = True
 
 
-def _stopped(loss: float, norm: float, step: int) -> ModelError:
-    what, number = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
-    advice = "Look for non-finite inputs, or lower the learning rate; the weights of this run are not usable"
-    return ModelError(Problem(f"the {what} became {number} at step {step}", next=advice))
+def _prepare(module: nn.Module, split: Split, task: Task, settings: TrainSettings, hooks: Hooks) -> _Run:
+    loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
+    num_steps = settings.epochs * math.ceil(len(split) / settings.batch_size)
+    return _Run(
+        module,
+        _compiled(module) if settings.compile else module,
+        tensors(module, split.inputs),
+        row_weights(split, task, settings.class_weights),
+        loss,
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        settings,
+        hooks,
+        min(num_steps, settings.max_steps) if settings.max_steps else num_steps,
+    )
+
+
+def _compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if not any(name and shutil.which(name) for name in compilers):
+        what = "compile is on, and there is no C++ compiler"
+        raise UsageError(Problem(what, "g++ or clang++ on the path, or CXX", "Install one, or train without compile"))
+    compiled: Callable[[Tensor], Tensor] = torch.compile(module)
+    return compiled
+
+
+def _identity(module: nn.Module, split: Split, task: Task, settings: TrainSettings, hooks: Hooks) -> dict[str, str]:
+    """What a checkpoint must have been made with to be this run's: names, and a digest of each."""
+    calls = [None if call is None else call.__qualname__ for call in (hooks.loss, hooks.perturb, hooks.after_step)]
+    return {
+        "training data": split.digest,
+        "validation data": "" if hooks.validation is None else hooks.validation.digest,
+        "task": task.digest,
+        "settings": digest_of(settings),
+        "model": digest_state(module, None, "")[0],
+        "hooks": digest_of(calls),
+    }
 
 
 @contextmanager
@@ -150,21 +227,29 @@ def threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _training(
-    module: nn.Module, settings: TrainSettings, seed: int
-) -> Iterator[tuple[torch.Generator, torch.Generator]]:
-    """Training mode inside, evaluation mode after; order of rows, augmentation and dropout all come from `seed`."""
+def _training(run: _Run, task: Task, seed: int) -> Iterator[State]:
+    """Training mode inside, evaluation mode after; order of rows, augmentation and dropout all come from `seed`.
+
+    Images are trained in the memory layout that convolutions are fastest in (channels last), and left in the usual one,
+    so that a module answers with the same bits as the one that is loaded from its file.
+    """
+    module, settings, hooks = run.module, run.settings, run.hooks
+    is_image = run.inputs.ndim == 4
     module.train()
+    if is_image:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         with torch.random.fork_rng(devices=[]), threads(settings.num_threads):
             torch.manual_seed(seed)  # dropout draws from the global generator
-            yield torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
+            yield State(
+                module,
+                make_optimizer(module, settings),
+                Average(module, settings.average),
+                Watch(module, hooks.validation, task, settings.patience),
+                torch.Generator().manual_seed(seed),
+                torch.Generator().manual_seed(seed + NOISE_SEED),
+            )
     finally:
+        if is_image:
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         module.eval()
-
-
-def _costs(energy: Energy | None, examples: int) -> dict[str, Any]:
-    if energy is None:  # the meter always leaves one behind; a type checker cannot know
-        return {"examples": examples}
-    seconds = {"seconds": energy.seconds, "cpu_seconds": energy.cpu_seconds}
-    return {**seconds, "examples": examples, "examples_per_second": examples / energy.seconds, "energy": plain(energy)}

@@ -12,6 +12,7 @@ from torch import nn
 
 from assay.models import Architecture, FitsEncoding, build
 from assay.models.adapters.module import ModuleModel, OutputsAre
+from assay.train.checkpoints import Checkpoints
 from assay.train.loop import Hooks, fit
 from assay.train.settings import TrainSettings
 from assay.values import Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
@@ -28,6 +29,8 @@ class TrainRecipe:
     task: Task
     settings: TrainSettings = field(default_factory=TrainSettings)
     progress: Progress = field(default=quiet, compare=False, repr=False)
+    checkpoints: Checkpoints | None = field(default=None, compare=False, repr=False)
+    is_watched: bool = field(default=False, compare=False, repr=False)  # whether the curve shows the validation split
 
     @cached_property
     def digest(self) -> str:
@@ -62,7 +65,11 @@ class TrainRecipe:
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""
         module = self.make_module(split, data, seed)
-        validation = data.splits.get("validation") if self.settings.patience else None
-        hooks = Hooks(progress=self.progress, validation=validation, columns=data.columns)
+        hooks = Hooks(
+            progress=self.progress,
+            validation=data.splits.get("validation") if self.settings.patience or self.is_watched else None,
+            columns=data.columns,
+            checkpoints=self.checkpoints,
+        )
         facts: Mapping[str, Any] = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
         return Fitted(self.wrap(module), facts)

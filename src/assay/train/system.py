@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from assay.errors import Problem, UsageError
 from assay.models import Architecture
 from assay.tasks import Argmax, Classification, Identity, task_of
+from assay.train.checkpoints import Checkpoints
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
 from assay.values import Data, Progress, Recipe, System, quiet
@@ -15,17 +17,27 @@ MIN_STEPS, MIN_EPOCHS, MAX_EPOCHS = 600, 10, 30
 
 
 def train_system(
-    data: Data, *, name: str = "baseline", recipe: Recipe | None = None, seed: int = 0, progress: Progress = quiet
+    data: Data,
+    *,
+    name: str = "baseline",
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+    checkpoints: Checkpoints | None = None,
 ) -> System:
     """Train on `data`'s training split and return the system: model, task, decision rule and how it was made.
 
-    Without a recipe: `default_recipe(data)`. Raises ModelError for labels that cannot be trained on, or divergence.
+    Without a recipe: `default_recipe(data)`. With `checkpoints` a run that was killed goes on where it stood. Raises
+    ModelError for labels that cannot be trained on, divergence, or checkpoints of another run; UsageError for
+    checkpoints of a recipe that has a loop of its own.
     """
     chosen = default_recipe(data) if recipe is None else recipe
+    if checkpoints is not None and not isinstance(chosen, TrainRecipe):
+        raise UsageError(Problem(f"a {type(chosen).__name__} makes no checkpoints", "TrainRecipe", "Leave them out"))
+    task, made = task_of(data), chosen
     if isinstance(chosen, TrainRecipe):
-        chosen = replace(chosen, progress=progress)
-    task = task_of(data)
-    fitted = chosen.fit(data.splits["train"], data, seed)
+        made = replace(chosen, progress=progress, checkpoints=checkpoints, is_watched=True)
+    fitted = made.fit(data.splits["train"], data, seed)
     decision = Argmax() if isinstance(task, Classification) else Identity()
     return System(name, fitted.model, data, task, decision, chosen, (), fitted.facts, seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,7 +29,7 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Op
     return kind(groups, lr=settings.learning_rate, fused=True)
 
 
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """Scale all gradients so that their joint Euclidean norm is at most `max_norm`; the norm before that.
 
     The arithmetic of `torch.nn.utils.clip_grad_norm_`, without the pass over the gradients where nothing is clipped.
@@ -42,7 +42,7 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
     factor = max_norm / (norm + 1e-6)
     if factor.item() < 1.0:  # False for NaN
         torch._foreach_mul_(gradients, factor)
-    return norm.item()
+    return float(norm.item())
 
 
 class Average:

@@ -10,6 +10,8 @@ from assay.models.adapters.module import evaluation, rows_a_batch
 from assay.train.objectives import task_loss
 from assay.values import Split, Task
 
+METRICS = ("accuracy", "root_mean_squared_error")  # the figure beside the validation loss: classification, regression
+
 
 class Watch:
     """Measures a module on the validation split after every epoch; with `patience`, keeps the best weights.
@@ -39,7 +41,7 @@ class Watch:
             return None, None
         losses, figures = [], []
         with evaluation(module), torch.inference_mode():
-            for rows in torch.arange(len(self.inputs)).split(self.size):
+            for rows in torch.split(torch.arange(len(self.inputs)), self.size):
                 outputs = module(self.inputs[rows]).float()
                 losses.append(self.loss(outputs, rows))
                 figures.append(_figures(outputs, self.labels[rows], self.task))
@@ -57,16 +59,6 @@ class Watch:
         """The best epoch's weights, where any were kept."""
         if self.weights:
             module.load_state_dict(self.weights)
-
-
-def metric_of(task: Task) -> str:
-    """Name of the figure beside the validation loss.
-
-    >>> from assay.tasks import Regression
-    >>> metric_of(Regression())
-    'root_mean_squared_error'
-    """
-    return "root_mean_squared_error" if task.name == "regression" else "accuracy"
 
 
 def _figures(outputs: Tensor, labels: Tensor, task: Task) -> Tensor:
