@@ -29,6 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or a name of `assay data list`.")]
 Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
+Text = Annotated[str, typer.Option("--text", help="Column of a data file that holds texts: a model of texts.")]
 GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
 PolicyName = Annotated[str, typer.Option("--policy", help="default, strict, or a TOML file.")]
 Folder = Annotated[Path | None, typer.Option("--cache", help="Where measurements are remembered. [.assay/cache]")]
@@ -37,18 +38,23 @@ Probes = Annotated[str, typer.Option("--probes", help="Comma-separated; all that
 
 @app.command()
 def train(
-    data: Annotated[str, typer.Argument(help="A CSV or Parquet file, or a name of `assay data list`.")] = "adult",
+    data: Annotated[
+        str, typer.Argument(help="CSV, Parquet, pictures in .safetensors, or a name of `assay data list`.")
+    ] = "adult",
     label: Label = "",
     groups: GroupNames = "",
+    text: Text = "",
+    model: Annotated[str, typer.Option("--model", help="Architecture; by the kind of data when not given.")] = "",
+    options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: epochs=3,num_hidden=64.")] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the system.")] = Path("system"),
     seed: int = 0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a classifier or regressor on a table and save the system."""
+    """Train a classifier or regressor on a table, texts or pictures, and save the system."""
     from assay.commands.train import run
 
-    run((data, label, groups), out, seed, _console(json, quiet))
+    run((data, label, groups, text), (model, options), out, seed, _console(json, quiet))
 
 
 @app.command()
@@ -57,6 +63,7 @@ def audit(
     data: DataName = "",
     label: Label = "",
     groups: GroupNames = "",
+    text: Text = "",
     policy: PolicyName = "default",
     out: Annotated[Path, typer.Option("--out", help="Folder for the dossier.")] = Path("dossier"),
     probes: Probes = "",
@@ -71,7 +78,7 @@ def audit(
     from assay.commands.audit import run
 
     console = _console(json, quiet)
-    run(system, (data, label, groups), (policy, probes, plan, out, cache), console)
+    run(system, (data, label, groups, text), (policy, probes, plan, out, cache), console)
 
 
 @app.command()
@@ -96,6 +103,7 @@ def compare(
     data: DataName = "",
     label: Label = "",
     groups: GroupNames = "",
+    text: Text = "",
     policy: PolicyName = "default",
     out: Annotated[Path, typer.Option("--out", help="Folder for the dossier with the matrix.")] = Path("comparison"),
     probes: Probes = "",
@@ -106,7 +114,7 @@ def compare(
     """Apply treatments, audit each, and show what each one costs on every other dimension."""
     from assay.commands.compare import run
 
-    run((system, (data, label, groups)), treatments, (policy, probes, out, cache), _console(json, quiet))
+    run((system, (data, label, groups, text)), treatments, (policy, probes, out, cache), _console(json, quiet))
 
 
 @app.command()

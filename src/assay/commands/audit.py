@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.commands.console import VERDICT_CODES, Console
+from assay.commands.files import require_folder
 from assay.commands.sources import DataSpec, names, open_system
 from assay.report.numbers import bounds, number
 from assay.story import Judged
@@ -18,6 +19,7 @@ def run(target: str, spec: DataSpec, choices: Choices, console: Console) -> None
     from assay.story import audit, file, owner_workspace
 
     policy, probes, plan_only, out, cache = choices
+    require_folder(out, marks=["open", "statement.dsse.json"])
     system, _ = open_system(target, spec)
     chosen = list(names(probes)) or None
     with console.progress() as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.commands.console import VERDICT_CODES, Console
+from assay.commands.files import require_folder
 from assay.commands.sources import DataSpec, names, open_system
 from assay.report.numbers import number
 from assay.story import Comparison
@@ -19,6 +20,7 @@ def run(target: tuple[str, DataSpec], treatments: str, choices: Choices, console
     from assay.story import compare_treatments, owner_workspace
 
     policy, probes, out, cache = choices
+    require_folder(out, marks=[])
     system, _ = open_system(*target)
     chosen = list(names(probes)) or None
     with console.progress() as progress:

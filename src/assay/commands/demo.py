@@ -7,6 +7,7 @@ from pathlib import Path
 
 from assay.commands.compare import facts, file_all, report_all, show
 from assay.commands.console import VERDICT_CODES, Console
+from assay.commands.files import require_folder
 from assay.commands.sources import open_data, save
 
 TREATMENTS = ("reweigh_groups", "group_thresholds", "quantize_int8", "prune_magnitude", "distill", "dp_sgd")
@@ -18,6 +19,7 @@ def run(out: Path, console: Console) -> None:
     from assay.story import compare_treatments, owner_workspace
     from assay.train.system import train_system
 
+    require_folder(out, marks=[])
     started = time.perf_counter()
     data, how = open_data(("adult", "", ""))
     with console.progress() as progress:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assay.commands.files import open_file
 from assay.data.sources.catalogue import CATALOGUE, is_named, open_named
 from assay.digests import canonical
 from assay.errors import DataError, ModelError, Problem, UsageError
@@ -29,23 +30,17 @@ def names(text: str) -> tuple[str, ...]:
 
 def open_data(spec: DataSpec) -> tuple[Data, Mapping[str, Any]]:
     """The data, and what it takes to open the same data again. Raises DataError or UsageError."""
-    name, label, groups = spec
+    name, label, groups, text = (*spec, "")[:4]
     if is_named(name) and not Path(name).is_file():
-        if label or groups:
-            raise UsageError(Problem(f"{name} has its own label and groups", "--label and --groups only with a file"))
+        if label or groups or text:
+            what = f"{name} has its own label and groups"
+            raise UsageError(Problem(what, "--label, --groups and --text only with a file"))
         return open_named(name), {"built_in": name}
     if not name:
         raise UsageError(Problem("no data is given", f"--data FILE, or one of {', '.join(CATALOGUE)}"))
-    if not label:
-        if not Path(name).suffix:
-            raise UsageError(
-                Problem(f"{name!r} is no file, and no data set of this name is known", ", ".join(CATALOGUE))
-            )
-        raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
-    from assay.data import read_table
-
-    data = read_table(name, label=label, groups=names(groups))
-    return data, {"file": str(Path(name).resolve()), "label": label, "groups": list(names(groups))}
+    if not Path(name).suffix and not Path(name).exists():
+        raise UsageError(Problem(f"{name!r} is no file, and no data set of this name is known", ", ".join(CATALOGUE)))
+    return open_file(name, label, names(groups), text)
 
 
 def save(system: System, spec: Mapping[str, Any], folder: Path) -> None:
@@ -112,4 +107,4 @@ def reopen(folder: Path) -> tuple[Data, Mapping[str, Any]]:
     if "function" in spec:
         system, how = _function(spec["function"])
         return system.data, how
-    return open_data((spec["file"], spec["label"], ",".join(spec["groups"])))
+    return open_data((spec["file"], spec["label"], ",".join(spec["groups"]), spec.get("text", "")))

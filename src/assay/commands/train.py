@@ -1,29 +1,83 @@
-"""`assay train`: from a table to a saved system."""
+"""`assay train`: from a table, texts or pictures to a saved system."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from assay.commands.console import Console
+from assay.commands.files import require_folder
+from assay.commands.options import parse_options
 from assay.commands.sources import DataSpec, open_data, save
+from assay.errors import AssayError, ModelError, Problem, UsageError
+from assay.report.numbers import number
+from assay.values import Data
+
+if TYPE_CHECKING:
+    from assay.train.recipe import TrainRecipe
+
+Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
 
 
-def run(spec: DataSpec, out: Path, seed: int, console: Console) -> None:
-    """Train with the default recipe and write the system's folder."""
-    from assay.models import describe
+def run(spec: DataSpec, model: Model, out: Path, seed: int, console: Console) -> None:
+    """Say what will be trained, train it, and write the system's folder."""
+    from assay.models.cost import card
     from assay.observe import one_thread
     from assay.train.system import train_system
 
+    require_folder(out, marks=["system.json"])
+    options = parse_options(model[1])
     one_thread()
     data, how = open_data(spec)
+    recipe = chosen_recipe(data, model[0], options)
+    module = recipe.make_module(data.splits["train"], data, seed)
+    size = card(recipe.wrap(module), data)
+    _say(data, size, recipe, console)
     with console.progress() as progress:
-        system = train_system(data, seed=seed, progress=progress)
+        system = train_system(data, recipe=replace(recipe, progress=progress), seed=seed, progress=progress)
     save(system, how, out)
     facts = {name: value for name, value in system.facts.items() if isinstance(value, (int, float, str))}
-    size = describe(system.model.module) if "gradient" in system.offers else {}  # type: ignore[attr-defined]
     console.say(f"trained {system.name} on {data.name}: {len(data.splits['train']):,} rows, {facts.get('steps')} steps")
-    for name, value in size.items():
-        console.say(f"  {name.replace('_', ' ')}: {value:,}")
     console.say(f"system: {out} (digest {system.digest[:16]})")
     console.say(f"next:   assay audit {out}")
     console.finish({"system": str(out), "digest": system.digest, "facts": facts, "size": size})
+
+
+def chosen_recipe(data: Data, model: str, options: dict[str, Any]) -> TrainRecipe:
+    """The recipe of an architecture by name; options are settings of training where they have such a name.
+
+    Raises UsageError or ModelError, with what is allowed, for an unknown architecture, parameter or value.
+    """
+    from assay.models import BUILDERS
+    from assay.train.settings import TrainSettings
+    from assay.train.system import recipe_for
+
+    if model and model not in BUILDERS:
+        raise UsageError(Problem(f"there is no architecture {model!r}", ", ".join(sorted(BUILDERS))))
+    known = {one.name for one in fields(TrainSettings)}
+    settings = {name: value for name, value in options.items() if name in known}
+    params = {name: value for name, value in options.items() if name not in known}
+    if isinstance(params.get("hidden"), int):
+        params["hidden"] = [params["hidden"]]
+    try:
+        return recipe_for(data, model=model, params=params, settings=settings)
+    except AssayError:
+        raise
+    except (TypeError, ValueError) as error:
+        shown = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ModelError(Problem(f"{model or 'the model'} cannot be trained with {shown}: {error}")) from error
+
+
+def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console) -> None:
+    """What will be trained, and what it costs, before it does."""
+    given = ", ".join(f"{name}={value}" for name, value in recipe.architecture.params.items())
+    console.say(f"model:  {recipe.architecture.name} ({given or 'its defaults'}) for {data.modality}s of {data.name}")
+    flops = size["flops_per_example"]
+    told = "unknown" if flops is None else f"{flops:,.0f}"
+    console.say(f"        {size['num_parameters']:,} parameters, {number(size['num_bytes'], 'bytes')},")
+    console.say(f"        {told} floating-point operations an example (mean of the first training rows)")
+    settings = recipe.settings
+    console.say(
+        f"        {settings.epochs} epochs of batches of {settings.batch_size}, rate {settings.learning_rate:g}"
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
-from typing import Any
 
 from assay.commands.console import Console
-from assay.commands.sources import names, open_system, save
+from assay.commands.files import require_folder
+from assay.commands.options import parse_options
+from assay.commands.sources import open_system, save
 from assay.errors import Problem, UsageError
 
 
@@ -17,6 +17,7 @@ def run(target: str, treatment: str, options: str, out: Path, console: Console) 
 
     if Path(target).resolve() == out.resolve():
         raise UsageError(Problem("the treated system would replace the one it came from", "another folder for --out"))
+    require_folder(out, marks=["system.json"])
     chosen = parse_options(options)
     system, how = open_system(target, ("", "", ""))
     with console.progress() as progress:
@@ -30,21 +31,3 @@ def run(target: str, treatment: str, options: str, out: Path, console: Console) 
     console.say(f"system: {out} (digest {treated.digest[:16]}); it has no evidence until it is audited")
     console.say(f"next:   assay audit {out}")
     console.finish({"system": str(out), "digest": treated.digest, "lineage": treated.lineage})
-
-
-def parse_options(text: str) -> dict[str, Any]:
-    """`name=value` pairs; values are TOML (numbers, true, "text", [1, 2]), anything else is text.
-
-    >>> parse_options("sparsity=0.5,structured=true,column=sex")
-    {'sparsity': 0.5, 'structured': True, 'column': 'sex'}
-    """
-    found: dict[str, Any] = {}
-    for pair in names(text):
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(Problem(f"{pair!r} is no option", "name=value, comma-separated"))
-        try:
-            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            found[name.strip()] = value.strip()
-    return found

@@ -1,0 +1,54 @@
+"""Data files: tables, texts in a column of a table, pictures in a file of tensors; and where results may go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from assay.errors import Problem, UsageError
+from assay.values import Data
+
+PICTURES = ".safetensors"
+
+
+def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[Data, Mapping[str, Any]]:
+    """The data in a file, and what it takes to open them again. Raises DataError, or UsageError for missing options."""
+    how = {"file": str(Path(name).resolve()), "label": label, "groups": list(groups), "text": text}
+    if Path(name).suffix.lower() == PICTURES:
+        if label or groups or text:
+            what = f"{name} names its own labels and groups"
+            raise UsageError(Problem(what, "--label, --groups and --text only with a table"))
+        from assay.data.one_column import read_images
+
+        return read_images(name), how
+    if not label:
+        raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
+    if text:
+        from assay.data.one_column import read_texts
+
+        return read_texts(name, text=text, label=label, groups=groups), how
+    from assay.data import read_table
+
+    return read_table(name, label=label, groups=groups), how
+
+
+def require_folder(out: Path, *, marks: Sequence[str]) -> None:
+    """Raises UsageError, before any work, when a result cannot be put there: a file, or a folder of something else.
+
+    `marks`: names one of which a former result of the same kind has; an empty folder, or none, is always fine.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise UsageError(Problem(f"--out {out} is not a folder", "a folder, or a name not in use"))
+    inside = next((one for one in (out, *out.parents) if one.exists()), out)
+    if not inside.is_dir():
+        raise UsageError(Problem(f"--out {out} lies in {inside}, which is a file", "a folder, or a name not in use"))
+    if out.is_dir() and marks and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
+        what = f"--out {out} holds something else, which would be replaced"
+        raise UsageError(Problem(what, "a new or empty folder, or one with a former result"))
+
+
+def require_file(out: Path | None) -> None:
+    """Raises UsageError, before any work, when a file cannot be written there because a folder has the name."""
+    if out is not None and out.is_dir():
+        raise UsageError(Problem(f"--out {out} is a folder", "the name of a file", f"Write {out / 'report.html'}"))
