@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
 
-from assay.errors import Problem, UsageError
-from assay.models import Architecture
+from assay.errors import ModelError, Problem, UsageError
+from assay.models import BUILDERS, Architecture
 from assay.tasks import Argmax, Classification, Identity, task_of
 from assay.train.checkpoints import Checkpoints
 from assay.train.recipe import TrainRecipe
@@ -42,6 +44,35 @@ def train_system(
     return System(name, fitted.model, data, task, decision, chosen, (), fitted.facts, seed)
 
 
+def recipe_for(
+    data: Data,
+    *,
+    model: str = "",
+    params: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainRecipe:
+    """The default recipe of the data with another architecture, parameters or settings in places.
+
+    Parameters of the default architecture stay where they are not named; those of another one are its own defaults.
+    Raises ModelError for an unknown architecture, UsageError for unknown settings, with what is allowed.
+    """
+    base = default_recipe(data)
+    known = {one.name for one in fields(TrainSettings)}
+    odd = [
+        Problem(f"there is no setting {name!r}", ", ".join(sorted(known)))
+        for name in settings or {}
+        if name not in known
+    ]
+    if odd:
+        raise UsageError(odd)
+    name = model or base.architecture.name
+    if name not in BUILDERS:
+        raise ModelError(Problem(f"architecture {name!r} is not known", ", ".join(sorted(BUILDERS))))
+    own = base.architecture.params if name == base.architecture.name else {}
+    architecture = Architecture(name, {**own, **(params or {})})
+    return TrainRecipe(architecture, base.task, replace(base.settings, **(settings or {})))
+
+
 def default_recipe(data: Data) -> TrainRecipe:
     """An MLP: 64 and 64 wide with 32 ramps per number for more than 8,192 rows, else 32 wide.
 
@@ -50,6 +81,10 @@ def default_recipe(data: Data) -> TrainRecipe:
     the large network, trained for as long, overfits to 67.
     """
     rows = len(data.splits["train"])
+    if data.modality != "table":
+        epochs = min(MAX_EPOCHS, max(3, -(-MIN_STEPS * 64 // rows)))
+        name = "cnn_lenet" if data.modality == "image" else "gru"
+        return TrainRecipe(Architecture(name), task_of(data), TrainSettings(epochs=epochs, batch_size=64))
     large = rows > LARGE
     batch_size = 512 if large else 64
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, -(-MIN_STEPS * batch_size // rows)))
