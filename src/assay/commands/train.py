@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +12,13 @@ from assay.commands.console import Console
 from assay.commands.files import require_folder
 from assay.commands.options import parse_options
 from assay.commands.sources import DataSpec, open_data, save
-from assay.errors import AssayError, ModelError, Problem, UsageError
+from assay.errors import AssayError, ModelError, Problem
 from assay.report.numbers import number
 from assay.values import Data
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from assay.train.recipe import TrainRecipe
 
 Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
@@ -30,8 +34,7 @@ def run(spec: DataSpec, model: Model, out: Path, seed: int, console: Console) ->
     options = parse_options(model[1])
     one_thread()
     data, how = open_data(spec)
-    recipe = chosen_recipe(data, model[0], options)
-    module = recipe.make_module(data.splits["train"], data, seed)
+    recipe, module = chosen_recipe(data, model[0], options, seed)
     size = card(recipe.wrap(module), data)
     _say(data, size, recipe, console)
     with console.progress() as progress:
@@ -44,29 +47,56 @@ def run(spec: DataSpec, model: Model, out: Path, seed: int, console: Console) ->
     console.finish({"system": str(out), "digest": system.digest, "facts": facts, "size": size})
 
 
-def chosen_recipe(data: Data, model: str, options: dict[str, Any]) -> TrainRecipe:
-    """The recipe of an architecture by name; options are settings of training where they have such a name.
+def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) -> tuple[TrainRecipe, nn.Module]:
+    """The recipe of an architecture by name, and its module before training, for what it is and costs.
 
-    Raises UsageError or ModelError, with what is allowed, for an unknown architecture, parameter or value.
+    Options are settings of training where they have such a name, else parameters of the architecture. Raises UsageError
+    or ModelError, with what is allowed, for an unknown architecture, parameter or value.
     """
-    from assay.models import BUILDERS
     from assay.train.settings import TrainSettings
     from assay.train.system import recipe_for
 
-    if model and model not in BUILDERS:
-        raise UsageError(Problem(f"there is no architecture {model!r}", ", ".join(sorted(BUILDERS))))
     known = {one.name for one in fields(TrainSettings)}
     settings = {name: value for name, value in options.items() if name in known}
     params = {name: value for name, value in options.items() if name not in known}
-    if isinstance(params.get("hidden"), int):
-        params["hidden"] = [params["hidden"]]
+    if model in ("", "mlp") and data.modality == "table" and isinstance(params.get("hidden"), int):
+        params["hidden"] = [params["hidden"]]  # one layer
     try:
-        return recipe_for(data, model=model, params=params, settings=settings)
+        recipe = recipe_for(data, model=model, params=params, settings=settings)
+        return recipe, recipe.make_module(data.splits["train"], data, seed)
+    except ModelError as error:
+        taken = _taken(error.__cause__, data)
+        if not taken:
+            raise
+        odd = [Problem(f"{model or recipe.architecture.name} has no parameter {name!r}", taken) for name in params]
+        raise ModelError([one for one in odd if one.what.split("'")[1] not in taken.split(", ")]) from error
     except AssayError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # values of a kind that no check expects
         shown = ", ".join(f"{name}={value}" for name, value in options.items())
-        raise ModelError(Problem(f"{model or 'the model'} cannot be trained with {shown}: {error}")) from error
+        raise ModelError(Problem(f"{model or 'the model'} cannot be made with {shown}: {error}")) from error
+
+
+def _taken(error: BaseException | None, data: Data) -> str:
+    """The parameters that a builder takes, when it was given one that it does not; from the function that refused."""
+    found = re.match(r"([\w.]+)\(\) got an unexpected keyword argument", str(error)) if error is not None else None
+    trace = None if found is None or error is None else error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if found is None or trace is None:
+        return ""
+    head, *rest = found[1].split(".")
+    function = trace.tb_frame.f_globals.get(head)
+    for name in rest:
+        function = getattr(function, name, None)
+    if function is None:
+        return ""
+    taken = [one.name for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY]
+    if data.modality == "text":
+        from assay.models.text import TextOptions
+
+        taken += ["pool", *(one.name for one in fields(TextOptions))]
+    return ", ".join(sorted({*taken} - {"num_outputs", "cell"}))
 
 
 def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console) -> None:
