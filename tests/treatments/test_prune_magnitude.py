@@ -124,11 +124,11 @@ def test_what_it_cannot_prune(trained, small_data):
         prune_magnitude(quantize_int8(trained))
     other = ModuleModel(nn.Sequential(nn.Linear(4, 2)), architecture=Architecture("other"))
     with pytest.raises(TreatmentError, match="structured=False"):
-        prune_magnitude(replace(trained, model=other))
+        prune_magnitude(replace(trained, model=other), structured=True)
     flat = build("mlp", columns=small_data.columns, num_outputs=2, params={"hidden": []})
     model = ModuleModel(flat, architecture=Architecture("mlp", {"hidden": []}))
     with pytest.raises(TreatmentError, match="no hidden layer"):
-        prune_magnitude(replace(trained, model=model))
+        prune_magnitude(replace(trained, model=model), structured=True)
 
 
 def test_then_eight_bits(trained):

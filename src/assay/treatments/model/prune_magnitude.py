@@ -20,23 +20,25 @@ from assay.registry import treatment
 from assay.treatments import _common
 from assay.values import Array, System
 
+PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 RIDGE = 1e-3  # of the mean squared activation: keeps the refit near the old weights where rows say little
 
 
 @treatment("model", moves=("lower:model_bytes",))
 def prune_magnitude(
-    system: System, *, sparsity: float = 0.5, structured: bool = True, calibration_num: int = 4096
+    system: System, *, sparsity: float = 0.5, structured: bool | None = None, calibration_num: int = 4096
 ) -> System:
-    r"""Remove the share `sparsity` of hidden units (structured) or of linear weights with the smallest magnitude.
+    r"""Remove the share `sparsity` of hidden units (structured) or of weights with the smallest magnitude.
 
     Structured: unit j of a layer scores $\|W^{in}_{j:}\| \|W^{out}_{:j}\|$ over the layer's mean score; the lowest go,
     in all layers together, one unit at least staying in each. The next layer's weights and bias are refitted by
     ridge regression, so that on `calibration_num` validation rows its answers from the units that stay come nearest to
     what they were. The module is rebuilt smaller: fewer bytes, fewer operations. Unstructured: the smallest $|w|$ of
-    all linear layers together become 0. Never biases, never the encoding. Limits:
+    all linear, convolutional, recurrent and embedding weights together become 0. Never biases, norms or the encoding.
+    None: units where the module is an `MLP` with hidden layers, weights elsewhere. Limits:
     unstructured zeros are stored like any number: **no byte and no second is saved** until a format or
     kernel makes use of them; nothing is trained afterwards, so accuracy can fall. Structured works on `MLP`.
-    Raises TreatmentError for a model that is no module, or has no linear layer, or for a sparsity outside [0, 1).
+    Raises TreatmentError for a model that is no module, or has no such weights, or for a sparsity outside [0, 1).
 
     Source: Han et al. 2015, section 3 (weights); Li et al. 2017, section 3.1 (units); He et al. 2017, section 3.1
     (refit).
@@ -52,7 +54,8 @@ def prune_magnitude(
     _common.refuse("prune_magnitude", system, problems)
     before = _common.module_model(system)
     architecture = _common.known(before.architecture)
-    if structured and isinstance(before.module, MLP):
+    by_units = structured is not False and has_hidden_units(before.module)
+    if by_units and isinstance(before.module, MLP):
         kept = strongest_units(before.module, sparsity)
         params = {**architecture.params, "hidden": [len(units) for units in kept]}
         architecture = Architecture(architecture.name, params)
@@ -64,37 +67,58 @@ def prune_magnitude(
         zero_smallest(module, sparsity)
     module.eval()
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
-    outcome = _outcome(before.module, module)
+    outcome = {**_outcome(before.module, module), "by_units": by_units}
     parameters = {"sparsity": float(sparsity), "structured": structured, "calibration_num": int(calibration_num)}
     named = _common.grown(system, treatment="prune_magnitude", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
 
 
 def _outcome(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    layers = linear_layers(after).values()
-    zeros, total = sum(int((one.weight == 0).sum()) for one in layers), sum(one.weight.numel() for one in layers)
+    weights = [weight[stays] for weight, stays in prunable(after)]
+    zeros, total = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
     return {
         "bytes_before": describe(before)["num_bytes"],
         "bytes_after": describe(after)["num_bytes"],
         "parameters_before": describe(before)["num_parameters"],
         "parameters_after": describe(after)["num_parameters"],
-        "hidden": [layer.out_features for layer in layers][:-1],
+        "hidden": [layer.out_features for layer in linear_layers(after).values()][:-1],
         "zero_share": zeros / total,
     }
 
 
+def prunable(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Every weight that may become 0, in the order of the module, and where `(same shape)` it is one that counts.
+
+    The padding row of an embedding is 0 by definition and does not count.
+    """
+    found: dict[int, tuple[Tensor, Tensor]] = {}  # a weight that is shared counts once
+    for layer in module.modules():
+        for name, parameter in layer.named_parameters(recurse=False):
+            if not isinstance(layer, PRUNED) or not name.startswith(("weight", "in_proj_weight")):
+                continue
+            counts = torch.ones_like(parameter, dtype=torch.bool)
+            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
+                counts[layer.padding_idx] = False
+            found.setdefault(id(parameter), (parameter.detach(), counts))
+    return list(found.values())
+
+
 def zero_smallest(module: nn.Module, sparsity: float) -> None:
-    """Set the `round(sparsity * n)` smallest of all n linear weights to 0, in place; ties go by position."""
-    layers = list(linear_layers(module).values())
-    sizes = torch.cat([layer.weight.detach().abs().flatten() for layer in layers])
+    """Set the `round(sparsity * n)` smallest of all n prunable weights to 0, in place; ties go by position."""
+    weights = prunable(module)
+    sizes = torch.cat([weight[counts].abs() for weight, counts in weights])
     gone = torch.zeros(len(sizes), dtype=torch.bool)
     gone[torch.argsort(sizes, stable=True)[: round(sparsity * len(sizes))]] = True
     start = 0
-    with torch.no_grad():
-        for layer in layers:
-            part = gone[start : start + layer.weight.numel()].reshape(layer.weight.shape)
-            layer.weight[part] = 0
-            start += layer.weight.numel()
+    for weight, counts in weights:
+        num = int(counts.sum())
+        weight[counts] = torch.where(gone[start : start + num], 0.0, weight[counts])
+        start += num
+
+
+def has_hidden_units(module: nn.Module) -> bool:
+    """Whether units can be taken out safely."""
+    return isinstance(module, MLP) and len(hidden_layers(module)) > 1
 
 
 def strongest_units(module: MLP, sparsity: float) -> list[Tensor]:
@@ -159,18 +183,20 @@ def hidden_layers(module: MLP) -> list[nn.Linear]:
     return [layer for layer in module.body if isinstance(layer, nn.Linear)] + [module.head]
 
 
-def _wrong_module(system: System, structured: bool) -> Problem | None:
+def _wrong_module(system: System, structured: bool | None) -> Problem | None:
     model = system.model
     if not isinstance(model, ModuleModel):
         return None  # said already
-    if not linear_layers(model.module):
-        return Problem("it has no float32 linear layer", next="Prune before quantising")
+    if "gradient" not in model.offers:
+        return Problem("its weights are already rounded to few bits", next="Prune before quantising")
+    if not prunable(model.module):
+        return Problem("it has no linear, convolutional, recurrent or embedding weights in float32")
     if structured and not isinstance(model.module, MLP):
         return Problem(
             f"its module is a {type(model.module).__name__}, whose units cannot be taken out safely",
             "MLP",
             "Use structured=False, which sets weights to zero and saves no bytes",
         )
-    if structured and isinstance(model.module, MLP) and len(hidden_layers(model.module)) < 2:
+    if structured and not has_hidden_units(model.module):
         return Problem("it has no hidden layer to take units from", next="Use structured=False")
     return None

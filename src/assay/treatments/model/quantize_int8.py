@@ -6,11 +6,11 @@ import copy
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from assay.models import describe
+from assay.errors import Problem
+from assay.models import describe, tensors
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.int8 import from_linear, int8_architecture, linear_layers, swap
 from assay.registry import treatment
@@ -20,6 +20,7 @@ from assay.values import Array, System
 # Weights from which whole-number arithmetic is no slower than float32 at batch 1 (one x86 core with AVX-512 VNNI:
 # 13 against 4 microseconds at 64 x 64, 16 against 27 at 512 x 512).
 PAYS_FROM = 131_072
+BATCH = 512  # calibration rows at once
 
 
 @treatment("model", moves=("lower:model_bytes",))
@@ -31,9 +32,10 @@ def quantize_int8(
     `arithmetic` "int8" multiplies whole numbers: two to four times faster from 256 x 256 weights at 32 rows and more,
     but some 10 microseconds a layer slower for small layers at batch 1; "float32" expands the weights at first
     use: as fast as before and nearer to it, small only in storage; "auto" chooses by the size of each layer, so that
-    no layer becomes slower. Input ranges come from `calibration_num` validation rows. Limits: query and meter only
-    afterwards, no gradients; times hold for x86. Raises TreatmentError unless the model is a module from a registered
-    architecture, with linear layers not yet in 8 bits.
+    no layer becomes slower. Input ranges come from `calibration_num` validation rows. Convolutional, recurrent and
+    embedding weights stay in float32; the outcome counts their bytes. Limits: query and meter only afterwards,
+    no gradients; times hold for x86 and were taken on layers alone. Raises TreatmentError unless the model is a module
+    from a registered architecture, with linear layers not yet in 8 bits that run as layers.
 
     Source: Jacob et al. 2018, section 2; per-channel symmetric weights as in Krishnamoorthi 2018, section 3.1.
     """
@@ -68,8 +70,9 @@ def quantize_int8(
         batch_size=before.batch_size,
     )
     parameters = {"arithmetic": arithmetic, "calibration_num": int(calibration_num)}
+    _common.refuse("quantize_int8", system, [_does_not_run(model, rows)])
     sizes = {"bytes_before": describe(before.module)["num_bytes"], "bytes_after": describe(module)["num_bytes"]}
-    outcome = {**sizes, "arithmetic": chosen, "num_calibration": len(rows)}
+    outcome = {**sizes, "arithmetic": chosen, "left_float": left_float(module), "num_calibration": len(rows)}
     named = _common.grown(system, treatment="quantize_int8", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
 
@@ -88,11 +91,32 @@ def input_ranges(module: nn.Module, inputs: Array) -> dict[str, tuple[float, flo
         handles.append(layer.register_forward_pre_hook(watch))
     try:
         with evaluation(module), torch.inference_mode():
-            module(torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32)))
+            for start in range(0, len(inputs), BATCH):
+                module(tensors(module, inputs[start : start + BATCH]))
     finally:
         for handle in handles:
             handle.remove()
     return {name: found.get(name, (0.0, 1.0)) for name in linear_layers(module)}
+
+
+def left_float(module: nn.Module) -> dict[str, int]:
+    """Bytes of weight matrices, filters and tables that are not in 8 bits, by kind of layer."""
+    found: dict[str, int] = {}
+    for layer in module.modules():
+        num_bytes = sum(one.numel() * one.element_size() for one in layer.parameters(recurse=False) if one.ndim > 1)
+        if num_bytes:
+            found[type(layer).__name__] = found.get(type(layer).__name__, 0) + num_bytes
+    return found
+
+
+def _does_not_run(model: ModuleModel, rows: Array) -> Problem | None:
+    """Modules that hand the weights of their linear layers to other code cannot work with these layers."""
+    try:
+        model.outputs(rows[:2])
+    except (AttributeError, RuntimeError, TypeError) as error:
+        what = f"its module reads the weights of its linear layers itself ({str(error).splitlines()[0][:80]})"
+        return Problem(what, "linear layers that are called", "Quantise it where it was made, and audit the result")
+    return None
 
 
 def _arithmetic(layer: nn.Linear, asked: str) -> str:

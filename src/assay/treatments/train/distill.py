@@ -18,7 +18,9 @@ from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Hooks, Loss, TrainRecipe, fit
 from assay.treatments import _common
-from assay.values import Array, Data, Fitted, Model, Recipe, Split, System, digest_of, plain
+from assay.values import Array, Data, Fitted, Modality, Model, Recipe, Split, System, digest_of, plain
+
+READING = ("kind", "vocab_size", "max_length", "lowercase")  # how a text is cut into tokens
 
 
 @dataclass(frozen=True)
@@ -98,14 +100,16 @@ def soft_loss(teacher_logits: Array, labels: Array, *, temperature: float, hard_
 def distill(
     system: System, *, hidden: Sequence[int] = (16,), temperature: float = 2.0, hard_share: float = 0.1
 ) -> System:
-    r"""Train an MLP with hidden layers `hidden` on the system's own softened probabilities, and put it in its place.
+    r"""Train a small student on the system's own softened probabilities, and put it in its place.
 
     Minimises $(1-h)\,T^2\,\mathrm{CE}(\sigma(z_{teacher}/T), \sigma(z/T)) + h\,\mathrm{CE}(y, \sigma(z))$, h =
-    `hard_share`, T = `temperature`, with the recipe's own settings. A student of an MLP reads its columns as the
-    teacher does. The existing model teaches; reference students get teachers trained on their own half of the data.
+    `hard_share`, T = `temperature`, with the recipe's own settings. The student of tables is an MLP with hidden layers
+    `hidden`, of pictures a LeNet with linear layers `hidden`, of texts a GRU whose embedding and state have width
+    `hidden[0]`; a student of its own kind reads its inputs as the teacher does. The existing model teaches; reference
+    students get teachers trained on their own half of the data.
     Limits: which classes and groups lose is not controlled; the student has seen the training rows, and its
-    teacher's memory of them. Raises TreatmentError without a plain training recipe (a private one would lose its
-    epsilon), for regression, and after model-stage treatments.
+    teacher's memory of them; it is smaller only if the teacher is not smaller still. Raises TreatmentError without a
+    plain training recipe (a private one would lose its epsilon), for regression, and after model-stage treatments.
 
     Source: Hinton, Vinyals and Dean 2015, section 2.
     """
@@ -115,14 +119,13 @@ def distill(
         _common.needs_no_later_stage(system),
         _common.needs_split(system, "train"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
-        _common.unless(all(width >= 1 for width in hidden), f"hidden layers are {list(hidden)}", "widths from 1"),
+        _wrong_hidden(system, hidden),
         _common.unless(0 < temperature < np.inf, f"temperature is {temperature}", "a positive number"),
         _common.unless(0 <= hard_share <= 1, f"hard_share is {hard_share}", "0 to 1"),
     ]
     _common.refuse("distill", system, problems)
     teacher = _common.train_recipe(system)
-    taught = teacher.architecture
-    student = Architecture("mlp", {**(taught.params if taught.name == "mlp" else {}), "hidden": list(hidden)})
+    student = student_of(teacher.architecture, system.data.modality, hidden)
     recipe = DistillRecipe(teacher, student, float(temperature), float(hard_share))
     fitted = recipe.fit_student(system.model, system.data.splits["train"], data=system.data, seed=system.seed)
     named = _common.grown(
@@ -137,6 +140,28 @@ def distill(
         },
     )
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+
+
+def student_of(teacher: Architecture, kind: Modality, hidden: Sequence[int]) -> Architecture:
+    """The student's architecture: small, and reading its inputs as a teacher of the same kind does.
+
+    >>> student_of(Architecture("lstm", {"vocab_size": 500, "num_hidden": 64}), "text", (8,)).params
+    {'vocab_size': 500, 'dim': 8, 'num_hidden': 8}
+    """
+    if kind == "image":
+        return Architecture("cnn_lenet", {"hidden": list(hidden)})
+    if kind == "text":
+        read = {name: teacher.params[name] for name in READING if name in teacher.params}
+        return Architecture("gru", {**read, "dim": hidden[0], "num_hidden": hidden[0]})
+    return Architecture("mlp", {**(teacher.params if teacher.name == "mlp" else {}), "hidden": list(hidden)})
+
+
+def _wrong_hidden(system: System, hidden: Sequence[int]) -> Problem | None:
+    if not all(width >= 1 for width in hidden):
+        return Problem(f"hidden layers are {list(hidden)}", "widths from 1")
+    if system.data.modality == "text" and len(hidden) != 1:
+        return Problem(f"hidden is {list(hidden)}", "one width, for the student of texts is a GRU")
+    return None
 
 
 def _parameter_counts(before: Model, after: Model) -> dict[str, float]:
