@@ -141,6 +141,8 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
         about.append([system.recipe.digest, workspace.num_references])
     if "meter" in probe.access:  # a time or a joule is of one machine
         about.append([environment().get(name) for name in ("cpu", "cores", "torch threads")])
+    if probe.family == "data":  # who the system is for is declared beside the data, not in its digest
+        about.append(system.data.source.get("population"))
     how = [probe.name, probe.version, probe.options, code_digest(probe)]
     return ["measurements", 3, how, system.digest, split, draws, about]
 
@@ -155,7 +157,8 @@ def code_digest(probe: Probe) -> str:
     own = Path(inspect.getfile(probe.function))
     here = Path(__file__).parent
     files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py", here / "explain.py"]
-    files += [path for folder in ("estimation", "units") for path in sorted((here / folder).glob("*.py"))]
+    for folder in ("estimation", "units", "data/quality"):
+        files += sorted((here / folder).glob("*.py"))
     return digest_of([_file_digest(str(path)) for path in files])
 
 

@@ -58,9 +58,9 @@ def fit_softmax(matrix: Matrix, labels: Array, *, num_classes: int) -> Array:
     if sparse.issparse(matrix):  # most hashed slots are empty: no weight is spent on them
         used = np.unique(matrix.indices)
         if len(used) < width:
-            weights = np.zeros((width, num_classes))
-            weights[used] = fit_softmax(matrix[:, used], labels, num_classes=num_classes)
-            return weights
+            spread = np.zeros((width, num_classes))
+            spread[used] = fit_softmax(matrix[:, used], labels, num_classes=num_classes)
+            return spread
     target = np.zeros((num, num_classes))
     target[np.arange(num), labels] = 1.0
     turned = matrix.T.tocsr() if sparse.issparse(matrix) else matrix.T
