@@ -1,4 +1,4 @@
-"""The command line: ten verbs. Nothing heavy is imported until a verb runs."""
+"""The command line: eleven verbs. Nothing heavy is imported until a verb runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from assay.commands.choose_verb import choose
 from assay.commands.data_verb import data_app
 
 EXIT_USAGE = 2
@@ -24,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+app.command()(choose)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
