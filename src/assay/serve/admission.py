@@ -15,7 +15,7 @@ from assay.errors import AssayError, Problem, ServeError
 from assay.evidence.openpart import columns_of, read_open
 from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
 from assay.models.store import Parts, load_parts
-from assay.serve.background import synthetic_rows
+from assay.serve.background import background_of
 from assay.storage import read_regular, read_verified
 from assay.values import Array, Column, Data, Decision, Dossier, Groups, Model, Task
 
@@ -42,7 +42,7 @@ class Served:
     background: Array = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32), repr=False)
 
     def probabilities(self, inputs: Array) -> Array:
-        """Inputs `(M, F)` to probabilities `(M, K)`, or values `(M, 1)`; a NaN row is one that errored."""
+        """Inputs `(M, ...)` to probabilities `(M, K)`, or values `(M, 1)`; a NaN row is one that errored."""
         return self.task.probabilities(self.task.logits(self.model.outputs(inputs), self.model.outputs_are))
 
     def answer(self, inputs: Array, codes: Array) -> tuple[Array, Array]:
@@ -153,7 +153,7 @@ def _served(
     dossier: Dossier, declared: Data, parts: Parts, verified: tuple[Verification | None, tuple[str, ...]]
 ) -> Served:
     found, warnings = verified
-    background = synthetic_rows(declared.columns, seed=int(parts.model.digest[:8], 16))
+    background = background_of(declared.columns, seed=int(parts.model.digest[:8], 16))
     served = Served(
         name=re.sub(r"[^A-Za-z0-9._+-]", "_", str(dossier.about["system"]["name"])) or "_",
         data=declared,

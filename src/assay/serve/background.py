@@ -6,15 +6,37 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assay.values import Array, Column
+from assay.values import Array, Column, modality, texts
 
-__all__ = ["ABOUT", "NUM_ROWS", "synthetic_rows"]
+__all__ = ["ABOUT", "NUM_ROWS", "background_of", "synthetic_rows"]
 
 NUM_ROWS = 64
-ABOUT = (
-    "64 made-up rows: each column spread evenly over its training range or its categories, independently of the "
-    "others. They are nobody's data and no population: send `background` rows to compare with people like these"
-)
+ABOUT = {
+    "table": (
+        "64 made-up rows: each column spread evenly over its training range or its categories, independently of the "
+        "others. They are nobody's data and no population: send `background` rows to compare with people like these"
+    ),
+    "image": (
+        "one grey picture, halfway between the lowest and the highest pixel: a patch that is left out is grey, and so "
+        "the picture is none that the model was trained on. Send `background` pictures to fill the patches with theirs"
+    ),
+    "text": "the empty text: a run of words that is left out is gone, so that some texts asked are no sentences",
+}
+
+
+def background_of(columns: Sequence[Column], *, seed: int = 0) -> Array:
+    """Rows that hold no row of any training data: see `ABOUT` for each kind of input.
+
+    >>> background_of([Column("text", "text", language="en")]).tolist()
+    ['']
+    """
+    kind = modality(columns)
+    if kind == "text":
+        return texts([""])
+    if kind == "image":
+        low, high = columns[0].low or 0.0, columns[0].high or 255.0
+        return np.full((1, *columns[0].shape), round((low + high) / 2), dtype=np.uint8)
+    return synthetic_rows(columns, seed=seed)
 
 
 def synthetic_rows(columns: Sequence[Column], *, num_rows: int = NUM_ROWS, seed: int = 0) -> Array:

@@ -16,7 +16,7 @@ from assay.evidence.strict_json import loads
 from assay.serve.refusals import Refusal
 from assay.values import Array, Column, Data
 
-__all__ = ["MAX_DEPTH", "MAX_ROWS", "Coder", "Rows", "only_keys", "parse", "refuse"]
+__all__ = ["MAX_DEPTH", "MAX_ROWS", "Coder", "Rows", "code_groups", "only_keys", "parse", "refuse", "require_rows"]
 
 MAX_DEPTH = 32
 MAX_ROWS = 1000
@@ -25,7 +25,7 @@ _ESCAPED = re.compile(rb"\\.", re.DOTALL)
 
 @dataclass(frozen=True)
 class Rows:
-    """What the model is asked: `inputs (M, F)` float32 and group `codes (M, G)`."""
+    """What the model is asked: `inputs (M, F)` float32, texts `(M,)` or pictures `(M, C, H, W)`; codes `(M, G)`."""
 
     inputs: Array
     codes: Array
@@ -90,9 +90,7 @@ class Coder:
 
     def rows(self, instances: Any, *, what: str = "instances", limit: int = MAX_ROWS) -> Rows:
         """Rows from a list of objects. Raises Refusal 422 that lists every unknown column, value and missing cell."""
-        if not isinstance(instances, list) or not 1 <= len(instances) <= limit:
-            count = f"has {len(instances):,} rows" if isinstance(instances, list) else "is not a list"
-            refuse(f"{what!r} {count}", f"a list of 1 to {limit:,} objects", "Split the request")
+        require_rows(instances, what, limit)
         problems: list[Problem] = []
         plain = self._plainly_good(instances)
         found = plain if plain is not None else _tried(lambda: encode_rows(self.data, instances), problems)
@@ -103,13 +101,7 @@ class Coder:
 
     def group_codes(self, instances: Sequence[Any], problems: list[Problem]) -> Array:
         """Codes `(M, G)` of the groups that the decision rule reads; missing ones are problems."""
-        if not self.groups:
-            return np.zeros((len(instances), 0), dtype=np.int64)
-        own: list[Problem] = []
-        codes = _tried(lambda: encode_groups(self.groups, instances).codes, own)
-        why = "The decision rule treats groups differently, so each row must name them"
-        problems += [Problem(one.what, one.allowed, one.next or why) for one in own if one not in problems]
-        return np.zeros((0, 0), dtype=np.int64) if codes is None else codes
+        return code_groups(self.groups, instances, problems)
 
     def _plainly_good(self, instances: Sequence[Any]) -> Array | None:
         """Rows whose every cell is a number in range or a known text, as `encode_rows` codes them; None: look closer.
@@ -150,6 +142,24 @@ class Coder:
                 allowed = f"whole numbers from -1 to {len(column.categories) - 1}"
             what = f"column {column.name!r} has {len(bad)} cells out of range, the first in row {bad[0] + 1}"
             yield Problem(what, allowed)
+
+
+def require_rows(instances: Any, what: str, limit: int) -> None:
+    """Raises Refusal 422 unless there is a list of 1 to `limit` rows."""
+    if not isinstance(instances, list) or not 1 <= len(instances) <= limit:
+        count = f"has {len(instances):,} rows" if isinstance(instances, list) else "is not a list"
+        refuse(f"{what!r} {count}", f"a list of 1 to {limit:,} objects", "Split the request")
+
+
+def code_groups(groups: Sequence[Column], instances: Sequence[Any], problems: list[Problem]) -> Array:
+    """Codes `(M, G)` of the groups that a decision rule reads; missing ones are problems."""
+    if not groups:
+        return np.zeros((len(instances), 0), dtype=np.int64)
+    own: list[Problem] = []
+    codes = _tried(lambda: encode_groups(groups, instances).codes, own)
+    why = "The decision rule treats groups differently, so each row must name them"
+    problems += [Problem(one.what, one.allowed, one.next or why) for one in own if one not in problems]
+    return np.zeros((0, 0), dtype=np.int64) if codes is None else codes
 
 
 def _tried(call: Callable[[], Array], problems: list[Problem]) -> Array | None:

@@ -1,36 +1,44 @@
 """Open Inference Protocol v2: tensors in, tensors out.
 
 One tensor a column (numbers, or BYTES for categories), or one FP32 tensor `inputs` `(M, F)` that is coded already, in
-JSON or as raw little-endian bytes after the JSON (the binary tensor extension). Limits: one model, one version; answers
-are JSON; of the binary extension only `inputs` is read. Source: kserve/open-inference-protocol, specification v2.
+JSON or as raw little-endian bytes after the JSON (the binary tensor extension). Texts: one BYTES tensor. Pictures: one
+UINT8 or FP32 tensor `(M, C, H, W)`, in JSON or raw. Limits: one model, one version; answers are JSON; of the binary
+extension only `inputs` and pictures are read. Source: kserve/open-inference-protocol, specification v2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from assay.errors import Problem
-from assay.serve.bodies import MAX_ROWS, Coder, Rows, only_keys, parse, refuse
+from assay.serve.bodies import MAX_ROWS, Coder, Rows, code_groups, only_keys, parse, refuse
+from assay.serve.media import MediaCoder
 from assay.serve.refusals import Refusal
-from assay.values import Array, Column
+from assay.values import Array, Column, Data
 
-__all__ = ["CODED", "columns_of", "infer_rows", "tensor", "wanted"]
+__all__ = ["CODED", "AnyCoder", "coder_of", "columns_of", "infer_rows", "tensor", "wanted"]
 
 CODED = "inputs"  # the tensor of coded rows; a column with this name comes first
 NUMBERS = ("FP64", "FP32", "FP16", "INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8")
 _LONGEST = 128
+AnyCoder = Coder | MediaCoder
+
+
+def coder_of(data: Data, groups: tuple[Column, ...] = ()) -> AnyCoder:
+    """What reads rows of this data: named columns of a table, or one text or picture a row."""
+    return Coder(data, groups) if data.modality == "table" else MediaCoder(data, groups)
 
 
 def columns_of(columns: Sequence[Column]) -> list[dict[str, Any]]:
     """The model's inputs, as its metadata lists them; -1 is any number of rows."""
-    kinds = {"numeric": "FP64", "categorical": "BYTES"}
-    return [{"name": one.name, "datatype": kinds[one.kind], "shape": [-1, 1]} for one in columns]
+    kinds = {"numeric": "FP64", "categorical": "BYTES", "text": "BYTES", "image": "UINT8"}
+    return [{"name": one.name, "datatype": kinds[one.kind], "shape": [-1, *(one.shape or (1,))]} for one in columns]
 
 
-def infer_rows(body: bytes, header_length: int | None, coder: Coder) -> tuple[Rows, dict[str, Any]]:
+def infer_rows(body: bytes, header_length: int | None, coder: AnyCoder) -> tuple[Rows, dict[str, Any]]:
     """Coded rows, and the request without its tensors. Raises Refusal 400 or 422, with every problem found."""
     if header_length is not None and not 0 < header_length <= len(body):
         refuse(f"the JSON part is said to be {header_length} bytes of {len(body)}", "Inference-Header-Content-Length")
@@ -40,6 +48,8 @@ def infer_rows(body: bytes, header_length: int | None, coder: Coder) -> tuple[Ro
         refuse("the id is no short text", f"a text of at most {_LONGEST} characters")
     tensors = _tensors(request.pop("inputs", None))
     rest = b"" if header_length is None else body[header_length:]
+    if isinstance(coder, MediaCoder):
+        return _media(tensors, rest, coder), request
     if CODED in tensors and CODED not in coder.names:
         return _coded(tensors, rest, coder), request
     if rest:
@@ -71,7 +81,40 @@ def _tensors(listed: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _table(tensors: Mapping[str, Mapping[str, Any]], coder: Coder) -> dict[str, list[Any]]:
+def _media(tensors: dict[str, dict[str, Any]], rest: bytes, coder: MediaCoder) -> Rows:
+    """Texts as BYTES, or pictures as UINT8 or FP32 `(N, C, H, W)`, in JSON or, of pictures, in raw bytes."""
+    name, shape = coder.column.name, coder.column.shape
+    one = tensors.pop(name, None)
+    if one is None:
+        refuse(f"there is no tensor {name!r}", name)
+    num, allowed = one["shape"][0], ("UINT8", "FP32") if shape else ("BYTES",)
+    if one["datatype"] not in allowed or one["shape"] not in ([[num, *shape]] if shape else [[num], [num, 1]]):
+        refuse(f"{name!r} is {one['datatype'][:20]} {one['shape'][:4]}", f"{' or '.join(allowed)} {[num, *shape]}")
+    if rest and not shape:
+        refuse("raw bytes are given for texts", "texts in JSON")
+    if rest or "data" not in one:
+        inputs = coder.raw(one["datatype"], _content(one, rest), num)
+    else:
+        cells = _flat(one["data"])
+        if len(cells) != num * int(np.prod(shape, dtype=np.int64)):
+            refuse(f"{name!r} has {len(cells):,} values for shape {one['shape'][:4]}", "as many values as the shape")
+        inputs = coder.pixels(cells, one["datatype"], num) if shape else coder.texts(cells)
+    others = _table(tensors, coder)
+    problems = _beside(name, others, coder.by_name)
+    instances = [{key: cells[row] for key, cells in others.items()} for row in range(num)]
+    codes = code_groups(coder.groups, instances, problems)
+    if problems:
+        raise Refusal(422, "rows", problems)
+    return Rows(inputs, codes)
+
+
+def _beside(name: str, others: Mapping[str, Any], groups: Collection[str]) -> list[Problem]:
+    """Tensors that nobody would read."""
+    unknown = ", ".join(sorted(set(others) - set(groups)))[:100]
+    return [Problem(f"tensors beside {name!r}: {unknown}", "group columns only")] if unknown else []
+
+
+def _table(tensors: Mapping[str, Mapping[str, Any]], coder: AnyCoder) -> dict[str, list[Any]]:
     """Column name to its cells; columns that are not there are left for the coder to list."""
     problems: list[Problem] = []
     table = {}
@@ -106,9 +149,7 @@ def _coded(tensors: dict[str, dict[str, Any]], rest: bytes, coder: Coder) -> Row
     inputs = _raw(one, rest, shape) if rest or "data" not in one else _listed(one["data"], shape)
     problems = list(coder.coded(inputs))
     others = _table(tensors, coder)
-    unknown = sorted(others.keys() - {column.name for column in coder.data.group_columns})
-    if unknown:
-        problems.append(Problem(f"tensors beside {CODED!r}: {', '.join(unknown)[:100]}", "group columns only"))
+    problems += _beside(CODED, others, {column.name for column in coder.data.group_columns})
     instances = [{name: cells[row] for name, cells in others.items()} for row in range(num)]
     codes = coder.group_codes(instances, problems)
     if problems:
@@ -117,12 +158,21 @@ def _coded(tensors: dict[str, dict[str, Any]], rest: bytes, coder: Coder) -> Row
 
 
 def _raw(one: Mapping[str, Any], rest: bytes, shape: Sequence[int]) -> Array:
+    content, expected = _content(one, rest), 4 * shape[0] * shape[1]
+    if len(content) != expected:
+        refuse(f"{len(content)} raw bytes are given for {CODED!r}", f"{expected} bytes")
+    return np.frombuffer(content, dtype="<f4").reshape(shape)
+
+
+def _content(one: Mapping[str, Any], rest: bytes) -> bytes:
+    """The raw bytes of the one tensor that has them, as many as it says."""
     parameters = one.get("parameters")
     said = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
-    expected = 4 * shape[0] * shape[1]
-    if said != len(rest) or len(rest) != expected or "data" in one:
-        refuse(f"{len(rest)} raw bytes are given for {CODED!r}, said to be {str(said)[:20]}", f"{expected} bytes")
-    return np.frombuffer(rest, dtype="<f4").reshape(shape)
+    if said != len(rest) or "data" in one:
+        refuse(
+            f"{len(rest)} raw bytes are given for {one['name']!r}, said to be {str(said)[:20]}", f"{len(rest)} bytes"
+        )
+    return rest
 
 
 def _listed(data: Any, shape: Sequence[int]) -> Array:

@@ -13,32 +13,25 @@ from starlette.routing import Route, Router
 
 from assay.digests import plain
 from assay.errors import Problem
-from assay.explain import Explanation, explain, num_model_rows
+from assay.explain import Explanation
 from assay.serve.admission import Served
 from assay.serve.background import ABOUT
-from assay.serve.bodies import Coder, Rows, only_keys, parse, refuse
+from assay.serve.bodies import Rows, only_keys, parse, refuse
+from assay.serve.explaining import EXPLAINS, Question, question
 from assay.serve.gate import LIVE, Gate, State
 from assay.serve.keys import Key
-from assay.serve.oip import CODED, columns_of, infer_rows, tensor, wanted
+from assay.serve.oip import CODED, AnyCoder, coder_of, columns_of, infer_rows, tensor, wanted
 from assay.serve.refusals import Refusal, to_bytes
 from assay.serve.worker import Worker
 from assay.values import Array
 
 __all__ = ["Service", "build"]
 
-MAX_BACKGROUND = 100
-MAX_EXPLAINED = 16  # rows
-MAX_MODEL_ROWS = 200_000  # of one explanation
-_EXPLAINS = (
-    "Shapley values of the model's output: how far each column moved it from the mean output of the background rows. "
-    "They say what the model uses, not what causes the outcome, and they do not cover the decision rule"
-)
-
 
 def build(served: Served, worker: Worker, key: Key) -> tuple[Gate, Service]:
     """The whole application, key and limits included, and the service inside it. The worker must be started."""
     state = State()
-    service = Service(served, worker, state, Coder(served.data, served.group_columns))
+    service = Service(served, worker, state, coder_of(served.data, served.group_columns))
     router = Router(service.routes(), redirect_slashes=False)
     evidence = (
         (b"assay-model-digest", served.model.digest.encode()),
@@ -54,7 +47,7 @@ class Service:
     served: Served
     worker: Worker
     state: State
-    coder: Coder
+    coder: AnyCoder
 
     def routes(self) -> list[Route]:
         """The route table. Order matters nowhere."""
@@ -96,7 +89,8 @@ class Service:
             outputs.append({"name": "predictions", "datatype": "BYTES", "shape": [-1]})
         about = {"name": self.served.name, "versions": ["1"], "platform": "assay", "inputs": inputs, "outputs": outputs}
         coded = {"name": CODED, "datatype": "FP32", "shape": f"[-1, {len(self.served.data.columns)}]"}
-        return _json(about | {"parameters": self._evidence(flat=True) | {"coded_input": str(coded)}})
+        also = {"coded_input": str(coded)} if self.served.data.modality == "table" else {}
+        return _json(about | {"parameters": self._evidence(flat=True) | also})
 
     async def infer(self, request: Request) -> Response:
         """OIP inference."""
@@ -125,33 +119,18 @@ class Service:
         return _json(found | {"classes": classes} | self._evidence())
 
     async def explain(self, request: Request) -> Response:
-        """Which columns moved these answers, against made-up rows or those the caller sends as `background`."""
+        """Which units moved these answers, against made-up rows or those the caller sends as `background`."""
         self.worker.make_room()
         body = _json_body(request, ("instances", "background", "class"))
-        free = Coder(self.served.data)  # the model alone is explained, so no groups are asked for
-        inputs = free.rows(body.get("instances"), limit=MAX_EXPLAINED).inputs
-        own = body.get("background")
-        background = self.served.background
-        if own is not None:
-            background = free.rows(own, what="background", limit=MAX_BACKGROUND).inputs
-        num_columns = inputs.shape[1]
-        budget = max(1000, 50 * (num_columns - 1))  # what `explain` says its standard error needs
-        needed = num_model_rows(num_columns, len(background), num_rows=len(inputs), num_coalitions=budget)
-        if needed > MAX_MODEL_ROWS:
-            refuse(f"this needs {needed:,} rows of the model", f"at most {MAX_MODEL_ROWS:,}", "Send fewer instances")
+        asked = question(self.served, body)
         target = self._target(body.get("class"))
 
         def call() -> tuple[Explanation, Array]:
-            outputs = self.served.probabilities(inputs)
-            chosen = np.nan_to_num(outputs).argmax(axis=1) if target is None else np.full(len(inputs), target)
-            rng = np.random.default_rng(int(self.served.model.digest[:8], 16))  # the same request, the same answer
-            function = self.served.probabilities
-            return explain(function, inputs, background, num_coalitions=budget, rng=rng, target=chosen), chosen
+            return asked.answer(self.served, target)
 
         found, chosen = await self.worker.run(call)
         _finite(found.values)
-        about = {"explains": _EXPLAINS, "background": ABOUT if own is None else f"the {len(own)} rows sent"}
-        return _json(self._explained(found, chosen) | about | self._evidence())
+        return _json(self._explained(asked, found, chosen) | self._evidence())
 
     async def card(self, request: Request) -> Response:
         """What is served and what was found: from the open part, so it may be handed out."""
@@ -163,7 +142,9 @@ class Service:
         needs = {"groups_needed": [column.name for column in self.served.group_columns]}
         findings = plain(list(dossier.findings))
         found = {"verdict": dossier.verdict, "policy": policy, "system": system, "data": data, "findings": findings}
-        return _json(found | signed | needs | {"explanations_compare_with": ABOUT} | self._evidence())
+        return _json(
+            found | signed | needs | {"explanations_compare_with": ABOUT[self.served.data.modality]} | self._evidence()
+        )
 
     async def metrics(self, request: Request) -> Response:
         """Counters in the Prometheus text format; nothing of what was sent or answered."""
@@ -203,14 +184,15 @@ class Service:
             refuse(f"class {str(named)[:60]!r} is not known", ", ".join(task.classes[:50]) or "none: it is a number")
         return task.classes.index(named)
 
-    def _explained(self, found: Explanation, chosen: Array) -> dict[str, Any]:
-        names, classes = [column.name for column in self.served.data.columns], self.served.task.classes
+    def _explained(self, asked: Question, found: Explanation, chosen: Array) -> dict[str, Any]:
+        classes = self.served.task.classes
         return {
-            "attributions": [dict(zip(names, row, strict=True)) for row in found.values.tolist()],
-            "standard_error": [dict(zip(names, row, strict=True)) for row in found.standard_error.tolist()],
+            **asked.named(found.values, found.standard_error),
             "base": found.base.tolist(),
             "output": (found.base + found.values.sum(axis=1)).tolist(),
             "explained": [classes[one] if classes else self.served.data.label for one in chosen],
+            "explains": EXPLAINS[self.served.data.modality],
+            "background": asked.about,
         }
 
 
