@@ -12,13 +12,14 @@ from torch import nn
 from torch.nn import functional
 
 from assay.errors import ModelError, TreatmentError
-from assay.models import Architecture, build, register_architecture
+from assay.models import Architecture, build, register_architecture, tensors
 from assay.tasks import task_of
-from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.treatments.train import dp_sgd as private
 from assay.treatments.train._clipped_sums import ClippedSums, clipped_sums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
 from assay.values import System
+from support import small_images, small_texts
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,7 @@ def test_clipped_sum_is_the_definition(make, max_grad_norm):
     def losses(outputs, rows):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
-    sums, norms = clipped_sums(
-        module, inputs, lambda outputs: losses(outputs, torch.arange(24)), max_grad_norm=max_grad_norm
-    )
+    sums, norms = clipped_sums(module, inputs, losses, max_grad_norm=max_grad_norm)
     expected, lengths = reference(module, inputs, losses, max_grad_norm)
     assert torch.allclose(norms, lengths.float(), rtol=1e-5)
     assert set(sums) == set(expected)
@@ -92,7 +91,7 @@ def test_no_row_moves_the_sum_by_more_than_the_bound():
         answer, _ = clipped_sums(
             module,
             inputs[rows],
-            lambda outputs: functional.cross_entropy(outputs, labels[rows], reduction="none"),
+            lambda outputs, at: functional.cross_entropy(outputs, labels[rows[at]], reduction="none"),
             max_grad_norm=0.5,
         )
         return torch.cat([one.flatten() for one in answer.values()])
@@ -104,10 +103,80 @@ def test_no_row_moves_the_sum_by_more_than_the_bound():
         assert row != 5 or moved > 0.49
 
 
+def rows_of(name, params):
+    """A module in evaluation mode, 16 rows as its tensors, and their losses."""
+    data = small_images(40) if name.startswith("cnn") else small_texts(40, language="zh" if name == "gru" else "en")
+    split, task = data.splits["train"].take(np.arange(16)), task_of(data)
+    torch.manual_seed(3)
+    module = build(name, columns=data.columns, num_outputs=task.num_outputs, params=params)
+    module.fit_encoding(split)
+    return module.eval(), tensors(module, split.inputs), task_loss(split, task)
+
+
+ROW_BY_ROW = [
+    ("cnn_lenet", {}),
+    pytest.param("cnn_residual", {"norm": "group"}, marks=pytest.mark.slow),
+    ("lstm", {"dim": 12, "num_hidden": 8, "vocab_size": 60, "num_bigrams": 40}),
+    ("transformer", {"dim": 16, "vocab_size": 60}),
+    pytest.param("cnn_vgg", {"norm": "group", "widths": [8, 16]}, marks=pytest.mark.slow),
+    pytest.param("rnn", {"vocab_size": 60}, marks=pytest.mark.slow),
+    pytest.param("gru", {"vocab_size": 60}, marks=pytest.mark.slow),
+    pytest.param("lstm_attention", {"vocab_size": 60}, marks=pytest.mark.slow),
+    pytest.param("transformer", {"vocab_size": 60, "positions": "learned"}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("name", "params"), ROW_BY_ROW)
+def test_clipped_sum_of_other_layers_is_the_definition(name, params):
+    module, inputs, losses = rows_of(name, params)
+    for max_grad_norm in (0.05, 1e6):
+        expected, lengths = reference(module, inputs, losses, max_grad_norm)
+        clip = ClippedSums(module, max_grad_norm=max_grad_norm)
+        sums, norms = clip(inputs, losses)
+        assert clip.method == "one gradient a row"
+        assert torch.allclose(norms, lengths.float(), rtol=1e-4)
+        assert set(sums) == set(expected)
+        for one, value in expected.items():
+            assert torch.allclose(sums[one], value, rtol=1e-3, atol=2e-6 * min(1.0, max_grad_norm) + 1e-5), one
+    assert not any(part._forward_hooks for part in module.modules())
+
+
+def test_a_table_of_embeddings_counts_a_repeated_token_once_with_its_whole_gradient():
+    """One token three times: its row's gradient is the sum of three, whose norm is not that of three apart."""
+    module = nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(9, 2, bias=False))
+    tokens, labels = torch.tensor([[2, 2, 2], [1, 0, 4]]), torch.tensor([0, 1])
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    expected, lengths = reference(module, tokens, losses, 0.1)
+    sums, norms = ClippedSums(module, max_grad_norm=0.1)(tokens, losses)
+    assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    for name, one in expected.items():
+        assert torch.allclose(sums[name], one, rtol=1e-4, atol=1e-7), name
+    assert (sums["0.weight"][0] == 0).all()
+
+
+def test_what_cannot_be_computed_row_by_row_is_refused_before_any_training(small_data):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.scale = nn.Linear(4, 2), nn.Parameter(torch.ones(2))
+
+        def forward(self, inputs):
+            return self.layer(inputs) * (self.scale if bool(inputs.sum() > 0) else -self.scale)
+
+    register_architecture("branching_for_dp", lambda columns, num_outputs, params: Branching())
+    recipe = TrainRecipe(Architecture("branching_for_dp"), task_of(small_data), TrainSettings(epochs=1))
+    system = train_system(small_data, recipe=recipe)
+    with pytest.raises(TreatmentError, match="gradients of single rows cannot be formed"):
+        dp_sgd(system)
+
+
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore")
-def test_other_layers_go_through_opacus():
-    pytest.importorskip("opacus")
+def test_opacus_gives_the_same_gradients_of_rows():
+    opacus = pytest.importorskip("opacus")
     torch.manual_seed(2)
     module = nn.Sequential(
         nn.Unflatten(1, (1, 20)), nn.Conv1d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(72, 3)
@@ -117,22 +186,22 @@ def test_other_layers_go_through_opacus():
     def losses(outputs, rows):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
-    expected, lengths = reference(module, inputs, losses, 0.3)
-    clip = ClippedSums(module, max_grad_norm=0.3)
-    sums, norms = clip(inputs, lambda outputs: losses(outputs, torch.arange(10)))
-    clip.close()
-    assert "opacus" in clip.method
-    assert torch.allclose(norms, lengths.float(), rtol=1e-4)
-    for name, one in expected.items():
-        assert torch.allclose(sums[name], one, rtol=1e-4, atol=1e-6), name
-    assert not any(part._forward_hooks for part in module.modules())
+    sums, norms = ClippedSums(module, max_grad_norm=0.3)(inputs, losses)
+    wrapped = opacus.GradSampleModule(module, loss_reduction="sum")
+    losses(wrapped(inputs), torch.arange(10)).sum().backward()
+    samples = {name: parameter.grad_sample for name, parameter in module.named_parameters()}
+    lengths = sum(one.flatten(1).square().sum(dim=1) for one in samples.values()).sqrt()
+    assert torch.allclose(norms, lengths, rtol=1e-4)
+    for name, one in samples.items():
+        expected = torch.einsum("n,n...->...", (0.3 / lengths).clamp_max(1.0), one)
+        assert torch.allclose(sums[name], expected, rtol=1e-4, atol=1e-6), name
 
 
 def test_a_layer_used_twice_is_refused():
     shared = nn.Linear(4, 4)
     module = nn.Sequential(shared, nn.ReLU(), shared)
     with pytest.raises(ModelError, match="more than once"):
-        clipped_sums(module, torch.randn(3, 4), lambda outputs: outputs.sum(dim=1), max_grad_norm=1.0)
+        clipped_sums(module, torch.randn(3, 4), lambda outputs, at: outputs.sum(dim=1), max_grad_norm=1.0)
 
 
 def test_batches_are_own_coins_and_the_sum_is_over_the_expected_size(trained, monkeypatch):

@@ -14,6 +14,7 @@ from torch.nn import functional
 from assay.errors import ModelError, Problem
 from assay.models import register_architecture
 from assay.models.image import ImageEncoder, ImageNetwork, image_shape
+from assay.models.kernels import Switched
 from assay.values import Column
 
 NORMS = ("batch", "group", "none")
@@ -132,12 +133,15 @@ class Block(nn.Module):
         return functional.relu(self.shortcut(hidden) + self.branch(hidden))
 
 
-class ChannelsLast(nn.Module):
-    """The same numbers, laid out with channels innermost: what makes convolutions fast on a CPU."""
+class ChannelsLast(Switched):
+    """The same numbers, laid out with channels innermost: what makes convolutions fast on a CPU.
+
+    Written out, they stay as they are: `torch.func.vmap` knows no layouts.
+    """
 
     def forward(self, hidden: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return hidden.contiguous(memory_format=torch.channels_last)
+        return hidden if self.kernel == "written" else hidden.contiguous(memory_format=torch.channels_last)
 
 
 def _convolution(channels: int, size: int, *, norm: str, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from assay.errors import MissingExtraError, ModelError, Problem
-
-Losses = Callable[[Tensor], Tensor]  # outputs (n, K) -> losses (n,)
-MIN_NORM = 1e-12
+from assay.errors import ModelError, Problem
+from assay.treatments.train._row_gradients import MIN_NORM, Losses, RowGradients
 
 
 def clipped_sums(
@@ -54,7 +51,7 @@ def _one_pass(
     def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def record(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if name in given:
-                raise ModelError(Problem(f"layer {name!r} runs more than once in a pass", "once", "Use opacus for it"))
+                raise ModelError(Problem(f"layer {name!r} runs more than once in a pass", "once"))
             given[name] = arguments[0].detach()
             # Parameters ask for no gradient here, so the first layer's output is where the graph begins.
             answered[name] = output if output.requires_grad else output.requires_grad_()
@@ -68,7 +65,8 @@ def _one_pass(
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
-        gradients = torch.autograd.grad(losses(module(inputs)).sum(), list(answered.values()))
+        outputs = module(inputs)
+        gradients = torch.autograd.grad(losses(outputs, torch.arange(len(inputs))).sum(), list(answered.values()))
     finally:
         for handle in handles:
             handle.remove()
@@ -99,42 +97,16 @@ def only_linear(module: nn.Module) -> bool:
 
 
 class ClippedSums:
-    """`clipped_sums` for modules made of linear layers, Opacus per-example gradients for others."""
+    """`clipped_sums` for modules made of linear layers, gradients of single rows (`RowGradients`) for others."""
 
     def __init__(self, module: nn.Module, *, max_grad_norm: float) -> None:
         self.module = module
         self.max_grad_norm = max_grad_norm
-        self.wrapped: Any = None
-        self.method = "one forward and one backward pass"
-        if not only_linear(module):
-            self.wrapped = _opacus(module)
-            self.method = "opacus per-example gradients"
+        self.rows = None if only_linear(module) else RowGradients(module, max_grad_norm=max_grad_norm)
+        self.method = "one forward and one backward pass" if self.rows is None else "one gradient a row"
 
     def __call__(self, inputs: Tensor, losses: Losses) -> tuple[dict[str, Tensor], Tensor]:
         """Sums by parameter name, and norms `(n,)`."""
-        if self.wrapped is None:
+        if self.rows is None:
             return clipped_sums(self.module, inputs, losses, max_grad_norm=self.max_grad_norm)
-        self.wrapped.zero_grad(set_to_none=True)
-        losses(self.wrapped(inputs)).sum().backward()  # type: ignore[no-untyped-call]
-        named = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-        samples: dict[str, Tensor] = {name: vars(parameter)["grad_sample"] for name, parameter in named.items()}
-        squared = sum(sample.flatten(1).square().sum(dim=1) for sample in samples.values())
-        norms = torch.as_tensor(squared).sqrt()
-        factors = (self.max_grad_norm / norms.clamp_min(MIN_NORM)).clamp_max(1.0)
-        sums = {name: torch.einsum("n,n...->...", factors, sample) for name, sample in samples.items()}
-        for parameter in named.values():
-            vars(parameter)["grad_sample"] = None
-        return sums, norms
-
-    def close(self) -> None:
-        """Take every hook off the module again."""
-        if self.wrapped is not None:
-            self.wrapped.to_standard_module()
-
-
-def _opacus(module: nn.Module) -> Any:
-    try:
-        from opacus import GradSampleModule
-    except ImportError as error:
-        raise MissingExtraError("opacus", "private") from error
-    return GradSampleModule(module, loss_reduction="sum")
+        return self.rows(inputs, losses)

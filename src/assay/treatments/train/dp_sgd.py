@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import FitsEncoding
+from assay.models import FitsEncoding, tensors
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Loss, TrainRecipe, task_loss
@@ -23,9 +23,14 @@ from assay.train.loop import check_split, threads
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._clipped_sums import ClippedSums
-from assay.values import Data, Fitted, Recipe, Split, System, digest_of, plain
+from assay.values import Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
 
 Ranges = Mapping[str, Sequence[float]]
+LEARNED: Mapping[Modality, str] = {  # what a system takes from its training rows before any noise is added
+    "table": "means, scales and quantiles of the encoding were computed on the training rows",
+    "image": "mean and standard deviation of each channel were computed on the training pictures",
+    "text": "the table of tokens was made from the training texts: whoever reads it sees which words they hold",
+}
 
 
 @dataclass(frozen=True)
@@ -92,10 +97,10 @@ def fit_private(
 
     Source: Abadi et al. 2016, algorithm 1.
     """
-    num_rows = len(split)
+    num_rows, kind = len(split), _kind(split)
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     began, began_cpu = time.perf_counter(), time.process_time()
-    inputs = torch.from_numpy(np.ascontiguousarray(split.inputs, dtype=np.float32))
+    inputs = tensors(module, split.inputs)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
     draw = _Draws(seed, secure=settings.secure_noise)
@@ -115,7 +120,6 @@ def fit_private(
             optimizer.step()
             if step % 50 == 0:
                 recipe.progress("private training", step, steps)
-        clip.close()
     for parameter in named.values():
         parameter.grad = None
     module.eval()
@@ -128,8 +132,12 @@ def fit_private(
         "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
         "clipping": clip.method,
-        **privacy_facts(settings, num_rows, has_weights=split.weights is not None),
+        **privacy_facts(settings, num_rows, has_weights=split.weights is not None, kind=kind),
     }
+
+
+def _kind(split: Split) -> Modality:
+    return "text" if split.inputs.dtype.kind == "T" else "image" if split.inputs.ndim == 4 else "table"
 
 
 def _schedule(settings: DpSettings, num_rows: int) -> tuple[float, int, float]:
@@ -145,9 +153,9 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
         return {}
     inputs, weights = data
 
-    def losses(outputs: Tensor) -> Tensor:
-        found = loss(outputs, rows)
-        return found if weights is None else found * weights[rows]
+    def losses(outputs: Tensor, at: Tensor) -> Tensor:
+        found = loss(outputs, rows[at])
+        return found if weights is None else found * weights[rows[at]]
 
     sums, norms = clip(inputs[rows], losses)
     if not torch.isfinite(norms).all():
@@ -155,7 +163,9 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
     return sums
 
 
-def privacy_facts(settings: DpSettings, num_rows: int, *, has_weights: bool = False) -> dict[str, Any]:
+def privacy_facts(
+    settings: DpSettings, num_rows: int, *, has_weights: bool = False, kind: Modality = "table"
+) -> dict[str, Any]:
     """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     return {
@@ -166,18 +176,18 @@ def privacy_facts(settings: DpSettings, num_rows: int, *, has_weights: bool = Fa
         "sample_rate": sample_rate,
         "accountant": "PLD",
         "neighbours": "one row added or removed",
-        "not_covered": _not_covered(settings, has_weights),
+        "not_covered": _not_covered(settings, has_weights, kind),
     }
 
 
-def _not_covered(settings: DpSettings, has_weights: bool) -> list[str]:
+def _not_covered(settings: DpSettings, has_weights: bool, kind: Modality) -> list[str]:
     found = [
         "the number of training rows, and the column names and category lists, are taken as public",
         "choices made by looking at this data: architecture, settings, treatments applied later",
         "several rows of one person: epsilon is for one row",
     ]
     if settings.public_ranges is None:
-        found.append("means, scales and quantiles of the encoding were computed on the training rows")
+        found.append(LEARNED[kind])
     if not settings.secure_noise:
         found.append("noise and batches follow from the seed: who knows the seed can take the noise away again")
     if has_weights:
@@ -203,7 +213,9 @@ def dp_sgd(
     which the outcome says, beside all else that is not. `secure_noise` draws batches and noise from the operating
     system: do that for a model that is published; then the seed no longer gives the same model again. Limits: an
     upper bound for one row, in this implementation's arithmetic of floats; small groups usually lose most accuracy.
-    Raises TreatmentError without a plain recipe, after model-stage treatments, for BatchNorm, and for numbers out
+    Clipping takes one pass for modules of linear layers, and one gradient a row for others (convolutions, recurrent
+    layers, attention, embeddings): several times slower. Raises TreatmentError without a plain recipe, after
+    model-stage treatments, for BatchNorm, for a module whose gradients cannot be taken row by row, and for numbers out
     of range.
 
     Source: Abadi et al. 2016, algorithm 1; Mironov, Talwar and Zhang 2019, section 1 (Poisson sampling).
@@ -222,7 +234,9 @@ def dp_sgd(
     _common.refuse("dp_sgd", system, problems)
     recipe = DpRecipe(_common.train_recipe(system), settings)
     train = system.data.splits["train"]
-    _common.refuse("dp_sgd", system, [wrong_layers(recipe.base.make_module(train, system.data, system.seed))])
+    module = recipe.base.make_module(train, system.data, system.seed)
+    wrong = wrong_layers(module) or _cannot_clip(module, train.take(np.arange(min(2, len(train)))), recipe.base)
+    _common.refuse("dp_sgd", system, [wrong])
     fitted = recipe.fit(train, system.data, system.seed)
     parameters = {
         "epsilon": float(epsilon),
@@ -269,7 +283,9 @@ def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str,
             "1 or more, 1 or more, positive",
         ),
     ]
-    if settings.public_ranges is not None:
+    if settings.public_ranges is not None and system.data.modality != "table":
+        found.append(Problem(f"public_ranges are given, and the inputs are {system.data.modality}s", "tables"))
+    elif settings.public_ranges is not None:
         numeric = [column.name for column in system.data.columns if column.kind == "numeric"]
         fine = all(
             len(pair) == 2 and math.isfinite(pair[0]) and math.isfinite(pair[1]) and pair[0] < pair[1]
@@ -290,6 +306,17 @@ def wrong_layers(module: nn.Module) -> Problem | None:
         "GroupNorm, LayerNorm or no normalisation",
         "Replace them: clipping one row's gradient bounds nothing when rows are mixed",
     )
+
+
+def _cannot_clip(module: nn.Module, rows: Split, recipe: TrainRecipe) -> Problem | None:
+    """What stops gradients of single rows, found on two rows before any training."""
+    loss = task_loss(rows, recipe.task)
+    try:
+        with torch.random.fork_rng(devices=[]):  # dropout draws
+            ClippedSums(module, max_grad_norm=1.0)(tensors(module, rows.inputs), loss)
+    except ModelError as error:
+        return error.problems[0]
+    return None
 
 
 def _range_rows(data: Data, ranges: Ranges) -> Split:
