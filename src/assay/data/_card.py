@@ -26,7 +26,7 @@ def card(data: Data) -> str:
     if details.get("title"):
         lines += [details["title"], ""]
     lines += ["## Source", ""]
-    for name in ("address", "doi", "licence", "sha256", "origin"):
+    for name in ("address", "doi", "package", "licence", "citation", "sha256", "origin"):
         if data.source.get(name):
             lines.append(f"- {name}: {data.source[name]}")
     lines += [f"- digest of the data as split: {data.digest}", "", "## Rows", "", *_table(_split_rows(data))]
@@ -40,11 +40,21 @@ def card(data: Data) -> str:
         ("Limits", details.get("limits")),
         ("Recommended uses", details.get("recommended_uses")),
         ("Not recommended", details.get("not_recommended_uses")),
+        ("Left out, rows of the source", _dropped(data)),
         ("Recorded while reading", data.source.get("problems")),
     ):
         if notes:
             lines += ["", f"## {title}", "", *(f"- {note}" for note in notes)]
     return "\n".join(" ".join(line.split()) for line in lines) + "\n"  # a name must not start a line of its own
+
+
+def _dropped(data: Data) -> list[str]:
+    """Why rows of the source are not here, and what was done about nearly equal ones."""
+    notes = [f"{count:,}: {reason}" for reason, count in data.source.get("dropped", {}).items() if count]
+    near = data.source.get("near_duplicates")
+    if near:
+        notes.append(f"none, but {near['rows']:,} rows nearly equal another ({near['rule']})")
+    return notes
 
 
 def _table(rows: Iterator[list[str]]) -> list[str]:
@@ -98,6 +108,10 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _range(column: Column) -> str:
+    if column.kind == "image":
+        return f"pictures of {' × '.join(str(side) for side in column.shape)} (channels × height × width), 0 to 255"
+    if column.kind == "text":
+        return f"text, language {column.language}"
     if column.kind == "numeric":
         return f"number, {column.low:g} to {column.high:g} in training"
     shown = ", ".join(column.categories[:MAX_SHOWN])

@@ -70,7 +70,10 @@ def unpack(raw: bytes) -> dict[str, bytes]:
 
 
 def _members(raw: bytes, names: list[str]) -> dict[str, bytes]:
-    """Members by name; a name with "*" gives a pack of all that match. All that are missing are named at once."""
+    """Members by name; a name with "*" gives a pack of all that match, named from the first "*" on.
+
+    All that are missing are named at once.
+    """
     found: dict[str, bytes] = {}
     many: dict[str, dict[str, bytes]] = {name: {} for name in names if "*" in name}
     single = {name for name in names if "*" not in name}
@@ -85,7 +88,7 @@ def _members(raw: bytes, names: list[str]) -> dict[str, bytes]:
                 if path in single:
                     found[path] = content
                 for name in hits:
-                    many[name][PurePosixPath(path).name] = content
+                    many[name][path[name.index("*") :]] = content
     except _FAULTS as error:
         raise DataError(Problem(f"an archive cannot be read: {error}", next="Fetch it again")) from error
     missing = sorted((single - set(found)) | {name for name, files in many.items() if not files})

@@ -43,5 +43,6 @@ def assemble(
     whole = Split(rows.inputs, rows.labels.astype(np.int64), Groups(codes, rows.group_columns), numbers)
     splits = {split: whole.take(np.flatnonzero(rows.assigned == code)) for code, split in enumerate(SPLIT_NAMES)}
     counts = {split: np.bincount(one.labels, minlength=len(classes)).tolist() for split, one in splits.items()}
-    facts = {**source, "num_rows": num, "num_train": len(splits["train"]), "class_counts": counts}
+    num_kept = int((rows.assigned >= 0).sum())
+    facts = {**source, "num_rows": num_kept, "num_train": len(splits["train"]), "class_counts": counts}
     return Data(name, (column,), "class", rows.group_columns, splits, classes, positive, facts)

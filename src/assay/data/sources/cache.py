@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from assay.data.sources.source import Source
 from assay.errors import DataError, Problem, StorageError
-from assay.storage import make_folder, read_verified, write_atomic
-from assay.values import Progress, quiet
+from assay.storage import make_folder, read_regular, read_verified, write_atomic
+from assay.values import Array, Progress, quiet
 
 FOLDER_NAME = "ASSAY_DATA"
+DIGEST_BYTES = 32
 
 
 def cache_folder() -> Path:
@@ -72,6 +75,25 @@ def check_files(source: Source, files: Mapping[str, bytes]) -> None:
             problems.append(Problem(what, allowed, "It was changed where it came from: it is not used"))
     if problems:
         raise DataError(problems)
+
+
+def remembered(key: str, make: Callable[[], Array]) -> Array:
+    """An array of whole numbers `(N,)` that is slow to make, kept under its key (hex); made again when damaged."""
+    path = cache_folder() / "made" / key
+    try:
+        raw = read_regular(path)
+        if hmac.compare_digest(raw[:DIGEST_BYTES], hashlib.sha256(raw[DIGEST_BYTES:]).digest()):
+            return np.frombuffer(raw, dtype="<i8", offset=DIGEST_BYTES).astype(np.int64)
+    except StorageError:
+        pass
+    made = make()
+    content = made.astype("<i8").tobytes()
+    try:
+        make_folder(path.parent)
+        write_atomic(path, hashlib.sha256(content).digest() + content, durable=False)
+    except StorageError:  # a folder that may only be read: then it is made each time
+        pass
+    return made
 
 
 def megabytes(source: Source) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from assay.data.sources.assemble import Rows, assemble
+from assay.data.sources.cache import remembered
 from assay.data.sources.near import assign_clusters, joined, keep_published, near_duplicates
-from assay.values import Array, Column, Data
+from assay.values import Array, Column, Data, digest_of
 from assay.values import texts as text_array
 
+VERSION = "near-duplicates 1"  # of the rule that is remembered
 TEST = 0.2  # share of rows, where no split is published
 
 
@@ -49,7 +51,9 @@ def text_data(
     dropped = {**texts.dropped, **repeats}
     labels = texts.labels[kept]
     some = [texts.texts[row] for row in kept]
-    clusters = near_duplicates(some, language=texts.language)
+    inputs = text_array(some)
+    key = digest_of([VERSION, texts.language, inputs])
+    clusters = remembered(key, lambda: near_duplicates(some, language=texts.language))
     num_near = len(clusters) - len(np.unique(clusters))
     if texts.keys is not None:
         clusters = joined(clusters, [texts.keys[row] for row in kept])
@@ -69,7 +73,7 @@ def text_data(
     }
     codes = None if texts.codes is None else texts.codes[kept]
     numbers = kept + 1 if texts.numbers is None else texts.numbers[kept]
-    rows = Rows(text_array(some), labels, assigned, codes, texts.group_columns, numbers)
+    rows = Rows(inputs, labels, assigned, codes, texts.group_columns, numbers)
     column = Column("text", "text", language=texts.language)
     return assemble(name, column, rows, classes=classes, positive=positive, source=facts)
 
