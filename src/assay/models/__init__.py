@@ -117,7 +117,8 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
 
 
 register_architecture("mlp", _mlp)
-importlib.import_module("assay.models.int8")  # registers itself, with the names above
+for _name in ("int8", "cnn", "gan", "recurrent", "transformer"):
+    importlib.import_module(f"assay.models.{_name}")  # registers itself, with the names above
 
 __all__ = [
     "MLP",
