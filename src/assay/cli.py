@@ -49,6 +49,9 @@ def train(
     model: Annotated[str, typer.Option("--model", help="Architecture; by the kind of data when not given.")] = "",
     options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: epochs=3,num_hidden=64.")] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the system.")] = Path("system"),
+    checkpoints: Annotated[
+        Path | None, typer.Option("--checkpoints", help="Folder to save the run in; a killed run goes on from there.")
+    ] = None,
     seed: int = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +59,7 @@ def train(
     """Train a classifier or regressor on a table, texts or pictures, and save the system."""
     from assay.commands.train import run
 
-    run((data, label, groups, text), (model, options), out, seed, _console(json, quiet))
+    run((data, label, groups, text), (model, options), (out, checkpoints), seed, _console(json, quiet))
 
 
 @app.command()

@@ -79,7 +79,7 @@ class Console:
                     bars.reset(task, total=total or None, description=what, rate="")
                 speed = bars.tasks[0].speed
                 rate = f"{speed:,.1f}/s" if speed else ""
-                bars.update(task, completed=done, description=what[:48], rate=rate)
+                bars.update(task, completed=done, description=what[:80], rate=rate)
 
             yield update
 

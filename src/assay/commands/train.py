@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
 
 
-def run(spec: DataSpec, model: Model, out: Path, seed: int, console: Console) -> None:
-    """Say what will be trained, train it, and write the system's folder."""
+def run(spec: DataSpec, model: Model, folders: tuple[Path, Path | None], seed: int, console: Console) -> None:
+    """Say what will be trained, train it, and write the system's folder; `folders` are it and the checkpoints'."""
     from assay.models.cost import card
     from assay.observe import one_thread
+    from assay.train.checkpoints import Checkpoints
     from assay.train.system import train_system
 
+    out, saved = folders[0], None if folders[1] is None else Checkpoints(folders[1])
     require_folder(out, marks=["system.json"])
     options = parse_options(model[1])
     one_thread()
@@ -38,10 +40,12 @@ def run(spec: DataSpec, model: Model, out: Path, seed: int, console: Console) ->
     size = card(recipe.wrap(module), data)
     _say(data, size, recipe, console)
     with console.progress() as progress:
-        system = train_system(data, recipe=replace(recipe, progress=progress), seed=seed, progress=progress)
+        system = train_system(data, recipe=recipe, seed=seed, progress=progress, checkpoints=saved)
     save(system, how, out)
     facts = {name: value for name, value in system.facts.items() if isinstance(value, (int, float, str))}
     console.say(f"trained {system.name} on {data.name}: {len(data.splits['train']):,} rows, {facts.get('steps')} steps")
+    if facts.get("resumed"):
+        console.say("        taken up again from its checkpoints")
     console.say(f"system: {out} (digest {system.digest[:16]})")
     console.say(f"next:   assay audit {out}")
     console.finish({"system": str(out), "digest": system.digest, "facts": facts, "size": size})

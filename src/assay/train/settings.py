@@ -56,7 +56,9 @@ class TrainSettings:
     max_steps: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augment", tuple(self.augment))  # JSON has lists only
+        given: object = self.augment  # JSON has lists, and a command line flip+crop:2
+        named = given.split("+") if isinstance(given, str) else self.augment
+        object.__setattr__(self, "augment", tuple(name for name in named if name))
         wrong = [
             Problem(f"{name} is {getattr(self, name)!r}", allowed)
             for name, (fine, allowed) in (self._numbers() | self._words()).items()
