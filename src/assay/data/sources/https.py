@@ -60,7 +60,9 @@ def _copy(answer: Any, file: Any, mirror: Mirror, state: tuple[int, Progress]) -
     while chunk := answer.read(CHUNK):
         done += len(chunk)
         if done > mirror.num_bytes:
-            break  # the digest cannot be right: stop here, and let the caller say so
+            Path(file.name).unlink()
+            what = f"{mirror.url} gives more than {mirror.num_bytes} bytes"
+            raise DataError(Problem(what, f"{mirror.num_bytes} bytes, SHA-256 {mirror.sha256}", "It was not opened"))
         file.write(chunk)
         progress(f"fetching {name} (kB)", done // 1000, max(1, mirror.num_bytes // 1000))
     file.flush()

@@ -14,7 +14,7 @@ from assay.data.sources.near import assign_clusters, joined, keep_published, nea
 from assay.values import Array, Column, Data, digest_of
 from assay.values import texts as text_array
 
-VERSION = "near-duplicates 1"  # of the rule that is remembered
+VERSION = "near-duplicates 2"  # of the rule that is remembered
 TEST = 0.2  # share of rows, where no split is published
 
 
