@@ -13,6 +13,9 @@ from assay.stats import Draws, Estimate, mean, rate, statistic
 from assay.values import Array, Measurement, Task
 
 
+_CHUNK = 1 << 22  # numbers held at a time: memory must not grow with the rows
+
+
 @probe("utility")
 def calibration_error(
     labels: Array, probabilities: Array, predictions: Array, task: Task, draws: Draws, *, num_bins: int = 15
@@ -45,9 +48,7 @@ def calibration_error(
     stated, happened = _claims(labels, probabilities, predictions, task.positive_index)
     stated, happened = np.where(errored, 1.0, stated), np.where(errored, 0.0, happened)
     bins, num = _equal_mass(stated, errored, num_bins)
-    member = (bins[:, None] == np.arange(num + 1)).astype(np.float64)
-    sums = draws.sums(np.concatenate([member, member * happened[:, None], member * stated[:, None]], axis=1))
-    rows, hits, claims = np.split(sums, 3, axis=1)
+    rows, hits, claims = (_bin_sums(draws, bins, num + 1, values) for values in (None, happened, stated))
     square, average = _debiased(rows[:, :num], hits[:, :num], claims[:, :num], len(labels))
     failed = float(errored.mean()) if len(labels) else np.nan
     root, plain = (_at_least(failed, *one, draws.level) for one in ((square, 0.5), (average, 1.0)))
@@ -82,6 +83,16 @@ def _equal_mass(stated: Array, errored: Array, num_bins: int) -> tuple[Array, in
     bins = np.full(len(stated), -1)
     names, bins[~errored] = np.unique(np.searchsorted(edges, scored), return_inverse=True)
     return np.where(errored, len(names), bins), len(names)
+
+
+def _bin_sums(draws: Draws, bins: Array, num: int, values: Array | None) -> Array:
+    """Sum of `values (N,)` (or how many rows) in each bin under each draw, `(1 + B, num)`; a few bins at a time."""
+    step = max(1, _CHUNK // max(1, len(bins)))
+    found = []
+    for first in range(0, num, step):
+        member = (bins[:, None] == np.arange(first, min(num, first + step))).astype(np.float64)
+        found.append(draws.sums(member if values is None else member * values[:, None]))
+    return np.concatenate(found, axis=1)
 
 
 def _debiased(rows: Array, hits: Array, claims: Array, num: int) -> tuple[Array, Array]:
