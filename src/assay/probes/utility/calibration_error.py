@@ -12,7 +12,6 @@ from assay.registry import probe
 from assay.stats import Draws, Estimate, mean, rate, statistic
 from assay.values import Array, Measurement, Task
 
-
 _CHUNK = 1 << 22  # numbers held at a time: memory must not grow with the rows
 
 
