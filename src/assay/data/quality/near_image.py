@@ -7,7 +7,7 @@ import numpy as np
 from assay.values import Array
 
 GRID = 8  # the coarse picture is at most GRID x GRID to a channel
-COARSE, SIMILAR = 0.9, 0.99
+COARSE, SIMILAR = 0.75, 0.99
 MAX_CANDIDATES = 5
 CHUNK = 1 << 24  # products held in one go
 

@@ -15,6 +15,9 @@ _IBAN_LENGTHS = (
     "RO24 RS22 SA24 SC31 SE24 SI19 SK24 SM27 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 "
 )
 IBAN_LENGTH = {one[:2]: int(one[2:]) for one in _IBAN_LENGTHS.split()}
+_FILE_ENDINGS = frozenset(
+    {"png", "jpg", "jpeg", "gif", "svg", "webp", "js", "css", "html", "json", "txt"}
+)  # logo@2x.png
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,10 @@ def _address(text: str) -> bool:
     return all(int(one) <= 255 and (one == "0" or one[0] != "0") for one in parts) and parts[0] not in ("0", "255")
 
 
+def _email(text: str) -> bool:
+    return ".." not in text and ".@" not in text and text.rsplit(".", 1)[1].lower() not in _FILE_ENDINGS
+
+
 def _phone(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
     return 8 <= len(digits) <= 15 and len(set(digits)) > 2
@@ -85,7 +92,7 @@ PATTERNS = (
             r"[A-Za-z]{2,24}(?![\w-])",
             re.ASCII,
         ),
-        lambda text: ".." not in text and ".@" not in text,
+        _email,
         "@",
     ),
     Pattern(
@@ -111,8 +118,8 @@ PATTERNS = (
         "phone",
         re.compile(
             r"(?<![\w.+])\+[1-9]\d{0,2}(?:[ .-]?\(\d{1,4}\))?(?:[ .-]?\d){6,12}(?![\d-])"
-            r"|(?<![\w.+(-])\(\d{3}\) ?\d{3}[ .-]\d{4}(?![\w-])"
-            r"|(?<![\w.+(-])(?:1[ .-])?[2-9]\d{2}([ .-])[2-9]\d{2}\1\d{4}(?![\w-]|\.\d)",
+            r"|(?<![\w.+($€£¥￥#-])\(\d{3}\) ?\d{3}[ .-]\d{4}(?![\w-])"
+            r"|(?<![\w.+($€£¥￥#-])(?:1[ .-])?[2-9]\d{2}([ .-])[2-9]\d{2}\1\d{4}(?![\w-]|\.\d)",
             re.ASCII,
         ),
         _phone,

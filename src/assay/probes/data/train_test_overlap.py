@@ -23,7 +23,7 @@ def train_test_overlap(query: Query, draws: Draws) -> list[Measurement]:
     Definition: train_test_overlap = #{test rows whose inputs and label some training row has} / N;
         near_train_test_overlap adds the rows whose inputs are nearly those of a training row: texts with Jaccard
         similarity of letter runs >= 0.8, pictures with correlation >= 0.99 (moved by up to one pixel), table rows with
-        equal categories and numbers within 1 % of a standard deviation. No example can be errored.
+        equal categories and numbers within 0.1 % of a standard deviation. No example can be errored.
     Shapes: the raw inputs of test (N, ...) and train (M, ...), through the query handle.
     Direction: lower is better; unit share, 0 to 1.
     Limits: what a memory of the training rows would answer rightly, not what this system remembers. Equal rows of a
