@@ -50,6 +50,9 @@ class Plan:
         return sum(one.rows for one in self.passes if not one.cached)
 
 
+COMPARES_GROUPS = ("fairness", "data")  # other families only report by group where there are groups
+
+
 def why_not(probe: Probe, system: System) -> str:
     """The reason why a probe does not apply to a system; empty when it does."""
     if system.task.name not in probe.tasks:
@@ -70,7 +73,7 @@ def why_not(probe: Probe, system: System) -> str:
     )
     if absent:
         return f"it reads {' and '.join(absent)}, which a {system.task.name} task does not have"
-    if "groups" in probe.needs and not system.data.group_columns:
+    if "groups" in probe.needs and probe.family in COMPARES_GROUPS and not system.data.group_columns:
         return "it compares groups, and the data declares no group column"
     return ""
 
