@@ -146,6 +146,12 @@ class Saver:
             following += f"; the last good checkpoint is {good}" if good else "; no checkpoint was made before"
         return ModelError(Problem(f"{what} at step {step}", next=following))
 
+    def facts(self, state: State) -> dict[str, Any]:
+        """How often the run was taken up again, and what it was tainted by; nothing without checkpoints."""
+        if self.checkpoints is None:
+            return {}
+        return {"resumed": state.at.resumed} | ({"tainted": self.taint} if self.taint else {})
+
 
 def total_energy(energy: Energy, spent: Mapping[str, Any]) -> Energy:
     """What this process used, and what the run had used before it was taken up again.

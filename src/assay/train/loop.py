@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem, UsageError
-from assay.meter import measure_energy
+from assay.meter import Energy, measure_energy
 from assay.models import tensors
 from assay.models.adapters.module import digest_state
 from assay.train.augment import augment, check_augment
@@ -107,25 +107,8 @@ def fit(
             _end_epoch(run, state, total_energy(meter.read(), at.spent).seconds)
             live.epoch(at)
         saver.save(state)
-    used = total_energy(meter.read() if meter.energy is None else meter.energy, at.spent)
-    examples = sum(point["examples"] for point in at.curve)
-    return {
-        "steps": at.step,
-        "epochs": at.epoch,
-        "train_loss": at.curve[-1]["train_loss"],
-        "validation_loss": state.watch.best,
-        "curve": at.curve,
-        "curve_metric": METRICS[task.name == "regression"],
-        "seconds": used.seconds,
-        "cpu_seconds": used.cpu_seconds,
-        "examples": examples,
-        "examples_per_second": examples / used.seconds,
-        "energy": plain(used),
-        "num_train": len(split),
-        **costs,
-        **({"resumed": at.resumed} if hooks.checkpoints is not None else {}),
-        **({"tainted": saver.taint} if saver.taint else {}),
-    }
+    energy = meter.read() if meter.energy is None else meter.energy
+    return {**_facts(run, state, task, total_energy(energy, at.spent)), **costs, **saver.facts(state)}
 
 
 def _step(run: _Run, state: State, batch: Tensor) -> str:
@@ -158,6 +141,25 @@ def _step(run: _Run, state: State, batch: Tensor) -> str:
     state.average.update(at.step)
     at.total, at.seen = at.total + number * len(rows), at.seen + len(rows)
     return ""
+
+
+def _facts(run: _Run, state: State, task: Task, used: Energy) -> dict[str, Any]:
+    """What a run came to, as plain data."""
+    at, examples = state.at, sum(point["examples"] for point in state.at.curve)
+    return {
+        "steps": at.step,
+        "epochs": at.epoch,
+        "train_loss": at.curve[-1]["train_loss"],
+        "validation_loss": state.watch.best,
+        "curve": at.curve,
+        "curve_metric": METRICS[task.name == "regression"],
+        "seconds": used.seconds,
+        "cpu_seconds": used.cpu_seconds,
+        "examples": examples,
+        "examples_per_second": examples / used.seconds,
+        "energy": plain(used),
+        "num_train": len(run.inputs),
+    }
 
 
 def _end_epoch(run: _Run, state: State, seconds: float) -> None:
