@@ -71,7 +71,7 @@ def test_case_width_and_punctuation_do_not_count_and_words_do():
 
 
 @given(st.lists(st.text(max_size=30), max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_text_is_allowed(texts):
     clusters = near_duplicates(texts, language="zh")
     assert len(clusters) == len(texts)
