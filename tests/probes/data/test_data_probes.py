@@ -65,9 +65,9 @@ def test_planted_label_errors_raise_the_share_and_a_clean_sure_system_sees_none(
 @pytest.mark.slow
 @pytest.mark.parametrize(("num", "wrong"), [(300, 0.0), (300, 0.1), (2000, 0.1)])
 def test_interval_of_label_errors_covers(num, wrong):
-    """The share among 400,000 rows, their own thresholds included, is what the interval is for."""
+    """The share among 100,000 rows, their own thresholds included, is what the interval is for."""
     rng = np.random.default_rng(1)
-    truth = told(*population(400_000, rng, wrong), num_draws=1)[""].value
+    truth = told(*population(100_000, rng, wrong), num_draws=1)[""].value
     found = [told(*population(num, rng, wrong), num_draws=1)[""] for _ in range(400)]
     assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.93
 

@@ -33,12 +33,15 @@ def looks_like(labels: Array, probabilities: Array) -> Array:
     >>> looks_like(labels, np.stack([first, 1 - first], axis=1)).tolist()
     [0, 0, 1, -1, 1]
     """
-    found = np.full(len(labels), -1, dtype=np.int64)
     known: Array = np.isfinite(probabilities.sum(axis=1))
-    if known.any():
-        sure = np.where(probabilities >= _limits(labels, probabilities, known), probabilities, -1.0)
-        best = sure.argmax(axis=1)
-        found = np.where(known & (sure.max(axis=1) >= 0), best, -1)
+    if not known.any():
+        return np.full(len(labels), -1, dtype=np.int64)
+    return _above(probabilities, _limits(labels, probabilities, known), known)
+
+
+def _above(probabilities: Array, limits: Array, known: Array) -> Array:
+    sure = np.where(probabilities >= limits, probabilities, -1.0)
+    found: Array = np.where(known & (sure.max(axis=1) >= 0), sure.argmax(axis=1), -1)
     return found
 
 
@@ -59,4 +62,38 @@ def doubt(labels: Array, probabilities: Array) -> Array:
     others = probabilities.astype(np.float64, copy=True)
     others[rows, labels] = -np.inf
     found: Array = others.max(axis=1) - probabilities[rows, labels]
+    return found
+
+
+def slopes(labels: Array, probabilities: Array) -> Array:
+    r"""How fast each row's mark goes as each threshold rises `(N, K)`, in turn: $(m_i(t_j + h) - m_i(t_j - h)) / 2h$.
+
+    h is the spread of $p_j$ among rows labelled j over the fifth root of their number. Means over many rows are what
+    they are for: the derivative of a share of suspected rows.
+    """
+    known: Array = np.isfinite(probabilities.sum(axis=1))
+    found = np.zeros(probabilities.shape)
+    if not known.any():
+        return found
+    limits = _limits(labels, probabilities, known)
+    for code in range(probabilities.shape[1]):
+        own = probabilities[known & (labels == code), code].astype(np.float64)
+        step = float(own.std()) * len(own) ** -0.2 if len(own) > 1 else 0.0
+        if step > 0:
+            moved = step * (np.arange(len(limits)) == code)
+            up, down = (_above(probabilities, limits + sign * moved, known) for sign in (1, -1))
+            marks = [((seen >= 0) & (seen != labels)).astype(np.float64) for seen in (up, down)]
+            found[:, code] = (marks[0] - marks[1]) / (2 * step)
+    return found
+
+
+def pulls(labels: Array, probabilities: Array) -> Array:
+    r"""What each row does to each threshold `(N, K)`, times N: $(p_{ij} - t_j) / \pi_j$ for its own label j, else 0."""
+    known: Array = np.isfinite(probabilities.sum(axis=1))
+    found = np.zeros(probabilities.shape)
+    if known.any():
+        limits = _limits(labels, probabilities, known)
+        rows = np.flatnonzero(known)
+        shares = np.bincount(labels[rows], minlength=probabilities.shape[1]) / len(rows)
+        found[rows, labels[rows]] = (probabilities[rows, labels[rows]] - limits[labels[rows]]) / shares[labels[rows]]
     return found
