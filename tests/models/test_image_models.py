@@ -93,6 +93,8 @@ def test_group_norm_keeps_rows_apart_in_training_too(norm: str, independent: boo
         ("cnn_lenet", (3, 32, 32), 10, {}, 62_006),  # the tutorial's own network
         ("cnn_residual", (1, 28, 28), 10, {}, 82_922),
         ("cnn_residual", (1, 28, 28), 10, {"grid": 1}, 77_802),
+        # A second block of 64 channels: two convolutions and two norms.
+        ("cnn_residual", (1, 28, 28), 10, {"grid": 1, "depths": [1, 2]}, 77_802 + 2 * (9 * 64 * 64 + 128)),
         # By hand: 2 x (conv + norm) a width, the linear layer after two poolings, the head.
         (
             "cnn_vgg",
@@ -186,7 +188,8 @@ def test_rebuilt_from_its_state(name: str) -> None:
         ("cnn_residual", COLUMNS, {}, "one image column"),
         ("cnn_lenet", column(1, 7, 30), {}, "8 pixels or more"),
         ("cnn_residual", column(1, 8, 8), {"norm": "layer"}, "batch, group, none"),
-        ("cnn_residual", column(1, 8, 8), {"stages": 4}, "at least one pixel left"),
+        ("cnn_residual", column(1, 8, 8), {"depths": [1] * 4}, "at least one pixel left"),
+        ("cnn_residual", column(1, 8, 8), {"depths": []}, "whole numbers from 1"),
         ("cnn_residual", column(1, 8, 8), {"width": 0}, "whole numbers from 1"),
         ("cnn_vgg", column(1, 8, 8), {"dropout": 1.0}, "0 to below 1"),
         ("cnn_vgg", column(1, 8, 8), {"widths": [4, 4, 4, 4]}, "at least one pixel left"),

@@ -80,12 +80,11 @@ def residual(
     *,
     num_outputs: int,
     width: int = 32,
-    depth: int = 1,
-    stages: int = 2,
+    depths: Sequence[int] = (1, 1),
     grid: int = 3,
     norm: str = "batch",
 ) -> ImageNetwork:
-    r"""A residual network, cheap on a CPU: 5x5 stem of stride 2, `stages` of `depth` blocks, `grid` x `grid` means.
+    r"""A residual network, cheap on a CPU: 5x5 stem of stride 2, `depths` blocks a stage, `grid` x `grid` means.
 
     Block: $y = \mathrm{relu}(x + \mathrm{norm}(W_2 * \mathrm{relu}(\mathrm{norm}(W_1 * x))))$ with 3x3 convolutions;
     each stage after the first halves the image and doubles the width, and its shortcut is a 2x2 mean and a 1x1
@@ -99,17 +98,19 @@ def residual(
     section 4 (ResNet-D); zero start: Goyal et al. 2017, section 5.1.
     """
     shape = image_shape(columns)
-    _check(num_outputs, [width, depth, stages, grid], norm=norm)
-    if min(shape[1:]) >> stages < 1:
-        raise ModelError(Problem(f"{stages} halvings of {shape[1]} x {shape[2]} pixels", "at least one pixel left"))
+    _check(num_outputs, [width, grid, len(depths), *depths], norm=norm)
+    if min(shape[1:]) >> len(depths) < 1:
+        raise ModelError(
+            Problem(f"{len(depths)} halvings of {shape[1]} x {shape[2]} pixels", "at least one pixel left")
+        )
     layers: list[nn.Module] = [*_convolution(shape[0], width, kernel=5, stride=2, norm=norm), nn.ReLU(), ChannelsLast()]
     channels = width
-    for stage in range(stages):
+    for stage, depth in enumerate(depths):
         for block in range(depth):
             size = width << stage
             layers.append(Block(channels, size, stride=2 if stage and not block else 1, norm=norm))
             channels = size
-    cells = [min(grid, -(-side // 2**stages)) for side in shape[1:]]
+    cells = [min(grid, -(-side // 2 ** len(depths))) for side in shape[1:]]
     layers += [nn.AdaptiveAvgPool2d((cells[0], cells[1])), nn.Flatten()]
     return _network(columns, layers, channels * math.prod(cells), num_outputs)
 
