@@ -15,6 +15,7 @@ RUNS = {
     "thresholds": [],
     "membership": [],
     "serving": [],
+    "train_speed": ["--lightning"],
 }
 HEAD = """# Benchmarks
 

@@ -219,7 +219,7 @@ def test_early_stopping_keeps_the_best_weights() -> None:
     made = module()
 
     def watch(what: str, done: int, total: int) -> None:
-        if "loss" not in what:
+        if "loss" not in what or done % 16:  # the line before the first step, and those between two epochs
             return
         with torch.no_grad():
             outputs = made.eval()(torch.from_numpy(validation.inputs))
