@@ -8,13 +8,31 @@ from typing import Any
 import numpy as np
 
 from assay.errors import ModelError, Problem
+from assay.parts import modality
 from assay.values import Array, Column
 
 
+def check_inputs(inputs: Array, columns: Sequence[Column]) -> None:
+    """Raise ModelError unless inputs are what the columns declare: `(N, F)`, `(N, C, H, W)` or texts `(N,)`."""
+    kind = modality(columns)
+    if kind == "text":
+        fine, allowed = inputs.ndim == 1 and inputs.dtype.kind in "TU", "texts (N,)"
+    else:
+        shape = columns[0].shape if kind == "image" else (len(columns),)
+        fine = inputs.shape[1:] == shape and inputs.ndim == len(shape) + 1 and inputs.dtype.kind in "biuf"
+        allowed = f"numbers (N, {', '.join(map(str, shape))})"
+    if not fine:
+        raise ModelError(Problem(f"inputs have shape {inputs.shape} and type {inputs.dtype}", allowed))
+
+
 def decode(inputs: Array, columns: Sequence[Column]) -> dict[str, list[Any]]:
-    """`(N, F)` codes and numbers to raw values by column; missing (NaN, or a code outside the categories) is None."""
-    if inputs.ndim != 2 or inputs.shape[1] != len(columns):
-        raise ModelError(Problem(f"inputs have shape {inputs.shape}", f"(N, {len(columns)})"))
+    """Inputs to raw values by column: codes to names, texts, pictures as nested lists `(C, H, W)`.
+
+    Missing (NaN, or a code outside the categories) is None. Raises ModelError for inputs that are not of the columns.
+    """
+    check_inputs(inputs, columns)
+    if modality(columns) != "table":
+        return {columns[0].name: inputs.tolist()}
     table: dict[str, list[Any]] = {}
     for position, column in enumerate(columns):
         values = inputs[:, position]

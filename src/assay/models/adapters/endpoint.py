@@ -16,20 +16,22 @@ from typing import Any
 import numpy as np
 
 from assay.errors import ModelError, Problem, UsageError
-from assay.models.adapters._rows import decode
+from assay.models.adapters._rows import check_inputs, decode
 from assay.models.adapters.module import OutputsAre
+from assay.parts import modality
 from assay.values import Array, Column, digest_of
 
 __all__ = ["CallableModel", "Connection", "HttpModel"]
 
 MAX_WAIT = 5.0  # seconds between two tries, whatever Retry-After says
+MAX_NUMBERS = 1 << 20  # pixels in one request
 GIVE_UP_AFTER = 5  # failed batches in a row; the rows that are left are then marked errored without asking
 FATAL = frozenset({401, 403, 404, 405})
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class CallableModel:
-    """A function from raw inputs `(N, F)` to outputs `(N, K)`. Offers query.
+    """A function from rows `(N, F)`, pictures `(N, C, H, W)` or texts `(N,)` to outputs `(N, K)`. Offers query.
 
     `digest` covers `name`, `version` and what the outputs are. Limits: it cannot see the function's code, so change
     `version` whenever answers may change, or remembered answers are used. Raises ModelError, from `outputs`, when the
@@ -49,7 +51,7 @@ class CallableModel:
         self.digest = digest_of(["callable", name, version, outputs_are])
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32."""
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32."""
         try:
             answer = np.asarray(self.function(np.array(inputs)), dtype=np.float32)
         except Exception as error:  # a user's function may raise anything
@@ -81,10 +83,12 @@ class HttpModel:
 
     A URL that ends in `/infer` is spoken to in the Open Inference Protocol v2, one tensor per column; any other gets
     `{"instances": [{column: value, ...}, ...]}` and must answer `{"predictions": [[...K numbers...], ...]}` or
-    `{"probabilities": ...}`. Missing values are null. Rows that the endpoint cannot answer (a bad status after
-    bounded retries, a wrong shape, a number that is null) become NaN: errored examples, counted in `num_errored`,
-    with the first reasons in `problems`; a refused batch is halved until the refused rows stand alone. After five
-    failed batches in a row the rest is marked errored unasked.
+    `{"probabilities": ...}`. Missing values are null; a text is a string (BYTES); a picture is nested lists
+    `(C, H, W)` of numbers from 0 to 255 (UINT8, or FP32 where some are not whole).
+
+    Rows that the endpoint cannot answer (a bad status after bounded retries, a wrong shape, a number that is null)
+    become NaN: errored examples, counted in `num_errored`, with the first reasons in `problems`; a refused batch is
+    halved until the refused rows stand alone. After five failed batches in a row the rest is marked errored unasked.
 
     `digest` covers the URL, the declared `version`, and what the outputs are. Limits: an endpoint may change under the
     same version. Redirects and proxies are not followed, and no other host is spoken to. Raises UsageError for another
@@ -118,9 +122,10 @@ class HttpModel:
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32; NaN rows are errored examples."""
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32; NaN rows are errored examples."""
+        check_inputs(inputs, self.columns)
         self._failures = 0
-        size = self.connection.batch_size
+        size = max(1, min(self.connection.batch_size, MAX_NUMBERS // max(1, math.prod(inputs.shape[1:]))))
         batches = [self._rows(inputs[start : start + size]) for start in range(0, len(inputs), size)]
         answer = np.concatenate([np.empty((0, self.num_outputs), dtype=np.float32), *batches])
         self.num_errored += int(np.isnan(answer).any(axis=1).sum())
@@ -149,7 +154,7 @@ class HttpModel:
         """One request with its retries. Raises _RefusedError, or ModelError where trying on makes no sense."""
         oip = urllib.parse.urlsplit(self.url).path.rstrip("/").endswith("/infer")
         table = decode(inputs, self.columns)
-        body = _oip_request(table, self.columns) if oip else _rows_request(table)
+        body = _oip_request(table, self.columns, inputs.dtype) if oip else _rows_request(table)
         content = self._send(json.dumps(body, allow_nan=False).encode())
         try:
             answer = json.loads(content)
@@ -244,7 +249,13 @@ def _numbers(row: Any) -> list[float]:
     return [math.nan if value is None else float(value) for value in values]
 
 
-def _oip_request(table: Mapping[str, list[Any]], columns: Sequence[Column]) -> dict[str, Any]:
+def _oip_request(table: Mapping[str, list[Any]], columns: Sequence[Column], dtype: Any) -> dict[str, Any]:
+    if modality(columns) == "image":
+        (column,) = columns
+        pixels = np.array(table[column.name], dtype=dtype)
+        kind = "UINT8" if dtype == np.uint8 else "FP32"
+        data = pixels.ravel().tolist()
+        return {"inputs": [{"name": column.name, "shape": list(pixels.shape), "datatype": kind, "data": data}]}
     kinds = {column.name: "FP64" if column.kind == "numeric" else "BYTES" for column in columns}
     num = len(next(iter(table.values()), []))
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from assay.errors import MissingExtraError, ModelError, Problem
+from assay.models import Encodes
 from assay.models.adapters.module import OutputsAre, evaluation
 from assay.models.adapters.refuse import check_format
 from assay.storage import read_regular, read_verified, write_atomic
@@ -27,9 +28,9 @@ FLOATS = {"tensor(float)": np.float32, "tensor(double)": np.float64}
 
 
 class OnnxModel:
-    """An ONNX Runtime session that answers `(N, F)` with `(N, K)`; made by `load_onnx`. Offers query and meter.
+    """An ONNX Runtime session that answers rows `(N, F)` or pictures `(N, C, H, W)` with `(N, K)`; made by `load_onnx`.
 
-    `outputs_are_because` says how logits and probabilities were told apart.
+    Offers query and meter. `outputs_are_because` says how logits and probabilities were told apart.
     """
 
     def __init__(self, session: Any, *, digest: str, num_bytes: int, output: str, batch_size: int | None) -> None:
@@ -45,17 +46,24 @@ class OnnxModel:
 
     @property
     def num_features(self) -> int | None:
-        """F, where the file fixes it."""
-        size = self.session.get_inputs()[0].shape[1]
-        return size if isinstance(size, int) else None
+        """F, where the file takes rows and fixes it."""
+        return self.shape[0] if len(self.shape) == 1 else None
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """Of one input, `(F,)` or `(C, H, W)`; None where the file leaves a size free."""
+        return tuple(size if isinstance(size, int) else None for size in self.session.get_inputs()[0].shape[1:])
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32. Raises ModelError for inputs of a wrong width."""
-        if inputs.ndim != 2 or self.num_features not in (None, inputs.shape[1]):
-            raise ModelError(Problem(f"inputs have shape {inputs.shape}", f"(N, {self.num_features or 'F'})"))
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32. Raises ModelError for inputs of another shape or kind."""
+        fits = inputs.ndim == len(self.shape) + 1 and inputs.dtype.kind in "biuf"
+        if not fits or any(size not in (None, found) for size, found in zip(self.shape, inputs.shape[1:], strict=True)):
+            names = "F" if len(self.shape) == 1 else "CHW"
+            sizes = ", ".join(str(size or name) for size, name in zip(self.shape, names, strict=True))
+            raise ModelError(Problem(f"inputs have shape {inputs.shape} and type {inputs.dtype}", f"(N, {sizes})"))
         wanted = FLOATS[self.session.get_inputs()[0].type]
         rows = np.ascontiguousarray(inputs, dtype=wanted)
-        size = self.batch_size or BATCH_SIZE
+        size = self.batch_size or (BATCH_SIZE if inputs.ndim == 2 else 512)  # activations of pictures are large
         batches = [self._batch(rows[start : start + size]) for start in range(0, max(len(rows), 1), size)]
         return np.concatenate(batches)
 
@@ -80,13 +88,13 @@ class OnnxModel:
 def load_onnx(
     path: str | Path, *, sha256: str | None = None, outputs_are: OutputsAre | None = None, num_threads: int = 0
 ) -> OnnxModel:
-    """Load an ONNX file with one float input `(N, F)`; `sha256`, when given, is verified before parsing.
+    """Load an ONNX file with one float input, `(N, F)` or `(N, C, H, W)`.
 
-    Takes the output named like probabilities, else the last float output; scikit-learn exports work with and without
-    ZipMap. Without `outputs_are`: probabilities if the output is made by Softmax, Sigmoid or a classifier node, or if
-    rows of two or more columns are in [0, 1] and sum to 1 on trial inputs; else logits. Raises ModelError for damaged
-    files, weights outside the file's folder, operators of unknown domains, or inputs of another kind;
-    UnsafeFileError for other formats; MissingExtraError without onnxruntime.
+    `sha256`, when given, is verified before parsing. Takes the output named like probabilities, else the last float
+    output; scikit-learn exports work with and without ZipMap. Without `outputs_are`: probabilities if the output is
+    made by Softmax, Sigmoid or a classifier node, or if rows of two or more columns are in [0, 1] and sum to 1 on trial
+    inputs; else logits. Raises ModelError for damaged files, weights outside the file's folder, operators of unknown
+    domains, or inputs of another kind; UnsafeFileError for other formats; MissingExtraError without onnxruntime.
     """
     path = Path(path)
     if check_format(path) != "onnx":
@@ -120,15 +128,21 @@ def load_onnx(
     return model
 
 
-def export_onnx(module: nn.Module, path: str | Path, num_features: int) -> None:
-    """Write a module that maps `(N, F)` to `(N, K)` as one ONNX file, batch size free.
+def export_onnx(module: nn.Module, path: str | Path, shape: int | Sequence[int]) -> None:
+    """Write a module that maps inputs of a shape (F, or (C, H, W)) to `(N, K)` as one ONNX file, batch size free.
 
-    The file is run once and compared: raises ModelError when an answer differs by more than 1e-4 (relative to the
-    largest), or when the module cannot be exported; MissingExtraError without onnx, onnxscript and onnxruntime.
+    Limits: no module with its own way to read raw inputs (`encode`): ONNX has no words. The file is run once and
+    compared: raises ModelError when an answer differs by more than 1e-4 (relative to the largest), or when the module
+    cannot be exported; MissingExtraError without onnx, onnxscript and onnxruntime.
     """
     _packages()
     path = Path(path)
-    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, num_features)).astype(np.float32))
+    if isinstance(module, Encodes):
+        what = f"a {type(module).__name__} reads raw inputs by code that ONNX cannot hold"
+        raise ModelError(Problem(what, "modules of numbers or pixels", "Save the system instead, and load it here"))
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(3, *sizes)).astype(np.float32))
+    rows = rows if len(sizes) == 1 else (40 * rows + 128).clamp(0, 255)
     with evaluation(module), torch.no_grad():
         expected = module(rows).float().numpy()
         program = _exported(module, rows)
@@ -229,12 +243,14 @@ def _refuse_domains(proto: Any, path: Path) -> None:
 
 
 def _check_input(session: Any, path: Path) -> int | None:
-    """The fixed batch size, None when it is free. Raises ModelError unless there is one float input (N, F)."""
+    """The fixed batch size, None when it is free. Raises ModelError unless there is one float input of 2 or 4 axes."""
     inputs = session.get_inputs()
-    if len(inputs) != 1 or inputs[0].type not in FLOATS or len(inputs[0].shape) != 2:
+    if len(inputs) != 1 or inputs[0].type not in FLOATS or len(inputs[0].shape) not in (2, 4):
         found = ", ".join(f"{entry.name} {entry.type} {entry.shape}" for entry in inputs)
         advice = "Export it again with one matrix of the columns in their order, categories as codes"
-        raise ModelError(Problem(f"{path} takes {found}", "one float input (N, F)", advice))
+        if any(entry.type == "tensor(string)" for entry in inputs):
+            advice = "A model of texts comes in as a Hugging Face folder, a scikit-learn estimator or an endpoint"
+        raise ModelError(Problem(f"{path} takes {found}", "one float input (N, F) or (N, C, H, W)", advice))
     size = inputs[0].shape[0]
     return size if isinstance(size, int) else None
 
@@ -258,9 +274,10 @@ def _kind(model: OnnxModel, proto: Any, declared: OutputsAre | None) -> tuple[Ou
     maker = makers[name].op_type if name in makers else ""
     if maker in ("Softmax", "Sigmoid") or (maker.endswith("Classifier") and _normalises(makers[name])):
         return "probabilities", f"made by {maker}"
-    if model.num_features is None:
-        return "logits", "taken as logits: the width of the input is not fixed, so it was not tried"
-    trial = np.random.default_rng(0).integers(0, 3, size=(64, model.num_features)).astype(np.float32)
+    shape = [size for size in model.shape if size is not None]
+    if len(shape) < len(model.shape):
+        return "logits", "taken as logits: the shape of the input is not fixed, so it was not tried"
+    trial = np.random.default_rng(0).integers(0, 3, size=(64, *shape)).astype(np.float32)
     answer = model.outputs(trial)
     inside = bool(((answer >= 0) & (answer <= 1)).all()) and answer.shape[1] > 1
     if inside and np.abs(answer.sum(axis=1) - 1).max() <= 1e-4:

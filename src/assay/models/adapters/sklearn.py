@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -10,23 +11,26 @@ from typing import Any, Literal
 import numpy as np
 
 from assay.errors import MissingExtraError, ModelError, Problem
-from assay.models.adapters._rows import decode
+from assay.models.adapters._rows import check_inputs, decode
 from assay.models.adapters.module import OutputsAre
+from assay.parts import modality
 from assay.values import Array, Column, canonical
 
 __all__ = ["SklearnModel", "digest_estimator"]
 
 STATELESS = frozenset({"sklearn", "numpy"})  # whose objects without state are their class alone
 TREES = frozenset({"sklearn.neighbors._kd_tree", "sklearn.neighbors._ball_tree"})
-SKIPPED = frozenset({"n_jobs", "verbose"})  # how it runs, not what it answers
+SKIPPED = frozenset({"n_jobs", "verbose", "_stop_words_id"})  # how it runs, not what it answers
 
 
 class SklearnModel:
     """A fitted estimator (or sklearn Pipeline): `predict_proba`, else `decision_function`, else `predict`.
 
     `inputs_are` "codes" passes `(N, F)` float64 as coded; "table" passes a polars table with named columns and raw
-    values. `classes` are the data's classes in order: needed when the estimator was fitted on class names, or has not
-    met all. Offers query and meter. `digest` covers parameters and all fitted state, walked, not pickled.
+    values. A text column passes a list of the raw strings (what TfidfVectorizer takes), an image column
+    `(N, C * H * W)` float64 pixels. `classes` are the data's classes in order: needed when the estimator was fitted on
+    class names, or has not met all. Offers query and meter. `digest` covers parameters and all fitted state, walked,
+    not pickled.
     Limits: a `decision_function` is passed on as a logit though it need not be one; the digest names functions without
     covering their code; it differs between versions of scikit-learn that store a fit differently.
     Raises ModelError for an estimator that is not fitted, or whose state cannot be walked.
@@ -50,6 +54,8 @@ class SklearnModel:
             check_is_fitted(estimator)
         except (NotFittedError, TypeError) as error:
             raise ModelError(Problem(str(error).rstrip("."), "a fitted scikit-learn estimator")) from error
+        if inputs_are == "table" and modality(columns) != "table":
+            raise ModelError(Problem(f"{modality(columns)}s make no table of named columns", "inputs_are='codes'"))
         self.estimator, self.columns, self.inputs_are = estimator, tuple(columns), inputs_are
         self.offers = frozenset({"query", "meter"})
         self.outputs_are: OutputsAre = "values"
@@ -63,12 +69,8 @@ class SklearnModel:
         self.digest = hashlib.sha256(canonical(head).encode()).hexdigest()
 
     def outputs(self, inputs: Array) -> Array:
-        """Raw inputs `(N, F)` to outputs `(N, K)` float32. Raises ModelError when the estimator stops."""
-        rows: Any = np.asarray(inputs, dtype=np.float64)
-        if self.inputs_are == "table":
-            import polars
-
-            rows = polars.DataFrame(decode(inputs, self.columns), strict=False)
+        """Raw inputs `(N, ...)` to outputs `(N, K)` float32. Raises ModelError when the estimator stops."""
+        rows = self._rows(inputs)
         try:
             answer = np.asarray(self.call(rows), dtype=np.float32)
         except Exception as error:  # an estimator may raise anything
@@ -82,6 +84,17 @@ class SklearnModel:
         full = np.full((len(answer), self.num_outputs), fill, dtype=np.float32)
         full[:, self.positions] = answer
         return full
+
+    def _rows(self, inputs: Array) -> Any:
+        """What the estimator is given."""
+        check_inputs(inputs, self.columns)
+        if modality(self.columns) == "text":
+            return [str(text) for text in inputs.tolist()]
+        if self.inputs_are == "table":
+            import polars
+
+            return polars.DataFrame(decode(inputs, self.columns), strict=False)
+        return np.asarray(inputs, dtype=np.float64).reshape(len(inputs), math.prod(inputs.shape[1:]))
 
 
 def _classifier_call(estimator: Any) -> tuple[Any, OutputsAre]:
