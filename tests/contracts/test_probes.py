@@ -20,6 +20,7 @@ import doctest
 import importlib
 import re
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -27,12 +28,11 @@ import pytest
 from assay import engine, registry
 from assay.models import Architecture
 from assay.observe import Workspace
-from assay.registry import Sizes
 from assay.stats import make_draws
 from assay.tasks import Argmax, Classification, Regression, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Column, Groups, System
-from support import KnownModel
+from support import KnownModel, small_images, small_texts
 
 registry.load()
 PROBES = tuple(sorted(registry.PROBES.values(), key=lambda one: one.name))
@@ -290,14 +290,40 @@ def test_null_data_fails_in_at_most_five_percent(probe, kind):
 
 def active_systems(data):
     """The systems that active probes are tried on, by name: each probe runs on the first that offers all it needs."""
+    if data.modality != "table":
+        return {"trained here": trained_on(data)}
     black_box = System("black box", KnownModel(), data, task_of(data), Argmax())
     recipe = TrainRecipe(Architecture("mlp", {"hidden": [8]}), task_of(data), TrainSettings(epochs=2))
     return {"black box": black_box, "trained here": train_system(data, name="trained here", recipe=recipe)}
 
 
+def trained_on(data):
+    """A tiny network for pictures or texts."""
+    name, params = {
+        "image": ("cnn_lenet", {"widths": [2, 3], "hidden": [8]}),
+        "text": ("gru", {"dim": 8, "num_hidden": 8, "vocab_size": 40}),
+    }[data.modality]
+    settings = TrainSettings(epochs=3, batch_size=32)
+    return train_system(data, name=name, recipe=TrainRecipe(Architecture(name, params), task_of(data), settings))
+
+
+MODALITIES = {
+    "table": lambda: None,
+    "image": lambda: small_images(300),
+    "text": lambda: small_texts(300),
+    "Chinese text": lambda: small_texts(300, language="zh"),
+}
+
+
 @pytest.fixture(scope="module")
 def systems(small_data):
-    return active_systems(small_data)
+    """By modality, made when asked for."""
+
+    @cache
+    def of(kind):
+        return active_systems(MODALITIES[kind]() or small_data)
+
+    return of
 
 
 def audited(probe, systems, folder):
@@ -312,8 +338,35 @@ def audited(probe, systems, folder):
 STOPS_EARLY = {"gradient_attack"}  # runs fewer rows when examples are broken before the last step
 
 
-@pytest.mark.parametrize("probe", ACTIVE, ids=lambda one: one.name)
-def test_active_probe_keeps_its_promises(probe, systems, tmp_path):
+FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}
+ACTIVE_CASES = [
+    pytest.param(
+        probe, kind, id=f"{probe.name}-{kind}",
+        marks=() if kind == "table" or (kind, probe.name) in FAST else pytest.mark.slow,
+    )
+    for probe in ACTIVE
+    for kind in MODALITIES
+    if kind.split()[-1] in probe.modalities
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["image", "text", pytest.param("Chinese text", marks=pytest.mark.slow)])
+def test_every_passive_probe_reads_pictures_and_texts(kind, systems):
+    """What it reads is of the shape that its modality has, and its numbers are whole and explained."""
+    (system,) = systems(kind).values()
+    found = engine.audit(system, probes=[one.name for one in PASSIVE], workspace=Workspace(key=b"owner", num_draws=50))
+    skipped = {one.probe for one in found.not_applicable}
+    assert {one.probe for one in found.measurements} | skipped == {one.name for one in PASSIVE}
+    assert skipped == {one.name for one in PASSIVE if engine.why_not(one, system)}
+    for one in found.measurements:
+        assert not one.reason.startswith("the probe stopped"), (one.probe, one.reason)
+        assert one.attempted == one.scored + one.errored
+        assert one.reason or (one.value is not None and one.low is not None)
+
+
+@pytest.mark.parametrize(("probe", "kind"), ACTIVE_CASES)
+def test_active_probe_keeps_its_promises(probe, kind, systems, tmp_path):
+    systems = systems(kind)
     chosen, first = audited(probe, systems, tmp_path / "one")
     assert not [one.reason for one in first.measurements if one.reason.startswith("the probe stopped")]
     assert first.measurements
@@ -323,9 +376,7 @@ def test_active_probe_keeps_its_promises(probe, systems, tmp_path):
         assert one.low is None or one.high is None or one.low - 1e-12 <= one.value <= one.high + 1e-12
         assert one.reason or (one.value is not None and one.low is not None)
     if "retrain" not in probe.access:
-        splits = chosen.data.splits
-        sizes = Sizes(len(splits["test"]), len(splits["train"]), len(chosen.data.columns), chosen.task.num_outputs)
-        declared = sum(probe.cost(sizes).values())
+        declared = sum(probe.cost(engine.sizes_of(chosen)).values())
         run_now = sum(rows for kind, rows in first.ledger.items() if kind != "test pass")
         assert run_now <= declared
         assert run_now == declared or probe.name in STOPS_EARLY

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import describe, tensors
+from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.int8 import from_linear, int8_architecture, linear_layers, swap
 from assay.registry import treatment
@@ -20,6 +20,7 @@ from assay.values import Array, System
 # Weights from which whole-number arithmetic is no slower than float32 at batch 1 (one x86 core with AVX-512 VNNI:
 # 13 against 4 microseconds at 64 x 64, 16 against 27 at 512 x 512).
 PAYS_FROM = 131_072
+ARITHMETICS = ("auto", "int8", "float32")
 BATCH = 512  # calibration rows at once
 
 
@@ -43,9 +44,7 @@ def quantize_int8(
         _common.needs_module(system),
         _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
-        _common.unless(
-            arithmetic in ("auto", "int8", "float32"), f"arithmetic is {arithmetic!r}", "auto, int8, float32"
-        ),
+        _common.unless(arithmetic in ARITHMETICS, f"arithmetic is {arithmetic!r}", ", ".join(ARITHMETICS)),
         _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
     _common.refuse("quantize_int8", system, problems)
@@ -71,8 +70,8 @@ def quantize_int8(
     )
     parameters = {"arithmetic": arithmetic, "calibration_num": int(calibration_num)}
     _common.refuse("quantize_int8", system, [_does_not_run(model, rows)])
-    sizes = {"bytes_before": describe(before.module)["num_bytes"], "bytes_after": describe(module)["num_bytes"]}
-    outcome = {**sizes, "arithmetic": chosen, "left_float": left_float(module), "num_calibration": len(rows)}
+    sizes = {"bytes_before": before.num_bytes, "bytes_after": model.num_bytes, "left_float": left_float(module)}
+    outcome = {**sizes, "arithmetic": chosen, "num_calibration": len(rows)}
     named = _common.grown(system, treatment="quantize_int8", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
 

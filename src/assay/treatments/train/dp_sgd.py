@@ -234,9 +234,7 @@ def dp_sgd(
     _common.refuse("dp_sgd", system, problems)
     recipe = DpRecipe(_common.train_recipe(system), settings)
     train = system.data.splits["train"]
-    module = recipe.base.make_module(train, system.data, system.seed)
-    wrong = wrong_layers(module) or _cannot_clip(module, train.take(np.arange(min(2, len(train)))), recipe.base)
-    _common.refuse("dp_sgd", system, [wrong])
+    _common.refuse("dp_sgd", system, [_cannot_clip(system, train, recipe)])
     fitted = recipe.fit(train, system.data, system.seed)
     parameters = {
         "epsilon": float(epsilon),
@@ -245,8 +243,7 @@ def dp_sgd(
         "secure_noise": secure_noise,
         "public_ranges": ranges,
     }
-    clock = ("seconds", "cpu_seconds")
-    outcome = {name: fact for name, fact in fitted.facts.items() if name not in clock}
+    outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")}
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
 
@@ -308,9 +305,13 @@ def wrong_layers(module: nn.Module) -> Problem | None:
     )
 
 
-def _cannot_clip(module: nn.Module, rows: Split, recipe: TrainRecipe) -> Problem | None:
-    """What stops gradients of single rows, found on two rows before any training."""
-    loss = task_loss(rows, recipe.task)
+def _cannot_clip(system: System, train: Split, recipe: DpRecipe) -> Problem | None:
+    """What stops gradients of single rows: layers that mix rows, or what two rows show before any training."""
+    module = recipe.base.make_module(train, system.data, system.seed)
+    wrong, rows = wrong_layers(module), train.take(np.arange(min(2, len(train))))
+    if wrong is not None:
+        return wrong
+    loss = task_loss(rows, recipe.base.task)
     try:
         with torch.random.fork_rng(devices=[]):  # dropout draws
             ClippedSums(module, max_grad_norm=1.0)(tensors(module, rows.inputs), loss)
