@@ -21,7 +21,7 @@ from assay.probes.transparency.shapley_attributions import shapley_attributions
 from assay.registry import PROBES, Sizes
 from assay.stats import Draws, make_draws
 from assay.tasks import Argmax, Classification, Identity, Regression
-from assay.values import Array, Column, Data, Groups, Measurement, Split, System
+from assay.values import Array, Column, Data, Groups, Measurement, Split, System, texts
 from support import columns_over
 
 FAMILY = (shapley_attributions, lime_attributions, explanation_faithfulness, explanation_stability)
@@ -336,3 +336,86 @@ def test_one_column_is_explained_by_itself() -> None:
     assert model.num_rows == sum(
         {k: v for p in FAMILY for k, v in PROBES[p.__name__].cost(Sizes(200, 400, 1, 2)).items()}.values()
     )
+
+
+# ------------------------------------------------------------------ texts and pictures
+
+
+def reading(texts_told: list[str], train: list[str], rule: Callable[[Array], Array]) -> tuple[Query, Draws]:
+    """A model of texts that is one line of Python, asked about `texts_told`."""
+    column = Column("text", "text", language="en")
+
+    def split(told: list[str], first: int) -> Split:
+        groups = Groups(np.zeros((len(told), 0), np.int16), ())
+        return Split(texts(told), np.zeros(len(told), np.int64), groups, np.arange(first, first + len(told)))
+
+    splits = {"train": split(train, 1), "test": split(texts_told, 1001)}
+    data = Data("told", (column,), "label", (), splits, ("no", "yes"), "yes")
+    system = System("words", Formula("words", rule), data, Classification(("no", "yes"), "yes"), Argmax())
+    query = Query(system, Workspace(), Ledger(10**7), "test")
+    return query, make_draws(b"owner", data.digest, [splits["test"].labels], num_draws=50)
+
+
+def count_words(inputs: Array) -> Array:
+    """ "good" adds 2, "Alice" adds 3; every other word is nothing."""
+    return pair(np.array([2.0 * ("good" in text) + 3.0 * ("Alice" in text) for text in inputs.tolist()]))
+
+
+TEXTS = [f"a good film {'by Alice' if place < 12 else ''} number {place}".strip() for place in range(70)]
+
+
+def test_words_are_named_only_where_ten_training_texts_hold_them() -> None:
+    train = [f"the film {place} good" for place in range(30)] + ["Alice wrote"] * 30  # one text, thirty times
+    query, draws = reading(TEXTS, train, count_words)
+    found = values_of(shapley_attributions(query, query.system.task, draws))
+    words = {slice_ for metric, slice_ in found if metric == "attribution"}
+    assert words == {"word=good", "word=film"}  # neither Alice (one text says it), nor a number, nor "by"
+    assert found["attribution", "word=good"] > 0.1
+    assert found["attribution", "word=film"] == pytest.approx(0, abs=1e-7)
+    told = [f"{place} times Alice wrote" for place in range(10)]
+    query, draws = reading(TEXTS, train + told, count_words)
+    found = values_of(shapley_attributions(query, query.system.task, draws))
+    one, three, both = (1 / (1 + np.exp(-logit)) for logit in (2.0, 3.0, 5.0))
+    assert found["attribution", "word=alice"] == pytest.approx((three - 0.5 + both - one) / 2, abs=1e-5)
+    weights = values_of(lime_attributions(query, query.system.task, draws))
+    assert min(weights["lime_weight", "word=alice"], weights["lime_weight", "word=good"]) > 0.1
+
+
+def test_runs_that_a_short_text_does_not_have_are_exactly_zero() -> None:
+    query, draws = reading(TEXTS, ["good film"] * 20, count_words)
+    task, is_unused = query.system.task, _masked.unused(query)
+    assert is_unused.sum() > 0
+    masked = _masked.passes(query, task)
+    explained = _masked.attributions(masked, is_unused)
+    weights = _masked.local_weights(masked, is_unused)
+    assert (explained.values[is_unused] == 0).all()
+    assert (explained.standard_error[is_unused] == 0).all()
+    assert (weights[is_unused] == 0).all()
+    assert (np.abs(explained.values[~is_unused]) > 0.01).any()
+    gain = query.probabilities(query.inputs[_masked.sample(query)])[:, 1] - 0.5  # the empty text: no word, one half
+    np.testing.assert_allclose(explained.values.sum(axis=1), gain, atol=1e-6)
+    found = values_of(shapley_attributions(query, task, draws))
+    assert not any(slice_ for metric, slice_ in found if metric == "attribution")  # one training text names nothing
+    assert found["attribution_error", ""] is not None
+
+
+def test_a_patch_that_is_looked_at_is_found_and_the_others_are_nothing() -> None:
+    rng = np.random.default_rng(0)
+    groups = Groups(np.zeros((200, 0), np.int16), ())
+    pixels = rng.integers(0, 256, (200, 1, 8, 8)).astype(np.uint8)
+    whole = Split(pixels, np.zeros(200, np.int64), groups, np.arange(200))
+    column = Column("image", "image", low=0, high=255, shape=(1, 8, 8))
+    splits = {"train": whole.take(np.arange(120)), "test": whole.take(np.arange(120, 200))}
+    data = Data("looked", (column,), "label", (), splits, ("no", "yes"), "yes")
+    model = Formula("corner", lambda x: pair(x[:, 0, 6:, 2:4].astype(np.float64).mean(axis=(1, 2)) / 40 - 3))
+    system = System("corner", model, data, Classification(("no", "yes"), "yes"), Argmax())
+    query, draws = Query(system, Workspace(), Ledger(10**7), "test"), make_draws(b"k", "s", [splits["test"].labels])
+    found = values_of(shapley_attributions(query, system.task, draws))
+    assert found["attribution", "patch=4,2"] > 0.1
+    others = [
+        value for (metric, slice_), value in found.items() if slice_.startswith("patch=") and slice_ != "patch=4,2"
+    ]
+    assert len(others) == 15
+    assert max(others) < 1e-4  # what is left over of an estimate is shared by all
+    gains = values_of(explanation_faithfulness(query, system.task, draws))
+    assert gains["faithfulness_gain", ""] > 0.03
