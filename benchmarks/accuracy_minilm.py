@@ -84,7 +84,7 @@ def by_encoder(data: Data, params: dict[str, object], settings: TrainSettings, s
         module = Encoded(recipe.make_module(train, data, seed))
         fit(module, replace(train, inputs=encoded["train"].numpy()), task=task, settings=settings, seed=seed)
         with torch.inference_mode():
-            outputs = torch.cat([module(rows) for rows in encoded["test"].split(256)])
+            outputs = torch.cat([module(rows) for rows in torch.split(encoded["test"], 256)])
         found.append(outputs.argmax(dim=1).numpy() == test.labels)
         print(f"  seed {seed}: {found[-1].mean():.4f} ({clock.lap():.0f} CPU s)", flush=True)
     return np.stack(found)

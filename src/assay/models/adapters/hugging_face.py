@@ -136,19 +136,15 @@ def load_hugging_face(
     _check_class(config, kind, found)
     order = _order(config, task, labels or {})
     params: dict[str, Any] = {"config": config, "order": order}
-    if kind == "text":
-        limit = config.get("max_position_embeddings", max_length)
-        offset = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0  # positions from 2
-        params |= {"max_length": max(1, min(max_length, int(limit) - offset)), "embeds": True}
-    else:
-        params["scaling"] = _scaling(found, config, columns[0])
     module: HuggingFaceTexts | HuggingFaceImages
     if kind == "text":
+        params |= {"max_length": _limit(config, max_length), "embeds": True}
         module = HuggingFaceTexts(**params)
         module.vocabulary = as_buffer(found.files["tokenizer.json"])
         _fill(module.model, found)
         params["embeds"] = module.embeds = _same_from_embeddings(module)
     else:
+        params["scaling"] = _scaling(found, config, columns[0])
         module = HuggingFaceImages(**params)
         _fill(module.model, found)
     outputs_are: OutputsAre = "logits" if task.classes else "values"
@@ -159,6 +155,12 @@ def load_hugging_face(
         differentiable=kind == "image" or bool(params["embeds"]),
         batch_size=BATCH_SIZE,
     )
+
+
+def _limit(config: Mapping[str, Any], max_length: int) -> int:
+    """Tokens a text may have: as asked for, and no more than the model has positions."""
+    offset = 2 if config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0  # theirs begin at 2
+    return max(1, min(max_length, int(config.get("max_position_embeddings", max_length)) - offset))
 
 
 def _transformers() -> Any:
