@@ -52,6 +52,9 @@ def train(
     checkpoints: Annotated[
         Path | None, typer.Option("--checkpoints", help="Folder to save the run in; a killed run goes on from there.")
     ] = None,
+    distribute: Annotated[
+        str, typer.Option("--distribute", help="replicas or shards: train with all processes of a torchrun.")
+    ] = "",
     seed: int = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -59,7 +62,8 @@ def train(
     """Train a classifier or regressor on a table, texts or pictures, and save the system."""
     from assay.commands.train import run
 
-    run((data, label, groups, text), (model, options), (out, checkpoints), seed, _console(json, quiet))
+    spec, how = (data, label, groups, text), (seed, distribute)
+    run(spec, (model, options), (out, checkpoints), how, _console(json, quiet))
 
 
 @app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,28 +20,53 @@ if TYPE_CHECKING:
     from torch import nn
 
     from assay.train.recipe import TrainRecipe
+    from assay.train.workers import Workers
 
 Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
 
 
-def run(spec: DataSpec, model: Model, folders: tuple[Path, Path | None], seed: int, console: Console) -> None:
-    """Say what will be trained, train it, and write the system's folder; `folders` are it and the checkpoints'."""
+Folders = tuple[Path, Path | None]  # of the system, and of the checkpoints
+
+
+def run(spec: DataSpec, model: Model, folders: Folders, how: tuple[int, str], console: Console) -> None:
+    """Say what will be trained, train it, and write the system's folder; `how` is the seed, and how to share the work.
+
+    Started by torchrun with "replicas" or "shards", all processes train together and the first one reports.
+    """
+    seed, mode = how
+    if not mode:
+        train(spec, model, folders, (seed, None), console)
+        return
+    from assay.train.distributed import team
+
+    with team(mode) as workers:  # type: ignore[arg-type]
+        train(spec, model, folders, (seed, workers), console if workers.leads else Console(json=False, quiet=True))
+
+
+def train(spec: DataSpec, model: Model, folders: Folders, how: tuple[int, Workers | None], console: Console) -> None:
+    """Train in this process, alone or as one of a team."""
     from assay.models.cost import card
     from assay.observe import one_thread
     from assay.train.checkpoints import Checkpoints
     from assay.train.system import train_system
 
     out, saved = folders[0], None if folders[1] is None else Checkpoints(folders[1])
+    seed, workers = how
+    leads = workers is None or workers.leads
     require_folder(out, marks=["system.json"])
     options = parse_options(model[1])
     one_thread()
-    data, how = open_data(spec)
+    data, source = open_data(spec)
     recipe, module = chosen_recipe(data, model[0], options, seed)
     size = card(recipe.wrap(module), data)
-    _say(data, size, recipe, console)
+    if leads:
+        _say(data, size, recipe, console)
+    recipe = replace(recipe, workers=workers)
     with console.progress() as progress:
         system = train_system(data, recipe=recipe, seed=seed, progress=progress, checkpoints=saved)
-    save(system, how, out)
+    if not leads:
+        return
+    save(system, source, out)
     facts = {name: value for name, value in system.facts.items() if isinstance(value, (int, float, str))}
     console.say(f"trained {system.name} on {data.name}: {len(data.splits['train']):,} rows, {facts.get('steps')} steps")
     if facts.get("resumed"):

@@ -23,7 +23,9 @@ from torch import Tensor
 from assay.errors import ModelError, Problem, StorageError, UsageError
 from assay.meter import Energy, EnergyMeter
 from assay.storage import clean_leftovers, make_folder, read_regular, read_verified, staged_folder, write_atomic
+from assay.train.shards import Like, laid_out, load_shards, no_like, part_name, save_shards
 from assay.train.state import State
+from assay.train.workers import Workers
 from assay.values import canonical, plain
 
 __all__ = ["Checkpoints", "Saver", "load_newest", "save_checkpoint", "total_energy"]
@@ -66,25 +68,33 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], numb
             write_atomic(staged / name, data, durable=False)  # the folder is fsynced as a whole when it is published
         sums = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
         write_atomic(staged / SUMS, sums.encode(), durable=False)
+    _let_go(folder)
+    return final
+
+
+def _let_go(folder: Path) -> None:
+    """Remove all checkpoints but the last two."""
     for old in _all(folder)[:-KEPT]:
         hidden = folder / f".{old.name}.tmp-{secrets.token_hex(8)}"  # a half-removed folder is not to be met by name
         old.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
-    return final
 
 
-def load_newest(folder: Path, run: Mapping[str, str]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_newest(
+    folder: Path, run: Mapping[str, str], *, like: Like = no_like
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and numbers of the newest checkpoint that is whole; None where there is none at all.
 
-    `run` says what the run is made of (name to digest). Raises ModelError for a checkpoint of another run, naming what
-    differs; StorageError when checkpoints are there and every one of them is damaged.
+    `run` says what the run is made of (name to digest), `like` how a tensor is spread over workers now. Raises
+    ModelError for a checkpoint of another run, naming what differs; StorageError when checkpoints are there and every
+    one of them is damaged.
     """
     make_folder(folder)
     clean_leftovers(folder)
     damaged: list[Problem] = []
     for path in reversed(_all(folder)):
         try:
-            content, numbers = _read(path)
+            found, numbers = load_shards(path, like) if (path / part_name(0)).is_file() else _read(path, like)
         except StorageError as error:
             damaged += error.problems
             continue
@@ -93,7 +103,7 @@ def load_newest(folder: Path, run: Mapping[str, str]) -> tuple[dict[str, Tensor]
             what = f"{path} is of another run: it differs in {', '.join(other)}"
             raise ModelError(Problem(what, "the same data, model, settings and seed", "Name another folder"))
         del numbers["run"]
-        return safetensors.torch.load(content), numbers
+        return found, numbers
     if damaged:
         raise StorageError([*damaged, Problem(f"no checkpoint in {folder} is whole", next="Name another folder")])
     return None
@@ -102,8 +112,10 @@ def load_newest(folder: Path, run: Mapping[str, str]) -> tuple[dict[str, Tensor]
 class Saver:
     """Saves one run when it is due, takes it up again, and marks it where it stops. Without checkpoints: nothing."""
 
-    def __init__(self, checkpoints: Checkpoints | None, run: Mapping[str, str], meter: EnergyMeter) -> None:
-        self.checkpoints, self.run, self.meter = checkpoints, run, meter
+    def __init__(
+        self, checkpoints: Checkpoints | None, run: Mapping[str, str], meter: EnergyMeter, workers: Workers
+    ) -> None:
+        self.checkpoints, self.run, self.meter, self.workers = checkpoints, run, meter, workers
         self.last = time.monotonic()
         self.taint: dict[str, Any] | None = None
 
@@ -111,7 +123,7 @@ class Saver:
         """Stand where the newest checkpoint was made. Raises ModelError for another run's, or a tainted one."""
         if self.checkpoints is None:
             return
-        found = load_newest(self.checkpoints.folder, self.run)
+        found = load_newest(self.checkpoints.folder, self.run, like=state.like)
         self.taint = _read_taint(self.checkpoints)
         if found is not None:
             state.load(*found)
@@ -123,7 +135,8 @@ class Saver:
         if self.checkpoints is None:
             return
         every = self.checkpoints.every_steps
-        due = time.monotonic() - self.last >= self.checkpoints.every_seconds
+        # Workers have clocks of their own, and all must save at the same step: then only steps count.
+        due = self.workers.size == 1 and time.monotonic() - self.last >= self.checkpoints.every_seconds
         if due or (every and state.at.step % every == 0):
             self.save(state)
 
@@ -133,13 +146,18 @@ class Saver:
             return
         tensors, numbers = state.dump()
         numbers |= {"run": dict(self.run), "spent": plain(total_energy(self.meter.read(), state.at.spent))}
-        save_checkpoint(self.checkpoints.folder, state.at.step, tensors, numbers)
+        if self.workers.is_sharded:
+            save_shards(self.checkpoints.folder / f"step-{state.at.step:09d}", tensors, numbers)
+        elif self.workers.leads:
+            save_checkpoint(self.checkpoints.folder, state.at.step, tensors, numbers)
+        if self.workers.is_sharded and self.workers.leads:
+            _let_go(self.checkpoints.folder)
         self.last = time.monotonic()
 
     def stopped(self, what: str, step: int) -> ModelError:
         """The error of a run whose numbers stopped being finite; its folder is marked, its last checkpoint stays."""
         following = "Look for non-finite inputs, or lower the learning rate; the weights of this run are not usable"
-        if self.checkpoints is not None:
+        if self.checkpoints is not None and self.workers.leads:
             good = next(reversed(_all(self.checkpoints.folder)), None)
             record = {"what": what, "step": step, "checkpoint": None if good is None else good.name}
             write_atomic(self.checkpoints.folder / TAINTED, canonical(record).encode())
@@ -188,11 +206,11 @@ def _all(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The two files' content, each verified by digest before it is parsed. Raises StorageError."""
+def _read(path: Path, like: Like) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and numbers, each file verified by digest before it is parsed. Raises StorageError."""
     lines = [line.split("  ") for line in read_regular(path / SUMS).decode("ascii", "replace").splitlines()]
     sums = {line[1]: line[0] for line in lines if len(line) == 2}
     if set(sums) != {TENSORS, NUMBERS}:
         raise StorageError(Problem(f"{path / SUMS} is damaged"))
     numbers: dict[str, Any] = json.loads(read_verified(path / NUMBERS, sums[NUMBERS]))
-    return read_verified(path / TENSORS, sums[TENSORS]), numbers
+    return laid_out(safetensors.torch.load(read_verified(path / TENSORS, sums[TENSORS])), like), numbers

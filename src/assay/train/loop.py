@@ -92,7 +92,7 @@ def fit(
     run = _prepare(module, split, task, settings, hooks)
     with _training(run, task, seed) as state, measure_energy() as meter:
         at, live = state.at, Live(hooks.progress, meter, task, run.num_steps)
-        saver = Saver(hooks.checkpoints, identity | {"seed": str(seed)}, meter)
+        saver = Saver(hooks.checkpoints, identity | {"seed": str(seed)}, meter, hooks.workers)
         saver.resume(state)
         hooks.progress(f"training: {costs_in_words(costs)}", at.step, run.num_steps)
         while not at.is_over:
@@ -115,21 +115,21 @@ def _step(run: _Run, state: State, batch: Tensor) -> str:
     """One step, written out; says what stopped it, or nothing."""
     settings, hooks, at = run.settings, run.hooks, state.at
     at.step, at.taken = at.step + 1, at.taken + 1
-    rows = hooks.workers.rows(batch)
-    ready = run.inputs[rows]
+    workers = hooks.workers
+    rows, share = workers.rows(batch)
+    ready = run.inputs[rows.to(workers.device)]
     if settings.augment:
         ready = augment(settings.augment, ready, state.noise, columns=hooks.columns)
     if hooks.perturb is not None:
         ready = hooks.perturb(run.module, ready, rows)
-    with torch.autocast("cpu", torch.bfloat16) if settings.precision == "bfloat16" else nullcontext():
+    with torch.autocast(workers.device.type, torch.bfloat16) if settings.precision == "bfloat16" else nullcontext():
         outputs = run.forward(ready)
-    losses = run.loss(outputs.float(), rows)
+    losses = run.loss(outputs.float().cpu(), rows)  # (n, K) is small: labels need not live on the device
     mean = (losses if run.weights is None else losses * run.weights[rows]).mean()
     for parameter in run.parameters:
         parameter.grad = None
-    mean.backward()  # type: ignore[no-untyped-call]
-    hooks.workers.gradients(run.parameters, len(rows) / len(batch))
-    norm, number = clip_gradients(run.parameters, settings.max_grad_norm), mean.item()
+    workers.backward(mean, share)
+    norm, number = clip_gradients(run.parameters, settings.max_grad_norm, whole=workers.whole), mean.item()
     if not math.isfinite(number + norm):
         return f"the gradient became {norm}" if math.isfinite(number) else f"the loss became {number}"
     rate = learning_rate(at.step, run.num_steps, settings)
@@ -139,7 +139,8 @@ def _step(run: _Run, state: State, batch: Tensor) -> str:
     if hooks.after_step is not None:
         hooks.after_step(run.module)
     state.average.update(at.step)
-    at.total, at.seen = at.total + number * len(rows), at.seen + len(rows)
+    num = share * len(batch)
+    at.total, at.seen = at.total + number * num, at.seen + num
     return ""
 
 
@@ -159,6 +160,7 @@ def _facts(run: _Run, state: State, task: Task, used: Energy) -> dict[str, Any]:
         "examples_per_second": examples / used.seconds,
         "energy": plain(used),
         "num_train": len(run.inputs),
+        **({"workers": size} if (size := run.hooks.workers.size) > 1 else {}),
     }
 
 
@@ -181,11 +183,13 @@ def _end_epoch(run: _Run, state: State, seconds: float) -> None:
 
 def _prepare(module: nn.Module, split: Split, task: Task, settings: TrainSettings, hooks: Hooks) -> _Run:
     loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
+    inputs, device = tensors(module, split.inputs), hooks.workers.device
+    forward = hooks.workers.ready(module.to(device))
     num_steps = settings.epochs * math.ceil(len(split) / settings.batch_size)
     return _Run(
         module,
-        _compiled(module) if settings.compile else module,
-        tensors(module, split.inputs),
+        _compiled(forward) if settings.compile else forward,
+        inputs.to(device),
         row_weights(split, task, settings.class_weights),
         loss,
         [parameter for parameter in module.parameters() if parameter.requires_grad],
@@ -195,12 +199,12 @@ def _prepare(module: nn.Module, split: Split, task: Task, settings: TrainSetting
     )
 
 
-def _compiled(module: nn.Module) -> Callable[[Tensor], Tensor]:
+def _compiled(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if not any(name and shutil.which(name) for name in compilers):
         what = "compile is on, and there is no C++ compiler"
         raise UsageError(Problem(what, "g++ or clang++ on the path, or CXX", "Install one, or train without compile"))
-    compiled: Callable[[Tensor], Tensor] = torch.compile(module)
+    compiled: Callable[[Tensor], Tensor] = torch.compile(forward)
     return compiled
 
 
@@ -236,22 +240,23 @@ def _training(run: _Run, task: Task, seed: int) -> Iterator[State]:
     so that a module answers with the same bits as the one that is loaded from its file.
     """
     module, settings, hooks = run.module, run.settings, run.hooks
-    is_image = run.inputs.ndim == 4
+    is_image = run.inputs.ndim == 4 and hooks.workers.size == 1
+    others = hooks.workers.rank << 40  # each worker's dropout and augmentation are its own; the order is everybody's
     module.train()
     if is_image:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         with torch.random.fork_rng(devices=[]), threads(settings.num_threads):
-            torch.manual_seed(seed)  # dropout draws from the global generator
+            torch.manual_seed(seed + others)  # dropout draws from the global generator
             yield State(
                 module,
                 make_optimizer(module, settings),
                 Average(module, settings.average),
                 Watch(module, hooks.validation, task, settings.patience),
                 torch.Generator().manual_seed(seed),
-                torch.Generator().manual_seed(seed + NOISE_SEED),
+                torch.Generator().manual_seed(seed + NOISE_SEED + others),
             )
     finally:
         if is_image:
             module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        module.eval()
+        module.to("cpu").eval()

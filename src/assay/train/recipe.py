@@ -15,6 +15,7 @@ from assay.models.adapters.module import ModuleModel, OutputsAre
 from assay.train.checkpoints import Checkpoints
 from assay.train.loop import Hooks, fit
 from assay.train.settings import TrainSettings
+from assay.train.workers import Alone, Workers
 from assay.values import Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
 
 
@@ -30,6 +31,7 @@ class TrainRecipe:
     settings: TrainSettings = field(default_factory=TrainSettings)
     progress: Progress = field(default=quiet, compare=False, repr=False)
     checkpoints: Checkpoints | None = field(default=None, compare=False, repr=False)
+    workers: Workers | None = field(default=None, compare=False, repr=False)  # the processes that train together
     is_watched: bool = field(default=False, compare=False, repr=False)  # whether the curve shows the validation split
 
     @cached_property
@@ -70,6 +72,11 @@ class TrainRecipe:
             validation=data.splits.get("validation") if self.settings.patience or self.is_watched else None,
             columns=data.columns,
             checkpoints=self.checkpoints,
+            workers=self.workers or Alone(),
         )
         facts: Mapping[str, Any] = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
+        if hooks.workers.is_sharded:
+            state = {name: hooks.workers.whole(tensor).cpu() for name, tensor in module.state_dict().items()}
+            module = self.make_module(split, data, seed).eval()
+            module.load_state_dict(state)
         return Fitted(self.wrap(module), facts)

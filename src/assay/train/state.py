@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from assay.errors import ModelError, Problem
 from assay.train.updates import Average, moving_tensors
@@ -61,7 +62,7 @@ class State:
         Raises ModelError when a weight is not finite: such a state is not worth going on from.
         """
         for name, tensor in moving_tensors(self.module).items():
-            if not torch.isfinite(tensor).all():
+            if not torch.isfinite(_held(tensor)).all():
                 raise ModelError(Problem(f"{name} is not finite after step {self.at.step}", next="Train slower"))
         found = {f"module.{name}": tensor for name, tensor in self.module.state_dict().items()}
         for number, parameter in enumerate(self._parameters()):
@@ -88,7 +89,7 @@ class State:
             number, key = name.split(".", 1)
             parameter = parameters[int(number)]
             # In the parameter's own memory layout: fused optimizers walk through all of them side by side.
-            own = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor
+            own = torch.empty_like(parameter).copy_(tensor) if tensor.shape == parameter.shape else tensor.clone()
             self.optimizer.state[parameter][key] = own.detach()
         self.average.load(_under("average.", tensors))
         self.watch.weights = _under("best.", tensors)
@@ -99,8 +100,20 @@ class State:
         else:
             self.epoch_order = tensors["generator.order"]
 
+    def like(self, name: str) -> Tensor | None:
+        """What a saved tensor of this name is to lie like: a weight here and now; None for any other."""
+        part, _, rest = name.partition(".")
+        if part == "optimizer":
+            return self._parameters()[int(rest.split(".", 1)[0])]
+        return self.module.state_dict().get(rest) if part in ("module", "average", "best") else None
+
     def _parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -29,16 +29,19 @@ def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Op
     return kind(groups, lr=settings.learning_rate, fused=True)
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], max_norm: float, *, whole: Callable[[Tensor], Tensor] = torch.detach
+) -> float:
     """Scale all gradients so that their joint Euclidean norm is at most `max_norm`; the norm before that.
 
     The arithmetic of `torch.nn.utils.clip_grad_norm_`, without the pass over the gradients where nothing is clipped.
-    A norm that is not finite leaves the gradients as they are: the caller stops.
+    A norm that is not finite leaves the gradients as they are: the caller stops. `whole` puts a norm together whose
+    gradients are spread over workers.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
     factor = max_norm / (norm + 1e-6)
     if factor.item() < 1.0:  # False for NaN
         torch._foreach_mul_(gradients, factor)

@@ -40,9 +40,10 @@ class Watch:
         if self.validation is None:
             return None, None
         losses, figures = [], []
-        with evaluation(module), torch.inference_mode():
+        device = next((one.device for one in module.parameters()), torch.device("cpu"))
+        with evaluation(module), torch.no_grad():
             for rows in torch.split(torch.arange(len(self.inputs)), self.size):
-                outputs = module(self.inputs[rows]).float()
+                outputs = module(self.inputs[rows].to(device)).float().cpu()
                 losses.append(self.loss(outputs, rows))
                 figures.append(_figures(outputs, self.labels[rows], self.task))
         now = torch.cat(losses).mean().item()

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 
 class Workers(Protocol):
     """What the loop asks of the processes that train together. Every worker draws the same batches in the same order.
 
-    `rows` is called where a batch's rows are chosen, `gradients` where they are ready and before they are clipped,
-    `sums` where numbers of all rows are summed. `leads` says who writes checkpoints and shows progress.
+    `ready` is called once, before the optimizer is made; `rows` where a batch's rows are chosen, `backward` where the
+    loss is known, `sums` where numbers of all rows are summed. `leads` says who writes whole files.
     """
+
+    rank: int
+    size: int
+    is_sharded: bool  # whether each worker holds a part of every weight
+    device: torch.device
 
     @property
     def leads(self) -> bool:
-        """Whether this worker writes files and reports."""
+        """Whether this worker writes whole files and reports."""
         ...
 
-    def rows(self, batch: Tensor) -> Tensor:
-        """The part of this worker, `(m,)`, of the batch's rows `(n,)`."""
+    def ready(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module as the workers run it, with equal weights on all of them."""
         ...
 
-    def gradients(self, parameters: Sequence[nn.Parameter], share: float) -> None:
-        """In place: the sum over workers of `share` (its rows over the batch's) times the mean gradient of its rows."""
+    def rows(self, batch: Tensor) -> tuple[Tensor, float]:
+        """The part of this worker, `(m,)`, of the batch's rows `(n,)`, and its weight m / n."""
+        ...
+
+    def backward(self, mean: Tensor, share: float) -> None:
+        """Gradients of the mean loss of the whole batch, on every worker, from the mean over each worker's share."""
+        ...
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor that is spread over the workers, put together; every worker must ask for it."""
         ...
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
@@ -34,16 +48,28 @@ class Workers(Protocol):
 
 
 class Alone:
-    """One process: every row is its own, and nothing is exchanged."""
+    """One process: every row is its own, and nothing is exchanged. On a GPU where there is one."""
 
-    leads = True
+    rank, size, leads, is_sharded = 0, 1, True, False
 
-    def rows(self, batch: Tensor) -> Tensor:
+    def __init__(self) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def ready(self, module: nn.Module) -> Callable[[Tensor], Tensor]:
+        """The module itself."""
+        return module
+
+    def rows(self, batch: Tensor) -> tuple[Tensor, float]:
         """The whole batch."""
-        return batch
+        return batch, 1.0
 
-    def gradients(self, parameters: Sequence[nn.Parameter], share: float) -> None:
-        """Nothing to add."""
+    def backward(self, mean: Tensor, share: float) -> None:
+        """The gradients of the mean."""
+        mean.backward()  # type: ignore[no-untyped-call]
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """The tensor."""
+        return tensor
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
         """The numbers themselves."""
