@@ -66,7 +66,7 @@ class Recurrent(Switched):
         num_inputs: int,
         *,
         cell: Cell = "lstm",
-        num_hidden: int = 64,
+        num_hidden: int = 32,
         num_layers: int = 1,
         bidirectional: bool = True,
         dropout: float = 0.0,

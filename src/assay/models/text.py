@@ -27,6 +27,7 @@ SPECIAL = ("[PAD]", "[UNK]")
 # A word is letters and digits with inner apostrophes; any other mark is a token of its own.
 WORDS = r"[\p{L}\p{N}\p{M}]+(?:['’][\p{L}\p{N}\p{M}]+)*|[^\s\p{L}\p{N}\p{M}]"
 CHARACTERS = r"\S"
+START = 0.02  # standard deviation of embeddings before training
 BIGRAM_DIM = 16
 BIGRAM_BASE = 1_000_003  # a prime: hash of a pair is first * base + second
 
@@ -163,12 +164,25 @@ class TextOptions:
     """How a text model reads: tokens, embedding width, dropout. The defaults of a language are in `text_options`."""
 
     kind: Kind = "word"
-    vocab_size: int = 8000
+    vocab_size: int = 16_000
     max_length: int = 128
     lowercase: bool = True
     num_bigrams: int = 0  # rows of a second table, for hashed pairs of neighbouring tokens; 0 = none
-    dim: int = 64
+    dim: int = 32
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        wrong = [
+            Problem(f"{name} is {value}", allowed)
+            for name, value, fine, allowed in (
+                ("dim", self.dim, self.dim >= 1, "1 or more"),
+                ("num_bigrams", self.num_bigrams, self.num_bigrams == 0 or self.num_bigrams > 1, "0, or 2 or more"),
+                ("dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1"),
+            )
+            if not fine
+        ]
+        if wrong:
+            raise ModelError(wrong)
 
     @property
     def width(self) -> int:
@@ -177,7 +191,7 @@ class TextOptions:
 
 
 LANGUAGES: dict[str, dict[str, Any]] = {
-    "zh": {"kind": "char", "vocab_size": 4000},
+    "zh": {"kind": "char", "vocab_size": 4000, "num_bigrams": 60_000},
 }
 
 
@@ -208,12 +222,14 @@ class Body(Protocol):
 
 
 class TextClassifier(Switched):
-    """Token ids `(N, L)` to outputs `(N, K)`: embedding, `body`, pooling over tokens, one linear `head`.
+    r"""Token ids `(N, L)` to outputs `(N, K)`: embedding, `body`, pooling over tokens, one linear `head`.
 
-    `body` maps embedded tokens `(N, L, D)` and the mask `(N, L)` to states `(N, L, num_outputs)`. Pools: "mean_max" is
-    the mean and the largest value over tokens of states and embeddings; "last" the state at the last token (and, in
-    both directions, at the first); "attention" the additive attention of that state over all states.
-    Call `fit_encoding` before training. A row's answer depends on neither its padding nor other rows.
+    `body` maps embedded tokens `(N, L, D)` and the mask `(N, L)` to states $h_t$. `pool` "last" is the state at the
+    last token (and, in both directions, at the first); "mean_max" the mean and the largest value of $h_t$ over tokens,
+    and "attention" the additive attention of the last state over all of them, both beside the bag
+    $\sum_t e_t / \sqrt{L}$ of embeddings, which is what a linear model of words sees.
+    Call `fit_encoding` before training. Limits: a row's answer depends on neither its padding nor other rows, up to
+    rounding. Raises ModelError for sizes that make no network.
     """
 
     def __init__(self, body: Body, *, num_outputs: int, options: TextOptions, pool: str = "mean_max") -> None:
@@ -228,12 +244,12 @@ class TextClassifier(Switched):
         )
         self.pool, dim = pool, options.dim
         self.embedding = nn.Embedding(options.vocab_size, dim, padding_idx=PADDING)
-        nn.init.normal_(self.embedding.weight, std=dim**-0.5)
+        nn.init.normal_(self.embedding.weight, std=START)  # a rare word adds little until it was trained on
         nn.init.zeros_(self.embedding.weight[PADDING])
         self.bigrams = None
         if options.num_bigrams:
             self.bigrams = nn.Embedding(options.num_bigrams, BIGRAM_DIM, padding_idx=PADDING)
-            nn.init.normal_(self.bigrams.weight, std=0.01)  # a pair never trained on says next to nothing
+            nn.init.normal_(self.bigrams.weight, std=START)
             nn.init.zeros_(self.bigrams.weight[PADDING])
         self.drop = nn.Dropout(options.dropout)
         self.body, width = body, body.num_outputs
@@ -263,8 +279,7 @@ class TextClassifier(Switched):
     def from_embeddings(self, embedded: Tensor, tokens: Tensor) -> Tensor:
         """Embeddings `(N, L, D)` of tokens `(N, L)` to outputs `(N, K)`."""
         seen = seen_of(tokens)
-        embedded = self.drop(embedded)
-        states = self.body(embedded, seen)
+        states = self.body(self.drop(embedded), seen)
         pooled = self._pool(states, embedded, seen)
         outputs: Tensor = self.head(self.drop(pooled))
         return outputs
