@@ -221,3 +221,65 @@ def test_nothing_answered_rightly_is_zero_and_leaves_the_shares_undefined():
 
 def test_checkpoints_are_those_of_the_paper():
     assert sorted(checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99, 105]
+
+
+# ------------------------------------------------------------------ pictures
+
+
+class Pixels(torch.nn.Module):
+    """logit = mean of (pixel - 128) / 10, with a sign for each pixel."""
+
+    def __init__(self, signs, quantum: float = 0.0) -> None:
+        super().__init__()
+        self.signs, self.quantum = torch.tensor(signs, dtype=torch.float32), quantum
+
+    def forward(self, inputs):
+        pixels = inputs.float()
+        if self.quantum:
+            pixels = torch.round(pixels / self.quantum) * self.quantum
+        margin = ((pixels - 128) * self.signs).mean(dim=(1, 2, 3)) / 10
+        return torch.stack([-margin / 2, margin / 2], dim=1)
+
+
+def pictures(channels: int, *, quantum: float = 0.0) -> Query:
+    rng = np.random.default_rng(0)
+    signs = np.where(rng.random((channels, 6, 6)) < 0.5, -1.0, 1.0)
+    towards = 40 * rng.normal(size=(300, 1, 1, 1)) * signs  # margins of all sizes
+    inputs = np.clip(128 + towards + rng.normal(0, 20, (300, channels, 6, 6)), 0, 255).astype(np.uint8)
+    labels = (((inputs.astype(float) - 128) * signs).mean(axis=(1, 2, 3)) > 0).astype(np.int64)
+    column = Column("image", "image", low=0, high=255, shape=(channels, 6, 6))
+    split = Split(inputs, labels, Groups(np.zeros((300, 0), dtype=np.int64), ()), np.arange(300))
+    data = Data("d", (column,), "y", (), {"train": split, "test": split}, ("a", "b"), "b")
+    system = System(
+        "s", Model(Pixels(signs, quantum), f"{channels} {quantum}"), data, Classification(("a", "b"), "b"), Argmax()
+    )
+    return Query(system, Workspace(), Ledger(10**9), "gradient_attack")
+
+
+@pytest.mark.parametrize(("channels", "levels"), [(1, 25), (3, 8)])
+def test_on_a_linear_system_of_pixels_the_exact_robust_accuracy_is_found(channels, levels):
+    # 0.1 of 255 is 25 whole levels, 8/255 is 8: the worst picture moves every pixel by that, against its sign.
+    handle = pictures(channels)
+    draws = make_draws(b"key", "split", [handle.labels], num_draws=50)
+    found = {(one.metric, one.slice): one for one in gradient_attack(handle, draws)}
+    rows = handle.rows(200)
+    inputs, signs = handle.inputs[rows].astype(float), handle.system.model.module.signs.numpy()
+    side = np.where(handle.labels[rows] == 1, -1, 1)[:, None, None, None]
+    worst = np.clip(inputs + side * signs * levels, 0, 255)
+    margin = ((worst - 128) * signs).mean(axis=(1, 2, 3))
+    exact = ((margin > 0) == (handle.labels[rows] == 1)).mean()
+    assert found["robust_accuracy", ""].value == pytest.approx(exact, abs=0.006)
+    assert 0.02 < exact < 0.98
+    assert found["attack_success", "attack=gradient"].value >= found["attack_success", "attack=random"].value
+    points = np.concatenate([one for one in handle.system.model.seen if one.dtype == np.float32])
+    assert np.array_equal(points, np.round(points))
+    assert 0 <= points.min() <= points.max() <= 255
+    sizes = Sizes(300, 300, 16, 2, "image")
+    assert handle.ledger.total <= most_rows(sizes)["gradient_attack"]
+
+
+def test_masked_gradients_of_pictures_are_withheld_too():
+    draws = make_draws(b"key", "split", [pictures(1).labels], num_draws=50)
+    found = {(one.metric, one.slice): one for one in gradient_attack(pictures(1, quantum=16.0), draws)}
+    assert found["robust_accuracy", ""].value is None
+    assert found["zero_gradient_rate", ""].value == 1.0

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from assay.probes.robustness._columns import box, ranges, settle
 from assay.probes.robustness.input_noise import LEVELS, input_noise, noisy
 from assay.stats import make_draws
 from assay.tasks import Classification, Regression
-from assay.values import Column, Groups
+from assay.values import Column, Groups, texts
 
 COLUMNS = (
     Column("x", "numeric", low=-3.0, high=3.0),
@@ -164,3 +165,65 @@ def test_box_and_settle_on_whole_numbers():
     assert (low[:, 2] == inputs[:, 2]).all()
     points = settle(np.array([[0.2, 22.6, 1]]), low[:1], high[:1], known)
     assert points.tolist() == [[0.0, 23.0, 1.0]]
+
+
+# ------------------------------------------------------------------ pictures and texts
+
+
+def changes_of(column: Column, inputs: np.ndarray, answer, labels=None):
+    query = FakeQuery(inputs, answer, columns=(column,))
+    query.rows = lambda num: np.arange(min(num, len(inputs)))
+    clean = answer(inputs)
+    draws = make_draws(b"key", "split", [clean.astype(np.int64)], num_draws=100)
+    found = input_noise(query, clean, clean if labels is None else labels, Classification(("a", "b")), draws)
+    return {(one.metric, one.slice): one for one in found}, query
+
+
+def test_pictures_meet_six_changes_and_a_mean_is_moved_by_light_alone():
+    pictures = np.random.default_rng(0).integers(60, 140, (300, 1, 8, 8)).astype(np.uint8)
+    column = Column("image", "image", low=0, high=255, shape=(1, 8, 8))
+    found, query = changes_of(column, pictures, lambda one: (one.reshape(len(one), -1).mean(axis=1) > 128).astype(int))
+    slices = {where for metric, where in found if metric == "flip_rate"}
+    assert slices == {"noise=0.1", "noise=0.3", "brightness=0.2", "contrast=0.5", "blur=1.0", "occlusion=0.3"}
+    assert found["flip_rate", "brightness=0.2"].value == 1.0
+    assert found["flip_rate", "contrast=0.5"].value == 0.0
+    assert found["flip_rate", "blur=1.0"].value == 0.0
+    assert query.num_rows == 6 * 300
+    assert found["flip_rate", "noise=0.1"].headline
+
+
+def test_flips_of_a_pixel_under_noise_agree_with_the_closed_form():
+    # pixel 100, answer pixel > 127.5, noise 0.1 x 255: P(flip) = P(z > 27.5 / 25.5).
+    pictures = np.full((1000, 1, 8, 8), 100, dtype=np.uint8)
+    column = Column("image", "image", low=0, high=255, shape=(1, 8, 8))
+    found, _ = changes_of(column, pictures, lambda one: (one[:, 0, 3, 3] > 127.5).astype(int))
+    flips = found["flip_rate", "noise=0.1"]
+    assert flips.low <= norm.sf(27.5 / 25.5) <= flips.high
+
+
+def test_texts_meet_four_changes_and_only_lost_words_move_a_count_of_words():
+    told = texts(["one wonderful story about people"] * 400)
+    column = Column("text", "text", language="en")
+
+    def count(inputs):
+        return np.array([len(text.split()) == 5 for text in inputs.tolist()]).astype(int)
+
+    found, query = changes_of(column, told, count)
+    slices = {where for metric, where in found if metric == "flip_rate"}
+    assert slices == {"noise=0.1", "noise=0.3", "dropped=0.1", "homoglyph=0.1"}
+    assert found["flip_rate", "noise=0.3"].value == 0
+    assert found["flip_rate", "homoglyph=0.1"].value == 0
+    lost = found["flip_rate", "dropped=0.1"]
+    assert lost.low <= 1 - 0.9**5 <= lost.high
+    assert query.num_rows == 4 * 400
+
+
+def test_a_vocabulary_of_whole_words_is_moved_by_slips_as_often_as_they_come():
+    told = texts(["wonderful"] * 1000)
+
+    def known(inputs):
+        return np.array([text == "wonderful" for text in inputs.tolist()]).astype(int)
+
+    found, _ = changes_of(Column("text", "text", language="en"), told, known)
+    flips = found["flip_rate", "noise=0.3"]
+    assert flips.low <= 0.3 <= flips.high
