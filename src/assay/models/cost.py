@@ -13,6 +13,7 @@ from assay.errors import AssayError
 from assay.models import describe
 from assay.models.adapters.module import ModuleModel
 from assay.models.int8 import Int8Linear
+from assay.models.text import TextEncoder
 from assay.values import Data, Model
 
 NUM_ROWS = 16  # the first training rows, as in the facts of a training run
@@ -21,7 +22,8 @@ NUM_ROWS = 16  # the first training rows, as in the facts of a training run
 def card(model: Model, data: Data) -> dict[str, Any]:
     """Architecture, parameters, bytes and operations of a module, for people; empty for a model made elsewhere.
 
-    Operations of layers in 8 bits count as those of the float layers they replace. Unknown is None.
+    Of a text model also how it reads. Operations of layers in 8 bits count as those of the float layers they replace.
+    Unknown is None.
 
     >>> from assay.data import load_adult
     >>> card(ModuleModel(nn.Sequential(nn.Linear(13, 2)), outputs_are="logits"), load_adult())["flops_per_example"]
@@ -33,7 +35,11 @@ def card(model: Model, data: Data) -> dict[str, Any]:
     named = {"architecture": "", "params": {}}
     if architecture is not None:
         named = {"architecture": architecture.name, "params": plain(architecture.params)}
-    return {**named, **describe(model.module), "flops_per_example": _operations(model.module, data)}
+    card = {**named, **describe(model.module), "flops_per_example": _operations(model.module, data)}
+    reader = next((part for part in model.module.modules() if isinstance(part, TextEncoder)), None)
+    if reader is None or not len(reader.table):
+        return card
+    return card | {"tokenizer": reader.kind, "num_tokens": len(reader.tokens()), "max_length": reader.max_length}
 
 
 def _operations(module: nn.Module, data: Data) -> int | None:

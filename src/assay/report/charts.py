@@ -192,6 +192,34 @@ def roc(points: Sequence[Row], *, titles: tuple[str, str], names: tuple[str, str
     return alt.layer(band, guess, line).properties(width=250, height=250)
 
 
+def lines(series: Mapping[str, Sequence[tuple[float, float]]], *, titles: tuple[str, str]) -> Any:
+    """Named lines of points (x, y), dashed differently, so that they also read in grey; titles of both axes."""
+    rows = [{"name": name, "x": x, "y": y} for name, points in series.items() for x, y in points]
+    across = [x for points in series.values() for x, _ in points]
+    up = [y for points in series.values() for _, y in points]
+    first, last = min(across), max(*across, min(across) + 1)
+    room = 0.05 if max(up) - min(up) < 1e-3 * max(abs(max(up)), 1e-3) else 0.0  # a flat line stands in the middle
+    heights = ticks_over(min(up) - room, max(up) + room)
+    x_axis = alt.Axis(values=_whole_ticks(first, last), format="d", labelFlush=False)
+    y_axis = alt.Axis(values=heights, labelFlush=False)
+    x = alt.X("x:Q", title=titles[0], scale=alt.Scale(domain=[first, last], nice=False), axis=x_axis)
+    y = alt.Y("y:Q", title=titles[1], scale=alt.Scale(domain=[heights[0], heights[-1]], nice=False), axis=y_axis)
+    names = list(series)
+    legend = alt.Legend(title=None, orient="top", symbolType="stroke", symbolSize=400)
+    ink = alt.Color("name:N", scale=alt.Scale(domain=names, range=[BETTER, WORSE]), legend=legend)
+    dash = alt.StrokeDash("name:N", scale=alt.Scale(domain=names, range=[[1, 0], [5, 3]]), legend=legend)
+    base = alt.Chart(values(rows)).encode(x=x, y=y, color=ink)
+    line = base.mark_line(strokeWidth=2).encode(strokeDash=dash)
+    dots = base.mark_point(filled=True, size=28, opacity=1)
+    return alt.layer(line, dots).properties(width=270, height=190)
+
+
+def _whole_ticks(first: float, last: float) -> list[float]:
+    """At most seven whole numbers from the first to the last."""
+    step = max(1, math.ceil((last - first) / 6))
+    return [float(place) for place in range(math.ceil(first), math.floor(last) + 1, step)]
+
+
 def scatter(points: Sequence[Row], *, titles: tuple[str, str]) -> Any:
     """Two dimensions against each other, one dot a system: name, x, y, both intervals, pareto.
 

@@ -15,10 +15,12 @@ from assay.report.sections import (
     attribution_figures,
     group_columns,
     group_figures,
+    kind_of,
     membership_figures,
     reliability_figure,
     slice_figure,
 )
+from assay.report.training_section import training_section
 from assay.values import Dossier, Finding, Measurement
 
 MOST_REQUIRED = 10_000_000  # more rows than this are no advice: the value stands at its bound
@@ -47,6 +49,8 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         attributions=attribution_figures(dossier, say),
         reliability=reliability_figure(dossier, say),
         membership=membership_figures(dossier, say),
+        training=training_section(dossier, say),
+        kind=kind_of(dossier),
         measured=[_measured(one, say) for one in dossier.measurements],
         meanings=_meanings(dossier, say),
         energy=_energy(dossier.about["energy"], say),

@@ -8,6 +8,7 @@ from dataclasses import replace
 from assay.report import charts
 from assay.report.figures import Figure, figure
 from assay.report.numbers import number
+from assay.report.patches import is_map, patch_figure
 from assay.report.phrases import Phrases
 from assay.values import Dossier, Measurement
 
@@ -33,6 +34,12 @@ def group_columns(dossier: Dossier) -> list[str]:
     return [str(column["name"]) for column in dossier.about["data"]["group_columns"]]
 
 
+def kind_of(dossier: Dossier) -> str:
+    """What the inputs are: table, image or text."""
+    kinds = [column["kind"] for column in dossier.about["data"]["columns"]]
+    return str(kinds[0]) if kinds in (["image"], ["text"]) else "table"
+
+
 def group_figures(dossier: Dossier, say: Phrases) -> list[Figure]:
     """Per metric: one figure over the groups of single columns, and one over intersections."""
     columns, found = set(group_columns(dossier)), []
@@ -53,12 +60,19 @@ def slice_figure(dossier: Dossier, say: Phrases) -> Figure | None:
 
 
 def attribution_figures(dossier: Dossier, say: Phrases) -> list[Figure]:
-    """Shapley values and LIME weights, columns in the same order in both."""
+    """Shapley values and LIME weights, columns or words in the same order in both; of pictures two maps."""
     first = sorted(rows_of(dossier, "attribution"), key=lambda one: -(one.value or 0.0))
     second = sorted(rows_of(dossier, "lime_weight"), key=lambda one: -(one.value or 0.0))
     place = {one.slice: index for index, one in enumerate(first)}
     second.sort(key=lambda one: place.get(one.slice, len(place)))
-    return [_dots(found, say.metric(found[0].metric), say, counted=False) for found in (first, second) if found]
+    shown = []
+    for found in (first, second):
+        title = say.metric(found[0].metric) if found else ""
+        if is_map(found):
+            shown.append(patch_figure(found, title, say))
+        elif found:
+            shown.append(_dots(found, title, say, counted=found[0].slice.startswith("word=")))
+    return shown
 
 
 def reliability_figure(dossier: Dossier, say: Phrases) -> Figure | None:
