@@ -142,8 +142,8 @@ def test_the_matrix_shows_every_cell_and_the_picture_has_them_all(trees, filed):
 
 def test_figures_of_all_sections(trees):
     both, several, regression = (trees[name, "en"] for name in ("compared", "classes", "regression"))
-    names = ["verdicts", "matrix", "groups", "slices", "attributions", "reliability", "privacy", "training", "measurements"]
-    names += ["meaning", "provenance"]
+    names = ["verdicts", "matrix", "groups", "slices", "attributions", "reliability", "privacy", "training"]
+    names += ["measurements", "meaning", "provenance"]
     found = [one.attributes["id"] for one in both.all("section")]
     assert [name for name in names if name != "slices"] == [name for name in found if name != "slices"]
     assert len(section(both, "attributions").all("svg")) == 2

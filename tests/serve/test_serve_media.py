@@ -178,7 +178,8 @@ def test_everything_wrong_with_pictures_is_said_at_once(image: Caller) -> None:
     bad = [[*flat[:-1], flat[0][:-1]], [*flat[:-1], [*flat[0][:-1], 256]], [*flat[:-1], [*flat[0][:-1], True]]]
     told = refused(
         image, {"image": flat}, *[{"image": one} for one in bad],
-        {"image": {"base64": "!"}}, {"image": {"base64": "AA=="}}, {"image": packed(np.zeros(144, np.uint8), shape=[12, 12])}, {"image": {"png": ""}}, {"image": "AA=="},
+        {"image": {"base64": "!"}}, {"image": {"base64": "AA=="}},
+        {"image": packed(np.zeros(144, np.uint8), shape=[12, 12])}, {"image": {"png": ""}}, {"image": "AA=="},
     )  # fmt: skip
     assert [one.split(" | ")[0] for one in told] == [
         "image is not 1 x 12 x 12 numbers in 2 rows (2, 9)",
