@@ -1,6 +1,6 @@
-"""A Transformer on Chinese reviews, or on English film snippets: trained, audited, compressed, filed, read as a page.
+"""A Transformer on film reviews: trained from scratch, audited, compressed, filed, read as a page.
 
-`python recipes/train_text.py FOLDER english lstm` trains another network on other texts.
+`python recipes/train_text.py FOLDER chinese lstm` trains another network on other texts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MINE = {
 def main(folder: Path, language: str, model: str) -> None:
     """Fetch the texts once (pinned and verified), train, ask, and answer for what came out."""
     data = load_sentiment(domain="movie", fetch=True) if language == "english" else load_chinese_reviews(fetch=True)
-    system = assay.train_system(data, recipe=text_recipe(data, model=model), name=f"{model} on {language} texts")
+    system = assay.train_system(data, recipe=text_recipe(data, model=model), name=f"{model}_{language}")
     print(f"trained on {system.facts['examples']:,} texts in {system.facts['cpu_seconds']:.0f} CPU seconds")
     answers = system.task.probabilities(system.model.outputs(texts(MINE[language])))
     for text, chance in zip(MINE[language], answers[:, 1], strict=True):
@@ -44,5 +44,5 @@ def main(folder: Path, language: str, model: str) -> None:
 
 
 if __name__ == "__main__":
-    given = [*sys.argv[1:], *["demo/text", "chinese", "transformer"][len(sys.argv) - 1 :]]
+    given = [*sys.argv[1:], *["demo/text", "english", "transformer"][len(sys.argv) - 1 :]]
     main(Path(given[0]), given[1], given[2])

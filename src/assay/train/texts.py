@@ -21,10 +21,9 @@ def text_recipe(
 ) -> TrainRecipe:
     """A text classifier (rnn, lstm, gru, lstm_attention, transformer) with AdamW, a cosine curve and averaged weights.
 
-    More passes where they would be fewer than 100 steps: small vocabularies of thousands of texts are learned by heart
-    after two. Each token is hidden one time in ten. Limits: the settings were chosen on validation rows of movie
-    snippets and Chinese reviews (`benchmarks/accuracy_text.py`) and suit some 10,000 short texts. Raises ModelError for
-    data that are not texts.
+    Two passes, because a third makes the validation loss worse; more where they would be fewer than 100 steps. Each
+    token is hidden one time in ten. Limits: the settings were chosen on validation rows of movie snippets (see
+    `benchmarks/accuracy_text.py`) and suit some 10,000 short texts. Raises ModelError for data that are not texts.
     """
     if data.modality != "text":
         raise ModelError(Problem(f"{data.name} holds {data.modality}s", "texts"))
