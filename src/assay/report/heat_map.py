@@ -117,6 +117,8 @@ def drawn(boxes: Sequence[Row], texts: Sequence[Row], size: tuple[float, float])
     styles = {(one["size"], one["weight"], one["align"]): None for one in texts}
     for font_size, weight, align in styles:
         chosen = [one for one in texts if (one["size"], one["weight"], one["align"]) == (font_size, weight, align)]
-        mark = alt.Chart(values(chosen)).mark_text(align=align, baseline="middle", fontSize=font_size, fontWeight=weight)
+        mark = alt.Chart(values(chosen)).mark_text(
+            align=align, baseline="middle", fontSize=font_size, fontWeight=weight
+        )
         layers.append(mark.encode(x=x, y=y, text="text:N", color=alt.Color("ink:N", scale=None)))
     return alt.layer(*layers).properties(width=width, height=height)
