@@ -48,7 +48,7 @@ def heat_map(grid: Grid) -> Any:
     top = _legend(grid, texts, width)
     top = _head(grid, texts, top)
     for family, rows in grid.families:
-        texts.append(text(0, top + FAMILY / 2 + 3, family, size=11, weight="bold", ink=SOFT))
+        texts.append(_text(0, top + FAMILY / 2 + 3, family, size=11, weight="bold", ink=SOFT))
         boxes.append({"x": 0, "x2": width, "y": top + FAMILY - 3, "y2": top + FAMILY - 2, "fill": "#b9c1cb"})
         top += FAMILY
         for name, cells in rows:
@@ -59,7 +59,7 @@ def heat_map(grid: Grid) -> Any:
 def _legend(grid: Grid, texts: list[dict[str, Any]], width: float) -> float:
     lines = [line for part in grid.legend for line in wrap(part, int(width / 5.6))]
     for index, line in enumerate(lines):
-        texts.append(text(0, 8 + index * 15, line, size=11, ink=SOFT))
+        texts.append(_text(0, 8 + index * 15, line, size=11, ink=SOFT))
     return 15.0 * len(lines) + 10
 
 
@@ -70,12 +70,12 @@ def _head(grid: Grid, texts: list[dict[str, Any]], top: float) -> float:
     for index, lines in enumerate(names):
         x = NAMES + CELL * (index + 0.5)
         for row in text_rows(lines, x=x, middle=top + height - 13 * len(lines) / 2, step=13):
-            texts.append(text(x, row["y"], row["text"], size=11.5, weight="bold", align="center"))
+            texts.append(_text(x, row["y"], row["text"], size=11.5, weight="bold", align="center"))
     top += height + 4
-    texts.append(text(0, top + 9, grid.verdict_name, size=11.5))
+    texts.append(_text(0, top + 9, grid.verdict_name, size=11.5))
     for index, (verdict, words) in enumerate(grid.verdicts):
         x, ink = NAMES + CELL * (index + 0.5), VERDICT_INK.get(verdict, INK)
-        texts.append(text(x, top + 9, words, size=11.5, weight="bold", align="center", ink=ink))
+        texts.append(_text(x, top + 9, words, size=11.5, weight="bold", align="center", ink=ink))
     return top + 18
 
 
@@ -88,23 +88,27 @@ def _row(
     height = max(HEIGHT, LINE * len(lines) + 6)
     middle = top + height / 2
     for row in text_rows(lines, x=0, middle=middle, step=LINE):
-        texts.append(text(0, row["y"], row["text"], size=11.5))
+        texts.append(_text(0, row["y"], row["text"], size=11.5))
     for index, cell in enumerate(cells):
         left = NAMES + CELL * index
         fill = colour(float(cell["strength"]))
         boxes.append({"x": left + 1, "x2": left + CELL - 1, "y": top + 1, "y2": top + height - 1, "fill": fill})
         lift = 7 if cell["detail"] else 0
-        texts.append(text(left + CELL / 2, middle - lift, cell["text"], size=12, weight="bold", align="center"))
+        texts.append(_text(left + CELL / 2, middle - lift, cell["text"], size=12, weight="bold", align="center"))
         if cell["detail"]:
-            texts.append(text(left + CELL / 2, middle + 8, cell["detail"], size=9.5, align="center", ink="#3c4654"))
+            texts.append(_text(left + CELL / 2, middle + 8, cell["detail"], size=9.5, align="center", ink="#3c4654"))
     return height
 
 
-def text(
+def _text(
     x: float, y: float, text: str, *, size: float, ink: str = INK, weight: str = "normal", align: str = "left"
 ) -> dict[str, Any]:
-    """One text of a picture made by hand, in pixels from the top left."""
     return {"x": x, "y": y, "text": text, "size": size, "ink": ink, "weight": weight, "align": align}
+
+
+def centred(x: float, y: float, words: str, *, size: float, ink: str) -> dict[str, Any]:
+    """One text of a picture made by hand, its middle at (x, y) in pixels from the top left."""
+    return _text(x, y, words, size=size, ink=ink, align="center")
 
 
 def drawn(boxes: Sequence[Row], texts: Sequence[Row], size: tuple[float, float]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from assay.report.charts import INK, SOFT
 from assay.report.figures import Figure, figure
-from assay.report.heat_map import colour, drawn, text
+from assay.report.heat_map import centred, colour, drawn
 from assay.report.numbers import number
 from assay.report.phrases import Phrases
 from assay.values import Measurement
@@ -34,12 +34,12 @@ def patch_figure(found: Sequence[Measurement], title: str, say: Phrases) -> Figu
         fill = colour(abs(one.value or 0.0) / largest if largest else 0.0)
         boxes.append({"x": left + 1, "x2": left + SIDE - 1, "y": top + 1, "y2": top + SIDE - 1, "fill": fill})
         at = (left + SIDE / 2, top + SIDE / 2)
-        texts.append(text(at[0], at[1], number(one.value, one.unit), size=11, align="center", ink=INK))
+        texts.append(centred(at[0], at[1], number(one.value, one.unit), size=11, ink=INK))
     for axis, size in enumerate((height, width)):
         for place in range(size):
             middle = EDGE + (place + 0.5) * SIDE
             x, y = (EDGE / 2, middle) if axis == 0 else (middle, EDGE / 2)
-            texts.append(text(x, y, str(place + 1), size=10, align="center", ink=SOFT))
+            texts.append(centred(x, y, str(place + 1), size=10, ink=SOFT))
     ordered = sorted(found, key=lambda one: -(one.value or 0.0))
     ends = [f"{say.slice(one.slice)} {say.value(one.value, one.low, one.high, one.unit)}" for one in ordered]
     words = say("figure in words").format(title=title, count=len(found), lowest=ends[-1], highest=ends[0])
