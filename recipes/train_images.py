@@ -1,7 +1,7 @@
 """A small residual network on Fashion-MNIST: trained, audited, pruned, compared with itself, filed, read as a page.
 
 `python recipes/train_images.py FOLDER 10` trains for ten passes over the data, which the benchmark's figures are for;
-without a number it makes two.
+without a number it makes one.
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ def main(folder: Path, epochs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo/images"), int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo/images"), int(sys.argv[2]) if len(sys.argv) > 2 else 1)
