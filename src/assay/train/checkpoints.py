@@ -128,6 +128,8 @@ class Saver:
         if found is not None:
             state.load(*found)
             state.at.resumed += 1
+            if not self.workers.leads:
+                state.at.total = state.at.seen = 0.0
         self.last = time.monotonic()
 
     def after_step(self, state: State) -> None:
@@ -146,6 +148,8 @@ class Saver:
             return
         tensors, numbers = state.dump()
         numbers |= {"run": dict(self.run), "spent": plain(total_energy(self.meter.read(), state.at.spent))}
+        # Each worker has summed the losses of its own rows; one file holds the sum of all.
+        numbers["total"], numbers["seen"] = self.workers.sums([state.at.total, state.at.seen])
         if self.workers.is_sharded:
             save_shards(self.checkpoints.folder / f"step-{state.at.step:09d}", tensors, numbers)
         elif self.workers.leads:
