@@ -86,8 +86,8 @@ def linear(data, choices) -> str:
             model = LogisticRegression(C=strength, max_iter=1000).fit(inputs, train.labels)
             parts = [(grams.transform(part.inputs.tolist()), part.labels) for part in (validation, test)]
             tried.append((*(model.score(*part) for part in parts), f"{choice}, C {strength}"))
-    best = max(tried)
-    return f"{best[1]:.4f} with {best[2]} (validation {best[0]:.4f}; C 1 to 10: {min(tried)[1]:.4f} to {best[1]:.4f})"
+    best, low, high = max(tried), min(one[1] for one in tried), max(one[1] for one in tried)
+    return f"{best[1]:.4f} with {best[2]} (validation {best[0]:.4f}; all tried: {low:.4f} to {high:.4f})"
 
 
 if __name__ == "__main__":
