@@ -131,7 +131,7 @@ def test_the_command_line_trains_with_a_team(tmp_path: Path) -> None:
     assert told["facts"]["workers"] == 2
     again = [sys.executable, "-m", "assay.cli", "train", "adult", "--set", "epochs=1", "--json", "--out", "one"]
     alone_told = subprocess.run(again, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path).stdout
-    assert told["facts"]["train_loss"] == pytest.approx(json.loads(alone_told)["facts"]["train_loss"], abs=1e-5)
+    assert told["facts"]["train_loss"] == pytest.approx(json.loads(alone_told)["facts"]["train_loss"], abs=1e-3)
 
 
 @pytest.mark.parametrize(("num_rows", "size"), [(7, 3), (8, 3), (2, 4), (0, 2), (9, 1)])
