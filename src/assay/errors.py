@@ -50,9 +50,8 @@ class Problem:
     next: str = ""
 
     def __str__(self) -> str:
-        allowed = f" Allowed: {self.allowed}." if self.allowed else ""
-        following = f" {self.next}." if self.next else ""
-        return f"{self.what}.{allowed}{following}".replace("..", ".")
+        parts = (self.what, self.allowed and f"Allowed: {self.allowed}", self.next)
+        return " ".join(part if part.endswith(".") else f"{part}." for part in parts if part)
 
 
 class AssayError(ValueError):

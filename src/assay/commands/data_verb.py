@@ -13,6 +13,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DataSet = Annotated[str, typer.Argument(help="A name of `assay data list`, or name:choice.")]
 Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
+Text = Annotated[str, typer.Option("--text", help="Column of a data file that holds texts.")]
 GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
 
 data_app = typer.Typer(no_args_is_help=True, help="Data sets with a name: list, fetch, card, check.")
@@ -44,15 +45,16 @@ def data_card(name: DataSet, json: Json = False) -> None:
 
 @data_app.command(name="check")
 def data_check(
-    name: Annotated[str, typer.Argument(help="A data set with a name, or a CSV or Parquet file.")],
+    name: Annotated[str, typer.Argument(help="CSV, Parquet, pictures in .safetensors, or a data set with a name.")],
     label: Label = "",
     groups: GroupNames = "",
+    text: Text = "",
     json: Json = False,
 ) -> None:
     """What spoils training or measuring: repeats, leaks, labels that look wrong, small groups, personal data."""
     from assay.commands.data import examine
 
-    examine((name, label, groups), _console(json, True))
+    examine((name, label, groups, text), _console(json, True))
 
 
 def _console(json: bool, quiet: bool) -> Console:

@@ -33,18 +33,18 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
     return read_table(name, label=label, groups=groups), how
 
 
-def require_folder(out: Path, *, marks: Sequence[str]) -> None:
+def require_folder(out: Path, *, marks: Sequence[str], option: str = "--out") -> None:
     """Raises UsageError, before any work, when a result cannot be put there: a file, or a folder of something else.
 
     `marks`: names one of which a former result of the same kind has; an empty folder, or none, is always fine.
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise UsageError(Problem(f"--out {out} is not a folder", "a folder, or a name not in use"))
+        raise UsageError(Problem(f"{option} {out} is not a folder", "a folder, or a name not in use"))
     inside = next((one for one in (out, *out.parents) if one.exists()), out)
     if not inside.is_dir():
-        raise UsageError(Problem(f"--out {out} lies in {inside}, which is a file", "a folder, or a name not in use"))
+        raise UsageError(Problem(f"{option} {out} lies in {inside}, which is a file", "a folder, or a name not in use"))
     if out.is_dir() and marks and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
-        what = f"--out {out} holds something else, which would be replaced"
+        what = f"{option} {out} holds something else, which would be replaced"
         raise UsageError(Problem(what, "a new or empty folder, or one with a former result"))
 
 

@@ -45,13 +45,14 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
         raise DataError(Problem(f"{path} has {wrong}", "different names"))
     frame = frame.slice(1)
     frame.columns = names
-    wanted = {declaration.label, *declaration.groups, declaration.splits.column}
+    wanted = {*names}
     if declaration.features is not None:
-        wanted |= set(declaration.features)
-        frame = frame.select(name for name in frame.columns if name in wanted)
+        wanted = {declaration.label, *declaration.groups, declaration.splits.column, *declaration.features} - {None}
+        if wanted <= {*names}:  # else all stay, as text: a wrong name is answered with the names there are
+            frame = frame.select(name for name in names if name in wanted)
     text = {declaration.splits.column, *declaration.groups, *declaration.categorical}
     return frame.with_columns(
-        _typed(frame[name], declaration, problems, is_text=name in text) for name in frame.columns
+        _typed(frame[name], declaration, problems, is_text=name in text) for name in frame.columns if name in wanted
     )
 
 

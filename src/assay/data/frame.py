@@ -148,7 +148,8 @@ def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> li
         for name in names:
             if name not in known:
                 problems.error(f"there is no {role} column {name!r}", names_text(frame.columns), "Check the spelling")
-    for name in sorted({*declaration.categorical, *declaration.group_values} - known):
+    told = {name for names in named.values() for name in names}
+    for name in sorted({*declaration.categorical, *declaration.group_values} - known - told):
         problems.error(f"there is no column {name!r}, which is declared categorical or with values")
     for name in sorted(set(declaration.group_values) - set(declaration.groups)):
         problems.error(
@@ -164,7 +165,7 @@ def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> li
         problems.error(f"{declaration.label!r} is declared both label and split column", "two columns")
     chosen = frame.columns if declaration.features is None else declaration.features
     features = [name for name in chosen if name in known and name not in reserved]
-    if not features:
+    if not features and not declaration.features:  # declared ones that are none were told above
         problems.error("there is no feature column", "at least one", "Declare features")
     return features
 

@@ -95,7 +95,9 @@ def image_shape(columns: Sequence[Column]) -> tuple[int, int, int]:
     """
     if modality(columns) != "image":
         kinds = sorted({column.kind for column in columns})
-        raise ModelError(Problem(f"the columns are {', '.join(kinds)}", "one image column", "Use mlp for tables"))
+        raise ModelError(
+            Problem(f"the columns are {', '.join(kinds)}", "one image column", "Leave the model out for one that fits")
+        )
     shape = columns[0].shape
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < SMALLEST:
         raise ModelError(Problem(f"images are {_text(shape)}", f"channels, height, width; {SMALLEST} pixels or more"))
