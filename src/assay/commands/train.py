@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +56,7 @@ def train(spec: DataSpec, model: Model, folders: Folders, how: tuple[int, Worker
     one_thread()
     data, source = open_data(spec)
     recipe, module = chosen_recipe(data, model[0], options, seed)
-    size = card(recipe.wrap(module), data)
+    size = card(recipe.wrap(module, data.columns), data)
     if leads:
         _say(data, size, recipe, console)
     recipe = replace(recipe, workers=workers)
@@ -93,39 +91,11 @@ def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) ->
     try:
         recipe = recipe_for(data, model=model, params=params, settings=settings)
         return recipe, recipe.make_module(data.splits["train"], data, seed)
-    except ModelError as error:
-        taken = _taken(error.__cause__, data)
-        if not taken:
-            raise
-        odd = [Problem(f"{model or recipe.architecture.name} has no parameter {name!r}", taken) for name in params]
-        raise ModelError([one for one in odd if one.what.split("'")[1] not in taken.split(", ")]) from error
     except AssayError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:  # values of a kind that no check expects
         shown = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ModelError(Problem(f"{model or 'the model'} cannot be made with {shown}: {error}")) from error
-
-
-def _taken(error: BaseException | None, data: Data) -> str:
-    """The parameters that a builder takes, when it was given one that it does not; from the function that refused."""
-    found = re.match(r"([\w.]+)\(\) got an unexpected keyword argument", str(error)) if error is not None else None
-    trace = None if found is None or error is None else error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if found is None or trace is None:
-        return ""
-    head, *rest = found[1].split(".")
-    function = trace.tb_frame.f_globals.get(head)
-    for name in rest:
-        function = getattr(function, name, None)
-    if function is None:
-        return ""
-    taken = [one.name for one in inspect.signature(function).parameters.values() if one.kind is one.KEYWORD_ONLY]
-    if data.modality == "text":
-        from assay.models.text import TextOptions
-
-        taken += ["pool", *(one.name for one in fields(TextOptions))]
-    return ", ".join(sorted({*taken} - {"num_outputs", "cell"}))
 
 
 def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console) -> None:

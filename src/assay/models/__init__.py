@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
 from assay.models.mlp import MLP
-from assay.values import Array, Column, Split, digest_of
+from assay.values import Array, Column, Split, digest_of, plain
 
 Builder = Callable[[Sequence[Column], int, Mapping[str, Any]], nn.Module]
+Resolver = Callable[[Sequence[Column], Mapping[str, Any]], Mapping[str, Any]]
 BUILDERS: dict[str, Builder] = {}
+RESOLVERS: dict[str, Resolver] = {}
 
 
 @runtime_checkable
@@ -37,8 +40,10 @@ class Encodes(Protocol):
         ...
 
 
-def tensors(module: nn.Module, inputs: Array) -> Tensor:
+def tensors(module: nn.Module, inputs: Array, *, is_shared: bool = False) -> Tensor:
     """Raw inputs `(N, ...)` as the tensor that `module` takes: by its own `encode`, else float32 numbers as they are.
+
+    With `is_shared` it may be the inputs' own memory, for callers that only take rows out of it.
 
     >>> tensors(nn.Identity(), np.ones((2, 3))).dtype
     torch.float32
@@ -48,7 +53,8 @@ def tensors(module: nn.Module, inputs: Array) -> Tensor:
     if inputs.dtype.kind not in "biuf":
         kind = type(module).__name__
         raise ModelError(Problem(f"{kind} cannot read inputs of type {inputs.dtype}", "numbers", "Give it an `encode`"))
-    return torch.from_numpy(np.array(inputs, dtype=np.float32))
+    is_shared = is_shared and inputs.flags.writeable  # torch has no tensor that cannot be written to
+    return torch.from_numpy(np.array(inputs, dtype=np.float32, copy=None if is_shared else True))
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,66 @@ class Architecture:
         return digest_of([self.name, self.params])
 
 
-def register_architecture(name: str, builder: Builder) -> None:
+def register_architecture(name: str, builder: Builder, *, resolver: Resolver | None = None) -> None:
     """Make `builder(columns, num_outputs, params) -> nn.Module` known by `name`, so that a file may name it.
 
-    A file never brings code: only names registered by code that is already installed can be loaded.
-    Raises ModelError when another builder has the name.
+    `resolver(columns, params)` writes every parameter out (see `from_signature`, `filled`); without one, parameters are
+    taken as they are given. A file never brings code: only names registered by code that is already installed can be
+    loaded. Raises ModelError when another builder has the name.
     """
     known = BUILDERS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (builder.__module__, builder.__qualname__):
         raise ModelError(Problem(f"architecture {name!r} is already registered by {known.__module__}", "a new name"))
     BUILDERS[name] = builder
+    if resolver is not None:
+        RESOLVERS[name] = resolver
+
+
+def from_signature(function: Callable[..., Any], *, without: Sequence[str] = ()) -> Resolver:
+    """A resolver whose parameters are the keyword-only ones of a function, with its defaults, but some."""
+    return lambda columns, params: filled(params, defaults_of(function, without=without))
+
+
+def defaults_of(function: Callable[..., Any], *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """Keyword-only parameters of a function and their defaults, `inspect.Parameter.empty` where there is none."""
+    taken = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in taken if one.kind is one.KEYWORD_ONLY and one.name not in without}
+
+
+def filled(params: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`params`, and the defaults of those that are not given; 1 where 1.0 is the default becomes 1.0.
+
+    Raises ModelError with every name that there is no default for, and those that there are.
+
+    >>> filled({"dropout": 0}, {"dropout": 0.5, "width": 32})
+    {'dropout': 0.0, 'width': 32}
+    """
+    odd = [Problem(f"there is no parameter {name!r}", ", ".join(sorted(defaults))) for name in sorted(params)]
+    odd = [problem for problem, name in zip(odd, sorted(params), strict=True) if name not in defaults]
+    if odd:
+        raise ModelError(odd)
+    found = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty} | dict(params)
+    return {
+        name: float(value) if type(value) is int and type(defaults[name]) is float else value
+        for name, value in found.items()
+    }
+
+
+def resolve(architecture: Architecture, columns: Sequence[Column]) -> Architecture:
+    """The same architecture with every parameter written out, as JSON has them.
+
+    What is kept of a system names no defaults, so that a later change of one leaves it as it was. Two that build the
+    same are the same. Raises ModelError for an unknown name or parameters that the architecture does not take.
+
+    >>> resolve(Architecture("mlp", {"hidden": (8,)}), (Column("age", "numeric"),)).params
+    {'hidden': [8], 'num_bins': 0, 'dropout': 0.0, 'scale_outputs': False}
+    """
+    name, params = architecture.name, dict(architecture.params)
+    if name not in BUILDERS:
+        advice = "Register it with assay.models.register_architecture before building or loading"
+        raise ModelError(Problem(f"architecture {name!r} is not known", ", ".join(sorted(BUILDERS)), advice))
+    resolver = RESOLVERS.get(name)
+    return Architecture(name, plain(params if resolver is None else resolver(tuple(columns), params)))
 
 
 def build(
@@ -81,22 +137,15 @@ def build(
 ) -> nn.Module:
     """An untrained module of a registered architecture, for these columns and `num_outputs` outputs.
 
-    Raises ModelError for an unknown name or parameters that the architecture does not take.
+    Raises ModelError for an unknown name or parameters that the architecture does not take, with those it takes.
 
     >>> columns = (Column("age", "numeric"), Column("sex", "categorical", ("Female", "Male")))
     >>> describe(build("mlp", columns=columns, num_outputs=2, params={"hidden": [8]}))["num_parameters"]
     66
     """
-    if name not in BUILDERS:
-        raise ModelError(
-            Problem(
-                f"architecture {name!r} is not known",
-                ", ".join(sorted(BUILDERS)),
-                "Register it with assay.models.register_architecture before building or loading",
-            )
-        )
+    resolved = resolve(Architecture(name, dict(params or {})), columns)
     try:
-        return BUILDERS[name](tuple(columns), num_outputs, dict(params or {}))
+        return BUILDERS[name](tuple(columns), num_outputs, dict(resolved.params))
     except TypeError as error:
         raise ModelError(
             Problem(f"architecture {name!r} cannot be built with {dict(params or {})}: {error}")
@@ -116,7 +165,7 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
     return MLP(columns, num_outputs=num_outputs, **params)
 
 
-register_architecture("mlp", _mlp)
+register_architecture("mlp", _mlp, resolver=from_signature(MLP.__init__, without=["num_outputs"]))
 for _name in ("int8", "cnn", "gan", "recurrent", "transformer"):
     importlib.import_module(f"assay.models.{_name}")  # registers itself, with the names above
 
@@ -129,5 +178,6 @@ __all__ = [
     "build",
     "describe",
     "register_architecture",
+    "resolve",
     "tensors",
 ]

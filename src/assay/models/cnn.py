@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import register_architecture
+from assay.models import from_signature, register_architecture
 from assay.models.image import ImageEncoder, ImageNetwork, image_shape
 from assay.models.kernels import Switched
 from assay.values import Column
@@ -191,6 +191,6 @@ def _residual(columns: Sequence[Column], num_outputs: int, params: Mapping[str, 
     return residual(columns, num_outputs=num_outputs, **params)
 
 
-register_architecture("cnn_lenet", _lenet)
-register_architecture("cnn_vgg", _vgg)
-register_architecture("cnn_residual", _residual)
+register_architecture("cnn_lenet", _lenet, resolver=from_signature(lenet, without=["num_outputs"]))
+register_architecture("cnn_vgg", _vgg, resolver=from_signature(vgg, without=["num_outputs"]))
+register_architecture("cnn_residual", _residual, resolver=from_signature(residual, without=["num_outputs"]))

@@ -164,7 +164,7 @@ class EncoderDecoder(nn.Module):
             num_hidden=sizes.num_hidden,
             positions=sizes.positions,
             max_length=sizes.max_length,
-            dropout=sizes.dropout,
+            layer_dropout=sizes.dropout,
         )
         self.decoder = Decoder(num_target, sizes, reads_memory=True)
 

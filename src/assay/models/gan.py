@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem, UsageError
-from assay.models import build, register_architecture
+from assay.models import build, from_signature, register_architecture
 from assay.models.image import image_shape
 from assay.models.row_code import RowCode
 from assay.values import Array, Column, Split, modality
@@ -302,5 +302,7 @@ def _divisible(columns: Sequence[Column]) -> tuple[int, int, int]:
     return channels, height // 4, width // 4
 
 
-register_architecture("gan_generator", _generator)
-register_architecture("gan_discriminator", _discriminator)
+register_architecture("gan_generator", _generator, resolver=from_signature(generator, without=["num_classes"]))
+register_architecture(
+    "gan_discriminator", _discriminator, resolver=from_signature(discriminator, without=["num_classes"])
+)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, build, register_architecture
+from assay.models import Architecture, build, register_architecture, resolve
 from assay.values import Column
 
 LEVELS = 127  # weights use -127..127; inputs 0..127 within the calibrated range
@@ -151,4 +151,12 @@ def _int8(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]
     return module
 
 
-register_architecture(NAME, _int8)
+def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = params.get("base")
+    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
+        return params  # the builder says what is missing
+    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
+    return {**params, "base": {"name": within.name, "params": within.params}}
+
+
+register_architecture(NAME, _int8, resolver=_resolved)

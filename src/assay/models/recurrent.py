@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from assay.errors import ModelError, Problem
-from assay.models import register_architecture
+from assay.models import defaults_of, register_architecture
 from assay.models.kernels import Switched
-from assay.models.text import TextClassifier, text_options
+from assay.models.text import TextClassifier, resolve_text, text_options
 from assay.values import Column
 
 Cell = Literal["rnn", "lstm", "gru"]
@@ -71,17 +71,19 @@ class Recurrent(Switched):
         num_hidden: int = 32,
         num_layers: int = 1,
         bidirectional: bool = True,
-        dropout: float = 0.0,
+        layer_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         sizes = {"num_inputs": num_inputs, "num_hidden": num_hidden, "num_layers": num_layers}
         wrong = [Problem(f"{name} is {size}", "1 or more") for name, size in sizes.items() if size < 1]
         wrong += [] if cell in LAYERS else [Problem(f"cell is {cell!r}", ", ".join(LAYERS))]
+        if not 0 <= layer_dropout < 1:
+            wrong.append(Problem(f"layer_dropout is {layer_dropout}", "0 to below 1"))
         if wrong:
             raise ModelError(wrong)
         self.cell = cell
         self.num_outputs = num_hidden * (2 if bidirectional else 1)
-        between = dropout if num_layers > 1 else 0.0
+        between = layer_dropout if num_layers > 1 else 0.0
         self.layers = LAYERS[cell](
             num_inputs, num_hidden, num_layers, batch_first=True, bidirectional=bidirectional, dropout=between
         )
@@ -145,33 +147,40 @@ class Recurrent(Switched):
         return torch.cat([ends[:, :half], states[:, 0, half:]], dim=1)
 
 
-def _classifier(
-    cell: Cell, pool: str, columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]
-) -> nn.Module:
+def _classifier(cell: Cell, columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
     rest = dict(params)
     options = text_options(columns, rest)
-    pool = rest.pop("pool", pool)
+    pool = rest.pop("pool")
     body = Recurrent(options.width, cell=cell, **rest)
     return TextClassifier(body, num_outputs=num_outputs, options=options, pool=pool)
 
 
+def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    rest = defaults_of(Recurrent.__init__, without=["cell"])
+    return resolve_text(columns, params, rest={"pool": "mean_max", **rest})
+
+
+def _resolved_attention(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _resolved(columns, {"pool": "attention", **params})
+
+
 def _rnn(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    return _classifier("rnn", "mean_max", columns, num_outputs, params)
+    return _classifier("rnn", columns, num_outputs, params)
 
 
 def _lstm(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    return _classifier("lstm", "mean_max", columns, num_outputs, params)
+    return _classifier("lstm", columns, num_outputs, params)
 
 
 def _gru(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    return _classifier("gru", "mean_max", columns, num_outputs, params)
+    return _classifier("gru", columns, num_outputs, params)
 
 
 def _lstm_attention(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    return _classifier("lstm", "attention", columns, num_outputs, params)
+    return _classifier("lstm", columns, num_outputs, params)
 
 
-register_architecture("rnn", _rnn)
-register_architecture("lstm", _lstm)
-register_architecture("gru", _gru)
-register_architecture("lstm_attention", _lstm_attention)
+register_architecture("rnn", _rnn, resolver=_resolved)
+register_architecture("lstm", _lstm, resolver=_resolved)
+register_architecture("gru", _gru, resolver=_resolved)
+register_architecture("lstm_attention", _lstm_attention, resolver=_resolved_attention)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from assay import registry
 from assay.errors import ModelError, Problem
-from assay.models import BUILDERS, Architecture, build
+from assay.models import BUILDERS, Architecture, build, resolve
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.onnx import OnnxModel, load_onnx
 from assay.models.adapters.refuse import check_format, check_safetensors
@@ -86,7 +86,7 @@ def save_system(system: System, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
-    file_name, content, model = _model_to_json(system.model)
+    file_name, content, model = _model_to_json(system.model, system.data)
     manifest = canonical(
         {
             "format": FORMAT,
@@ -208,7 +208,7 @@ def _fill(module: nn.Module, content: bytes, name: str) -> nn.Module:
     return module.eval()
 
 
-def _model_to_json(model: Model) -> tuple[str, bytes, dict[str, Any]]:
+def _model_to_json(model: Model, data: Data) -> tuple[str, bytes, dict[str, Any]]:
     """(file name, file content, what `system.json` says)."""
     if isinstance(model, OnnxModel) and model.content is not None:
         return "model.onnx", model.content, {"format": "onnx", "outputs_are": model.outputs_are}
@@ -231,6 +231,9 @@ def _model_to_json(model: Model) -> tuple[str, bytes, dict[str, Any]]:
         "outputs_are": model.outputs_are,
         "differentiable": "gradient" in model.offers,
     }
+    resolved = resolve(architecture, data.columns)
+    if resolved.digest != architecture.digest:  # made elsewhere, by name and a few parameters: its digest stays
+        about["resolved"] = plain(resolved.params)
     return "weights.safetensors", safetensors.torch.save(tensors), about
 
 
@@ -245,7 +248,8 @@ def _model_from_json(about: Mapping[str, Any], folder: Path, sums: Mapping[str, 
     if architecture.name not in BUILDERS:
         registry.load()  # treatments register the architectures they make
     num_outputs = task_of(data).num_outputs
-    module = build(architecture.name, columns=data.columns, num_outputs=num_outputs, params=architecture.params)
+    params = about.get("resolved", architecture.params)  # older folders lack it
+    module = build(architecture.name, columns=data.columns, num_outputs=num_outputs, params=params)
     _fill(module, content, str(folder / file))
     return ModuleModel(
         module,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import MissingExtraError, ModelError, Problem
+from assay.models import filled
 from assay.models.attention import AdditiveAttention
 from assay.models.kernels import Switched
 from assay.values import Array, Column, Split
@@ -161,7 +162,10 @@ class TextEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a text model reads: tokens, embedding width, dropout. The defaults of a language are in `text_options`."""
+    """How a text model reads: tokens, embedding width, and the dropout of embeddings and of what the head reads.
+
+    The defaults of a language are in `text_options`. What lies between, the body, has a `layer_dropout` of its own.
+    """
 
     kind: Kind = "word"
     vocab_size: int = 16_000
@@ -205,6 +209,16 @@ def text_options(columns: Sequence[Column], params: dict[str, Any]) -> TextOptio
         raise ModelError(Problem(f"a text model was given the columns {found or 'none'}", "one column of kind text"))
     given = {name: params.pop(name) for name in TextOptions.__dataclass_fields__ if name in params}
     return TextOptions(**{**LANGUAGES.get(columns[0].language, {}), **given})
+
+
+def resolve_text(columns: Sequence[Column], params: Mapping[str, Any], *, rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Every parameter of a text model: how it reads by its column's language, and `rest`, defaults of all others.
+
+    Raises ModelError unless the only column is a text, and for names that are neither.
+    """
+    given = dict(params)
+    options = asdict(text_options(columns, given))
+    return filled(params, {**options, **rest})
 
 
 class Body(Protocol):

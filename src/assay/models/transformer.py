@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import register_architecture
+from assay.models import defaults_of, register_architecture
 from assay.models.attention import MultiHeadAttention, Rotary
-from assay.models.text import TextClassifier, text_options
+from assay.models.text import TextClassifier, resolve_text, text_options
 from assay.values import Column
 
 Positions = Literal["rotary", "learned", "none"]
@@ -92,12 +92,15 @@ class Encoder(nn.Module):
         num_hidden: int | None = None,
         positions: Positions = "rotary",
         max_length: int = 512,
-        dropout: float = 0.1,
+        layer_dropout: float = 0.3,
     ) -> None:
         super().__init__()
+        if not 0 <= layer_dropout < 1:
+            raise ModelError(Problem(f"layer_dropout is {layer_dropout}", "0 to below 1"))
         hidden = 2 * dim if num_hidden is None else num_hidden
-        blocks = [EncoderBlock(dim, num_heads=num_heads, num_hidden=hidden, dropout=dropout) for _ in range(num_layers)]
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(dim, num_heads=num_heads, num_hidden=hidden, dropout=layer_dropout) for _ in range(num_layers)
+        )
         self.positions = Positioned(positions, dim=dim, num_heads=num_heads, max_length=max_length)
         self.norm = nn.LayerNorm(dim)
         self.num_outputs = dim
@@ -118,9 +121,17 @@ class Encoder(nn.Module):
 def _transformer(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
     rest = dict(params)
     options = text_options(columns, rest)
-    pool = rest.pop("pool", "mean_max")
-    body = Encoder(options.width, max_length=options.max_length, **{"dropout": 0.3, **rest})
+    pool = rest.pop("pool")
+    body = Encoder(options.width, max_length=options.max_length, **rest)
     return TextClassifier(body, num_outputs=num_outputs, options=options, pool=pool)
 
 
-register_architecture("transformer", _transformer)
+def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    rest = defaults_of(Encoder.__init__, without=["max_length"])  # that of the texts
+    found = resolve_text(columns, params, rest={"pool": "mean_max", **rest})
+    if found["num_hidden"] is None:
+        found["num_hidden"] = 2 * text_options(columns, dict(params)).width
+    return found
+
+
+register_architecture("transformer", _transformer, resolver=_resolved)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
-from assay.models import Architecture, FitsEncoding, build
+from assay.models import Architecture, FitsEncoding, build, resolve
 from assay.models.adapters.module import ModuleModel, OutputsAre
 from assay.train.checkpoints import Checkpoints
 from assay.train.loop import Hooks, fit
 from assay.train.settings import TrainSettings
 from assay.train.workers import Alone, Workers
-from assay.values import Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
+from assay.values import Column, Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,14 @@ class TrainRecipe:
             module.fit_encoding(split)
         return module
 
-    def wrap(self, module: nn.Module) -> ModuleModel:
-        """A trained module as a model of this recipe's task and architecture."""
+    def resolved(self, columns: Sequence[Column]) -> TrainRecipe:
+        """The same recipe with every parameter of the architecture written out; see `assay.models.resolve`."""
+        return replace(self, architecture=resolve(self.architecture, columns))
+
+    def wrap(self, module: nn.Module, columns: Sequence[Column]) -> ModuleModel:
+        """A trained module as a model of this recipe's task and of its architecture, every parameter written out."""
         outputs_are: OutputsAre = "values" if self.task.name == "regression" else "logits"
-        return ModuleModel(module, outputs_are=outputs_are, architecture=self.architecture)
+        return ModuleModel(module, outputs_are=outputs_are, architecture=resolve(self.architecture, columns))
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""
@@ -79,4 +83,4 @@ class TrainRecipe:
             state = {name: hooks.workers.whole(tensor).cpu() for name, tensor in module.state_dict().items()}
             module = self.make_module(split, data, seed).eval()
             module.load_state_dict(state)
-        return Fitted(self.wrap(module), facts)
+        return Fitted(self.wrap(module, data.columns), facts)

@@ -39,7 +39,8 @@ def train_system(
     task, made = task_of(data), chosen
     if isinstance(chosen, TrainRecipe):
         made = replace(chosen, progress=progress, checkpoints=checkpoints, is_watched=True)
-        chosen = replace(chosen, workers=None)  # a team is of one run: whoever trains again brings another
+        # A team is of one run: whoever trains again brings another.
+        chosen = replace(chosen, workers=None).resolved(data.columns)
     fitted = made.fit(data.splits["train"], data, seed)
     decision = Argmax() if isinstance(task, Classification) else Identity()
     return System(name, fitted.model, data, task, decision, chosen, (), fitted.facts, seed)

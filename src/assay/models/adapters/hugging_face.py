@@ -332,4 +332,13 @@ def _build(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any
     return module
 
 
-register_architecture("hugging_face", _build)
+def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """config.json leaves out what is transformers' own default of today; here it is written out."""
+    if not isinstance(params.get("config"), Mapping) or params.get("kind") not in AUTO:
+        return params  # the builder says what is missing
+    whole = _class(params["kind"], params["config"])[1].to_dict()
+    about = ("transformers_version", "_name_or_path")
+    return {**params, "config": {name: value for name, value in whole.items() if name not in about}}
+
+
+register_architecture("hugging_face", _build, resolver=_resolved)

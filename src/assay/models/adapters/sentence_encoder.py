@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import register_architecture
+from assay.models import from_signature, register_architecture
 from assay.models.adapters._tokenizer import as_buffer, longest, token_ids
 from assay.values import Array, Column, Split
 
@@ -210,4 +210,4 @@ def _build(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any
     return SentenceEncoder(num_outputs, **params)
 
 
-register_architecture("sentence_encoder", _build)
+register_architecture("sentence_encoder", _build, resolver=from_signature(SentenceEncoder.__init__))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, describe
+from assay.models import Architecture, describe, resolve
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Hooks, Loss, TrainRecipe, fit
@@ -63,7 +63,7 @@ class DistillRecipe:
             loss=loss,
         )
         facts = fit(module, split, task=recipe.task, settings=recipe.settings, seed=seed, hooks=hooks)
-        return Fitted(recipe.wrap(module), facts)
+        return Fitted(recipe.wrap(module, data.columns), facts)
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
@@ -125,7 +125,7 @@ def distill(
     ]
     _common.refuse("distill", system, problems)
     teacher = _common.train_recipe(system)
-    student = student_of(teacher.architecture, system.data.modality, hidden)
+    student = resolve(student_of(teacher.architecture, system.data.modality, hidden), system.data.columns)
     recipe = DistillRecipe(teacher, student, float(temperature), float(hard_share))
     fitted = recipe.fit_student(system.model, system.data.splits["train"], data=system.data, seed=system.seed)
     named = _common.grown(

@@ -73,7 +73,7 @@ class DpRecipe:
         if wrong is not None:
             raise ModelError(wrong)
         facts = fit_private(module, split, recipe=self.base, settings=self.settings, seed=seed)
-        return Fitted(self.base.wrap(module), facts)
+        return Fitted(self.base.wrap(module, data.columns), facts)
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
@@ -100,7 +100,7 @@ def fit_private(
     num_rows, kind = len(split), _kind(split)
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     began, began_cpu = time.perf_counter(), time.process_time()
-    inputs = tensors(module, split.inputs)
+    inputs = tensors(module, split.inputs, is_shared=True)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
     draw = _Draws(seed, secure=settings.secure_noise)
