@@ -47,7 +47,10 @@ def register_encoder(name: str, encoder: Pretrained) -> None:
 
 
 class BertLayer(nn.Module):
-    """Self-attention and a feed-forward step, each added to its input and then normalised: `(N, L, D)` to the same."""
+    """Self-attention and a feed-forward step, each added to its input and then normalised: tokens `(T, D)` to the same.
+
+    Products are of tokens alone; padding exists only inside attention. (Half of a batch of texts is padding.)
+    """
 
     def __init__(self, sizes: BertSizes, dropout: float) -> None:
         super().__init__()
@@ -58,15 +61,23 @@ class BertLayer(nn.Module):
         self.norm = nn.LayerNorm(sizes.width, eps=1e-12)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, states: Tensor, is_token: Tensor) -> Tensor:
-        """`states (N, L, D)`, `is_token (N, L)` bool: padding is not attended to."""
-        split = (*states.shape[:2], self.num_heads, -1)
-        query, key, value = (part(states).view(split).transpose(1, 2) for part in (self.query, self.key, self.value))
+    def forward(self, tokens: Tensor, is_token: Tensor) -> Tensor:
+        """`tokens (T, D)`, the true places of `is_token (N, L)` bool in order: padding is not attended to."""
+        split = (*is_token.shape, self.num_heads, -1)
+        parts = (_padded(part(tokens), is_token) for part in (self.query, self.key, self.value))
+        query, key, value = (part.view(split).transpose(1, 2) for part in parts)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=is_token[:, None, None, :])
-        mixed = self.out(mixed.transpose(1, 2).flatten(2))
-        states = self.attention_norm(states + self.dropout(mixed))
-        normed: Tensor = self.norm(states + self.dropout(self.down(functional.gelu(self.up(states)))))
+        mixed = self.out(mixed.transpose(1, 2).flatten(2)[is_token])
+        tokens = self.attention_norm(tokens + self.dropout(mixed))
+        normed: Tensor = self.norm(tokens + self.dropout(self.down(functional.gelu(self.up(tokens)))))
         return normed
+
+
+def _padded(tokens: Tensor, is_token: Tensor) -> Tensor:
+    """Tokens `(T, D)` at the true places of `is_token (N, L)`, zero elsewhere: `(N, L, D)`."""
+    places = is_token.flatten().nonzero()[:, 0]
+    found = tokens.new_zeros(is_token.numel(), tokens.shape[1]).index_copy(0, places, tokens)
+    return found.view(*is_token.shape, -1)
 
 
 class SentenceEncoder(nn.Module):
@@ -164,10 +175,11 @@ class SentenceEncoder(nn.Module):
         return self.from_embeddings(self.embed(encoded), encoded)
 
     def _after(self, states: Tensor, is_token: Tensor, layers: Iterable[nn.Module]) -> list[Tensor]:
-        """The states, and those after each layer."""
-        found = [states]
+        """The states, and those after each layer, `(N, L, D)` each."""
+        found, tokens = [states], states[is_token]
         for layer in layers:
-            found.append(layer(found[-1], is_token))
+            tokens = layer(tokens, is_token)
+            found.append(_padded(tokens, is_token))
         return found
 
     def _means(self, states: Sequence[Tensor], is_token: Tensor) -> Tensor:
