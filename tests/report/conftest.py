@@ -1,8 +1,8 @@
-"""Real dossiers of three small systems, filed once for all tests of the report."""
+"""Real dossiers of small systems, filed once for all tests of the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +17,7 @@ from assay.report import LANGUAGES, write_report
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Column, Data, Groups, Split
-from support import COLUMNS, make_split
+from support import COLUMNS, make_split, small_images, small_texts
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def trained(data: Data, name: str):
 
 @pytest.fixture(scope="session")
 def filed(tmp_path_factory: pytest.TempPathFactory) -> Filed:
-    """Every registered probe has run on at least one of these three."""
+    """Every registered probe that is defined for tables has run on at least one of these three."""
     folder = tmp_path_factory.mktemp("report")
     workspace = Workspace(folder=folder / "cache", key=b"owner", num_draws=40, num_references=2)
     with pytest.MonkeyPatch.context() as patch:
@@ -78,6 +78,26 @@ def filed(tmp_path_factory: pytest.TempPathFactory) -> Filed:
             system = trained(small(name, remake, classes=classes), name)
             story.file(story.audit(system, workspace=workspace), folder / name)
     return Filed(folder / "compared", folder / "classes", folder / "regression")
+
+
+@pytest.fixture(scope="session")
+def filed_media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A dossier of pictures, of English texts and of Chinese texts: only the slow tests ask for them."""
+    folder = tmp_path_factory.mktemp("media")
+    workspace = Workspace(folder=folder / "cache", key=b"owner", num_draws=40, num_references=2)
+    reads = {"dim": 8, "num_hidden": 8, "vocab_size": 60}
+    systems = {
+        "image": (small_images(500), Architecture("cnn_lenet", {"widths": [3, 4], "hidden": [8]})),
+        "english": (small_texts(700), Architecture("gru", reads)),
+        "chinese": (small_texts(700, language="zh"), Architecture("gru", reads)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSAY_HOME", str(folder / "home"))
+        for name, (data, architecture) in systems.items():
+            settings = TrainSettings(epochs=5, batch_size=32, learning_rate=1e-2)
+            system = train_system(data, name=name, recipe=TrainRecipe(architecture, task_of(data), settings))
+            story.file(story.audit(system, workspace=workspace), folder / name)
+    return {name: folder / name for name in systems}
 
 
 @dataclass
@@ -142,9 +162,18 @@ def parse():
 @pytest.fixture(scope="session")
 def pages(filed: Filed, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
     """The report of each dossier in each language, by (name, language)."""
-    folder = tmp_path_factory.mktemp("pages")
+    return written(filed, tmp_path_factory.mktemp("pages"))
+
+
+@pytest.fixture(scope="session")
+def media_pages(filed_media: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], str]:
+    """The report of pictures and of texts in each language, by (name, language)."""
+    return written(filed_media.values(), tmp_path_factory.mktemp("media_pages"))
+
+
+def written(folders: Iterable[Path], place: Path) -> dict[tuple[str, str], str]:
     return {
-        (one.name, lang): write_report(one, out=folder / f"{one.name}.{lang}.html", lang=lang).read_text("utf-8")
-        for one in filed
+        (one.name, lang): write_report(one, out=place / f"{one.name}.{lang}.html", lang=lang).read_text("utf-8")
+        for one in folders
         for lang in LANGUAGES
     }

@@ -68,11 +68,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def files(pages, tmp_path_factory) -> dict[tuple[str, str], Path]:
-    folder = tmp_path_factory.mktemp("browser")
-    paths = {key: folder / f"{key[0]}.{key[1]}.html" for key in pages}
+def files(pages, media_pages, tmp_path_factory) -> dict[tuple[str, str], Path]:
+    folder, written = tmp_path_factory.mktemp("browser"), pages | media_pages
+    paths = {key: folder / f"{key[0]}.{key[1]}.html" for key in written}
     for key, path in paths.items():
-        path.write_text(pages[key], "utf-8")
+        path.write_text(written[key], "utf-8")
     return paths
 
 
@@ -153,16 +153,33 @@ def test_a_screen_reader_gets_names(browser, files):
     page.close()
 
 
+def test_a_screen_reader_gets_the_curve_the_map_and_the_words(browser, files):
+    for name, title, first in (
+        ("image", "Shapley attribution: 16 values. Lowest: patch ", "patch"),
+        ("english", "", "word"),
+    ):
+        page, _ = opened(browser, files[name, "en"], 1280)
+        for one in ("loss by epoch: ", "accuracy by epoch: ", title or "Shapley attribution: "):
+            assert page.get_by_role("img", name=one).count() == 1, one
+        page.locator("#measurements summary").click()
+        assert page.locator("#measurements").get_by_role("cell", name=f"{first} ").count() >= 5
+        page.locator("#training summary").click()
+        assert page.locator("#training").get_by_role("rowheader").count() == 5
+        page.close()
+
+
 @pytest.mark.parametrize("lang", LANGUAGES)
-def test_on_paper_nothing_is_wider_than_the_sheet(browser, files, lang, tmp_path):
-    page, _ = opened(browser, files["compared", lang], 1280)
+@pytest.mark.parametrize("name", ["compared", "image", "chinese"])
+def test_on_paper_nothing_is_wider_than_the_sheet(browser, files, name, lang):
+    page, _ = opened(browser, files[name, lang], 1280)
     data = page.pdf(prefer_css_page_size=True)
     assert data.startswith(b"%PDF")
     assert 3 <= data.count(b"/Type /Page\n") <= 30
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 702, "height": 1000})  # A4 less its margins, at 96 dots an inch
     assert page.evaluate("document.documentElement.scrollWidth") <= 702
-    picture = page.evaluate("document.querySelector('#matrix svg').getBoundingClientRect().toJSON()")
-    assert picture["width"] <= 702
-    assert picture["height"] <= 1017  # one sheet
+    pictures = page.evaluate("[...document.querySelectorAll('svg')].map(one => one.getBoundingClientRect().toJSON())")
+    assert len(pictures) >= 5
+    assert max(one["right"] for one in pictures) <= 702
+    assert max(one["height"] for one in pictures) <= 1017  # one sheet
     page.close()

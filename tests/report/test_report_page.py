@@ -18,6 +18,7 @@ from assay.report.numbers import limit, number
 from assay.report.page import MOST_REQUIRED
 from assay.report.phrases import Phrases
 from assay.values import Finding
+from report_kit import foreign_words, section
 
 EVIL = "<script>alert('1')</script>\" onload=\"x & \\1 {0}"
 
@@ -36,17 +37,14 @@ def trees(pages, parse):
     return {key: parse(html) for key, html in pages.items()}
 
 
-def section(tree, name):
-    return next(one for one in tree.all("section") if one.attributes["id"] == name)
-
-
 # ------------------------------------------------------------------ words
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_every_metric_has_words(loaded, lang):
     registry.load()
-    assert {m.probe for one in loaded for m in one.measurements} == set(registry.PROBES)
+    of_tables = {name for name, one in registry.PROBES.items() if "table" in one.modalities}
+    assert {m.probe for one in loaded for m in one.measurements} == of_tables
     say = Phrases(lang)
     measured = [m for one in loaded for m in one.measurements if not m.reason.startswith("the probe stopped")]
     assert len({m.metric for m in measured}) > 50
@@ -57,18 +55,6 @@ def test_every_metric_has_words(loaded, lang):
 
 def test_no_probe_stopped(loaded):
     assert [m.reason for one in loaded for m in one.measurements if m.reason.startswith("the probe stopped")] == []
-
-
-def foreign_words(tree, known):
-    """Runs of English words on a Chinese page, outside what is marked as English."""
-    if tree.attributes.get("lang") == "en" or tree.tag in ("code", "style"):
-        return []
-    parts = [tree.attributes.get("aria-label") or ""] + [one for one in tree.inside if isinstance(one, str)]
-    found = []
-    names = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
-    for part in (re.sub(names, "", one) for one in parts):
-        found += re.findall(r"[A-Za-z]{3,}(?:[ -][A-Za-z]{2,})+", part)
-    return found + [text for one in tree.inside if not isinstance(one, str) for text in foreign_words(one, known)]
 
 
 def test_the_chinese_page_has_no_english_phrase(trees, loaded):
@@ -132,7 +118,7 @@ def test_the_matrix_shows_every_cell_and_the_picture_has_them_all(trees, filed):
                 assert number(found["value"], found["unit"]) in written
     # Families in the order in which people ask, each dimension once.
     families = [one.text() for one in table.all("th") if one.attributes["scope"] == "rowgroup"]
-    assert families == ["Utility", "Fairness", "Transparency", "Privacy", "Robustness", "Energy and cost"]
+    assert families == ["Utility", "Fairness", "Transparency", "Privacy", "Robustness", "Energy and cost", "Data"]
     assert len(table.all("tr")) == 2 + len(families) + len(matrix["keys"])
     size = next(
         one.text() for one in section(trees["compared", "en"], "matrix").all("li") if "model size" in one.text()
@@ -255,6 +241,7 @@ def test_without_groups_or_curves_those_sections_are_left_out(loaded, parse):
     tree = parse(rendered(replace(dossier, about=about, measurements=tuple(few)), "zh"))
     assert [one.attributes["id"] for one in tree.all("section")] == [
         "verdicts",
+        "training",
         "measurements",
         "meaning",
         "provenance",

@@ -11,6 +11,7 @@ import pytest
 
 import assay.report
 from assay import engine, registry
+from assay.data.quality.personal import KINDS
 from assay.errors import UsageError
 from assay.report.phrases import LANGUAGES, Phrases
 from assay.tasks import Argmax, Identity, Regression, task_of
@@ -117,7 +118,18 @@ def test_slices_in_words_but_never_the_names_of_the_data():
     assert say.slice("noise=loud & sex=Female") == "noise=loud & sex=Female"
     assert say.slice("feature=age=x") == "age=x"
     assert Phrases("zh").slice("batch=1") == "批量 1"
+    assert say.slice("brightness=0.2") == "brighter by 0.2"  # a change made to pictures
+    assert say.slice("brightness=97.5..167.2 & sex=Female") == "brightness 97.5–167.2 & sex=Female"  # what they are
+    assert Phrases("zh").slice("num_words=3..8") == "词数 3–8"
+    assert say.slice("age=20..30") == "age=20..30"
     assert Phrases("zh").slice("* & *") == "各群体列 & 各群体列"
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_kinds_of_personal_data_are_said_in_words(lang):
+    words = TEXTS[lang]["slice words"]
+    assert {key.removeprefix("personal=") for key in words if key.startswith("personal=")} == set(KINDS)
+    assert all(CHINESE.search(words[f"personal={kind}"]) for kind in KINDS) == (lang == "zh")
 
 
 def test_an_unknown_language_is_refused():

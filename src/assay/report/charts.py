@@ -75,7 +75,7 @@ def wrap(text: str, width: int) -> list[str]:
     """
     lines, line, joint = [], "", 0
     for letter in " ".join(text.split()):
-        if columns_of(line + letter) > width and line:
+        while columns_of(line + letter) > width and line:
             cut = joint or len(line)
             lines.append(line[:cut].rstrip())
             line, joint = line[cut:].lstrip(), 0

@@ -52,6 +52,9 @@ class Phrases:
         if key == "feature":
             return value
         whole: str | None = self._texts["slice words"].get(text)
+        # A range is of what was measured on pictures or texts; without one the same word is a change made to them.
+        if ".." in value and f"{key}=.." in self._texts["slice words"]:
+            return f"{self._texts['slice words'][f'{key}=..']} {value.replace('..', '–')}"
         word: str | None = self._texts["slice words"].get(key)
         return whole or (f"{word} {value}" if word else text)
 
