@@ -178,7 +178,7 @@ def test_no_progress_and_no_colour_without_a_terminal(assay: Run, place: Path, t
 
 # A command with one mistake, and what the answer must hold: the value, what is allowed or the next step.
 MISTAKES = {
-    "unknown verb": ("adit", "'adit'", "audit, compare", "assay --help"),
+    "unknown verb": ("adit", "'adit'", "audit, choose, compare", "assay --help"),
     "unknown probe": ("audit system --probes acuracy", "'acuracy'", "accuracy, area_under_roc"),
     "unknown treatment": ("treat system --with quantise", "'quantise'", "quantize_int8"),
     "unknown pair": ("compare system --treatments distill+nope", "'nope'", "dp_sgd"),
@@ -195,8 +195,8 @@ MISTAKES = {
     "wrong label": ("train loans.csv --label pay --out spoilt", "'pay'", "paid"),
     "wrong group": ("train loans.csv --label paid --groups gender --out spoilt", "'gender'", "sex"),
     "missing file": ("train none.csv --label a --out spoilt", "none.csv", "does not exist", "Check the path"),
-    "pickle": ("audit model.pkl --data loans.csv --label paid", "model.pkl", "safetensors or ONNX", "to_onnx"),
-    "torch file": ("audit model.pt --data loans.csv --label paid", "model.pt", "safetensors or ONNX", "save_file"),
+    "pickle": ("audit model.pkl --data loans.csv --label paid", "model.pkl", "safetensors, ONNX or GGUF", "to_onnx"),
+    "torch file": ("audit model.pt --data loans.csv --label paid", "model.pt", "safetensors, ONNX or GGUF", "save_file"),
     "joblib file": ("audit model.joblib --data loans.csv --label paid", "model.joblib", "ONNX", "to_onnx"),
     "bad policy": ("audit system --policy bad.toml", "'requird'", "required, note"),
     "unknown policy": ("audit system --policy lenient", "'lenient'", "default, strict"),

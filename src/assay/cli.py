@@ -33,6 +33,12 @@ DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or
 Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
 Text = Annotated[str, typer.Option("--text", help="Column of a data file that holds texts: a model of texts.")]
 GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
+Target = Annotated[
+    str,
+    typer.Argument(help="System or Hugging Face folder, package.module:function, model.onnx, model.gguf, or http://…"),
+]
+_ASKED = 'Of a .gguf file: prompt="…{text}…",answers=["…"]; of a Hugging Face folder: labels=["theirs=ours"].'
+Asked = Annotated[str, typer.Option("--set", help=_ASKED)]
 PolicyName = Annotated[str, typer.Option("--policy", help="default, strict, or a TOML file.")]
 Folder = Annotated[Path | None, typer.Option("--cache", help="Where measurements are remembered. [.assay/cache]")]
 Probes = Annotated[str, typer.Option("--probes", help="Comma-separated; all that apply when not given.")]
@@ -68,11 +74,12 @@ def train(
 
 @app.command()
 def audit(
-    system: Annotated[str, typer.Argument(help="System folder, package.module:function, model.onnx, or http://…")],
+    system: Target,
     data: DataName = "",
     label: Label = "",
     groups: GroupNames = "",
     text: Text = "",
+    options: Asked = "",
     policy: PolicyName = "default",
     out: Annotated[Path, typer.Option("--out", help="Folder for the dossier.")] = Path("dossier"),
     probes: Probes = "",
@@ -87,14 +94,18 @@ def audit(
     from assay.commands.audit import run
 
     console = _console(json, quiet)
-    run(system, (data, label, groups, text), (policy, probes, plan, out, cache), console)
+    run(system, (data, label, groups, text, options), (policy, probes, plan, out, cache), console)
 
 
 @app.command()
 def treat(
-    system: Annotated[str, typer.Argument(help="System folder.")],
+    system: Annotated[str, typer.Argument(help="System or Hugging Face folder, or package.module:function.")],
     treatment: Annotated[str, typer.Option("--with", help="A treatment, or several in order: a+b.")],
     options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: sparsity=0.5.")] = "",
+    data: DataName = "",
+    label: Label = "",
+    groups: GroupNames = "",
+    text: Text = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the treated system.")] = Path("treated"),
     json: Json = False,
     quiet: Quiet = False,
@@ -102,17 +113,18 @@ def treat(
     """Apply a treatment. The input is unchanged; the result has no evidence until it is audited."""
     from assay.commands.treat import run
 
-    run(system, treatment, options, out, _console(json, quiet))
+    run((system, (data, label, groups, text)), treatment, options, out, _console(json, quiet))
 
 
 @app.command()
 def compare(
-    system: Annotated[str, typer.Argument(help="System folder, package.module:function, model.onnx, or http://…")],
+    system: Target,
     treatments: Annotated[str, typer.Option("--treatments", help="Comma-separated; a+b applies a, then b.")] = "",
     data: DataName = "",
     label: Label = "",
     groups: GroupNames = "",
     text: Text = "",
+    options: Asked = "",
     policy: PolicyName = "default",
     out: Annotated[Path, typer.Option("--out", help="Folder for the dossier with the matrix.")] = Path("comparison"),
     probes: Probes = "",
@@ -123,7 +135,8 @@ def compare(
     """Apply treatments, audit each, and show what each one costs on every other dimension."""
     from assay.commands.compare import run
 
-    run((system, (data, label, groups, text)), treatments, (policy, probes, out, cache), _console(json, quiet))
+    spec = (data, label, groups, text, options)
+    run((system, spec), treatments, (policy, probes, out, cache), _console(json, quiet))
 
 
 @app.command()

@@ -202,9 +202,27 @@ def test_allowed_formats_are_told_by_content(tmp_path: Path) -> None:
         ("weights.bin", save({"a": torch.zeros(3)}), "safetensors"),
         ("weights.safetensors", save({}), "safetensors"),
         ("anything", tiny_onnx(), "onnx"),
+        ("model", gguf_head(), "gguf"),
     ):
         (tmp_path / name).write_bytes(content)
         assert check_format(tmp_path / name) == expected
+
+
+def gguf_head(version: int = 3) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, 0, 0)
+
+
+def test_gguf_of_no_known_version_and_two_formats_at_once(tmp_path: Path) -> None:
+    path, archive = tmp_path / "model.gguf", io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("data.pkl", b"x")
+    for content in (gguf_head(1), gguf_head()[:23]):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match="version"):
+            check_format(path)
+    path.write_bytes(gguf_head() + archive.getvalue())
+    with pytest.raises(UnsafeFileError, match="also a zip archive"):
+        check_format(path)
 
 
 def test_a_safetensors_header_that_starts_like_a_pickle_is_not_one(tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ def test_student_is_small_and_near_its_teacher(trained):
     treated = distill(trained, hidden=(12,))
     outcome = treated.lineage[-1].outcome
     student, teacher = treated.model.module, trained.model.module
-    assert treated.model.architecture.params == {"hidden": [12], "num_bins": 4}  # reads columns as the teacher does
+    params = {"hidden": [12], "num_bins": 4, "dropout": 0.0, "scale_outputs": False}
+    assert treated.model.architecture.params == params, "reads columns as the teacher does"
     counts = [sum(one.numel() for one in module.parameters()) for module in (student, teacher)]
     assert outcome["parameter_ratio"] == pytest.approx(counts[0] / counts[1])
     assert outcome["parameter_ratio"] < 0.2

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from assay.commands.elsewhere import is_hugging_face, no_options, open_gguf, open_hugging_face
 from assay.commands.files import open_file
+from assay.commands.options import parse_options
 from assay.data.sources.catalogue import CATALOGUE, is_named, open_named
 from assay.digests import canonical
 from assay.errors import DataError, ModelError, Problem, UsageError
@@ -15,8 +17,12 @@ from assay.storage import read_regular, write_atomic
 from assay.story import system_of
 from assay.values import Data, System
 
-DataSpec = tuple[str, ...]  # name or file, label, groups (comma-separated), and of texts their column
+# Name or file, label, groups (comma-separated), of texts their column, and options of a model made elsewhere.
+DataSpec = tuple[str, ...]
 DATA_FILE = "data.json"
+_ALLOWED = (
+    "a system folder, a Hugging Face folder, package.module:function, a .onnx or .gguf file, or an http:// address"
+)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -53,11 +59,19 @@ def save(system: System, spec: Mapping[str, Any], folder: Path) -> None:
 
 
 def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]:
-    """A system from a folder, `package.module:function`, an ONNX file or an address, and how its data was opened.
+    """A system and how its data was opened, from what `_ALLOWED` lists.
 
-    Raises UsageError for a target of no known kind, UnsafeFileError for a file that could run code.
+    Raises UsageError for a target of no known kind, and options it does not take; UnsafeFileError for a file that could
+    run code.
     """
     path = Path(target)
+    options = parse_options("".join(spec[4:]))
+    if path.is_dir() and is_hugging_face(path):
+        data, how = open_data(spec)
+        return system_of(open_hugging_face(path, data, options), data, name=path.resolve().name), how
+    if path.is_file() or (path.suffix and ":" not in target and not path.is_dir()):
+        return _file(path, spec, options)
+    no_options(options, target)
     if target.startswith(("http://", "https://")):
         data, how = open_data(spec)
         return system_of(_endpoint(target, data), data, name="endpoint"), how
@@ -66,20 +80,23 @@ def open_system(target: str, spec: DataSpec) -> tuple[System, Mapping[str, Any]]
 
         data, how = open_data(spec) if spec[0] else reopen(path)
         return load_system(path, data), how
-    if path.is_file() or path.suffix:
-        from assay.models.adapters.onnx import load_onnx
-        from assay.models.adapters.refuse import check_format
-
-        if not path.is_file() and ":" in target:
-            return _function(target)
-        if check_format(path) != "onnx":
-            raise ModelError(Problem(f"{target} holds weights only", "an ONNX file, or a system folder"))
-        data, how = open_data(spec)
-        return system_of(load_onnx(path), data, name=path.stem), how
     if ":" in target:
         return _function(target)
-    allowed = "a system folder, package.module:function, a .onnx file, or an http:// address"
-    raise UsageError(Problem(f"{target!r} is no system", allowed, "Make one with: assay train adult --out system"))
+    raise UsageError(Problem(f"{target!r} is no system", _ALLOWED, "Make one with: assay train adult --out system"))
+
+
+def _file(path: Path, spec: DataSpec, options: Mapping[str, Any]) -> tuple[System, Mapping[str, Any]]:
+    from assay.models.adapters.onnx import load_onnx
+    from assay.models.adapters.refuse import check_format
+
+    kind = check_format(path)
+    if kind == "safetensors":
+        raise ModelError(Problem(f"{path} holds weights only", _ALLOWED))
+    if kind == "onnx":
+        no_options(options, str(path))
+    data, how = open_data(spec)
+    model = open_gguf(path, data, options) if kind == "gguf" else load_onnx(path)
+    return system_of(model, data, name=path.stem), how
 
 
 def _function(target: str) -> tuple[System, Mapping[str, Any]]:

@@ -1,8 +1,9 @@
 """What a model file is, told from its content; anything that could run code when loaded is refused unopened.
 
-Allowed: safetensors and ONNX, whose parsers build tensors and graphs only. Everything else is refused, whatever its
-name: pickles (`.pkl .pt .pth .bin .joblib .npy .npz`), Keras and HDF5 files, archives, and files that are two formats
-at once. Only the first and last 64 KiB and the headers are read; no reader of the refused format is ever called.
+Allowed: safetensors, ONNX and GGUF, whose parsers build tensors and graphs only. Everything else is refused, whatever
+its name: pickles (`.pkl .pt .pth .bin .joblib .npy .npz`), Keras and HDF5 files, archives, and files that are two
+formats at once. Only the first and last 64 KiB and the headers are read; no reader of the refused format is ever
+called.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from assay.evidence.strict_json import loads
 
 __all__ = ["check_format", "check_safetensors"]
 
-ModelFormat = Literal["safetensors", "onnx"]
+ModelFormat = Literal["safetensors", "onnx", "gguf"]
+FORMATS = "safetensors, ONNX or GGUF"
 MAX_HEADER = 4 << 20  # bytes; the headers of models with thousands of tensors are below 1 MiB
 WINDOW = 1 << 16
 NUM_BYTES = {
@@ -69,7 +71,7 @@ def check_format(path: str | Path) -> ModelFormat:
         file.seek(max(0, size - WINDOW - 22))
         tail = file.read()
         if size == 0:
-            raise ModelError(Problem(f"{path} is empty", "a safetensors or ONNX file"))
+            raise ModelError(Problem(f"{path} is empty", f"a {FORMATS} file"))
         what, way = _unsafe_kind(head, tail)
         if what:
             raise _unsafe(path, what, way)
@@ -77,12 +79,16 @@ def check_format(path: str | Path) -> ModelFormat:
             file.seek(0)
             check_safetensors(file, size, name=str(path))
             return "safetensors"
+        if head[:4] == b"GGUF":
+            if len(head) < 24 or struct.unpack_from("<I", head, 4)[0] not in (2, 3):
+                raise _damaged(str(path), "its version is not 2 or 3, or its header is cut off")
+            return "gguf"
         if _is_onnx(file, size):
             return "onnx"
     if path.suffix == ".onnx":
         raise ModelError(Problem(f"{path} is not a whole ONNX model", "one ModelProto from first byte to last"))
     if path.suffix in {".csv", ".parquet", ".json", ".toml", ".txt"}:
-        raise ModelError(Problem(f"{path} is not a model file", "safetensors or ONNX"))
+        raise ModelError(Problem(f"{path} is not a model file", FORMATS))
     raise _unsafe(path, "of a format that is not on the list", SUFFIXES.get(path.suffix.lower(), "torch"))
 
 
@@ -133,7 +139,7 @@ def _damaged(name: str, why: str) -> ModelError:
 
 
 def _unsafe(path: Path, what: str, way: str) -> UnsafeFileError:
-    allowed = "safetensors or ONNX, told by content"
+    allowed = f"{FORMATS}, told by content"
     return UnsafeFileError(Problem(f"{path} was not opened: it is {what}", allowed, CONVERT[way]))
 
 
@@ -205,5 +211,5 @@ def _open_regular(path: Path) -> BinaryIO:
         raise ModelError(Problem(f"{path} cannot be read ({error.strerror})", "a regular file, no link")) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise ModelError(Problem(f"{path} is not a regular file", "a safetensors or ONNX file"))
+        raise ModelError(Problem(f"{path} is not a regular file", f"a {FORMATS} file"))
     return open(descriptor, "rb")
