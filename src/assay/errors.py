@@ -51,7 +51,7 @@ class Problem:
 
     def __str__(self) -> str:
         parts = (self.what, self.allowed and f"Allowed: {self.allowed}", self.next)
-        return " ".join(part if part.endswith(".") else f"{part}." for part in parts if part)
+        return " ".join(part if part.endswith((".", "?")) else f"{part}." for part in parts if part)
 
 
 class AssayError(ValueError):

@@ -49,6 +49,7 @@ def test_a_line_needs_no_hidden_layer() -> None:
     assert len(found.rows[0].curve) >= 2
 
 
+@pytest.mark.slow
 def test_a_product_needs_one_and_the_line_is_shown_to_be_worse() -> None:
     found = choose(table("product", 3000), target=Target("accuracy"), candidates=THREE)
     assert found.candidate.name in ("small", "large")

@@ -20,7 +20,7 @@ def table(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("form", [("--json",), ()])
+@pytest.mark.parametrize("form", [("--json",), pytest.param((), marks=pytest.mark.slow)])
 def test_the_chosen_system_is_saved_and_every_candidate_is_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, form: tuple[str, ...]
 ) -> None:

@@ -61,7 +61,7 @@ def test_quotes(raw, closed, stray):
 NAMES = st.text(st.sampled_from('xyz",; é'), min_size=1, max_size=4).map(lambda name: name.strip() or "w")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.integers(-9, 9), NAMES, st.booleans()), min_size=20, max_size=60))
 def test_reading_a_written_table_gives_the_frame_back(tmp_path_factory, rows):
     """Numbers, names with quotes and separators, and labels survive the file: same digest as without it."""

@@ -41,7 +41,13 @@ def test_the_run_of_the_tutorial() -> None:
 
 @pytest.mark.parametrize(
     ("noise", "rate", "steps", "delta"),
-    [(1.1, 0.01, 60, 1e-5), (2.0, 0.1, 100, 1e-5), (4.0, 1.0, 10, 1e-5), (1.3, 0.5, 1, 1e-7), (80.0, 0.25, 160, 1e-5)],
+    [
+        pytest.param(1.1, 0.01, 60, 1e-5, marks=pytest.mark.slow),
+        (2.0, 0.1, 100, 1e-5),
+        (4.0, 1.0, 10, 1e-5),
+        pytest.param(1.3, 0.5, 1, 1e-7, marks=pytest.mark.slow),
+        (80.0, 0.25, 160, 1e-5),
+    ],
 )
 def test_never_below_the_truth_and_within_one_percent(noise: float, rate: float, steps: int, delta: float) -> None:
     interval = min(1e-4, 0.004 * rate / noise)
@@ -75,7 +81,7 @@ def test_one_full_gaussian_is_the_closed_form() -> None:
     assert epsilon_of(noise, 1.0, steps, delta=delta) == pytest.approx(brentq(excess, 0.01, 20), rel=2e-3)
 
 
-@pytest.mark.parametrize("epsilon", [0.1, 3.0, 8.0])
+@pytest.mark.parametrize("epsilon", [0.1, *(pytest.param(one, marks=pytest.mark.slow) for one in (3.0, 8.0))])
 def test_noise_is_enough_and_not_wasted(epsilon: float) -> None:
     rate, steps = 0.05, 200
     noise = noise_for(epsilon, rate, steps, delta=1e-5)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,10 @@ from assay.models import Architecture, Encodes, FitsEncoding, build, tensors
 from assay.models.adapters import sentence_encoder
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.sentence_encoder import BertSizes, Pretrained, SentenceEncoder, register_encoder
+from assay.models.store import load_system, read_manifest, save_system
 from assay.parts import texts
-from assay.tasks import Classification
-from assay.train.recipe import TrainRecipe
-from assay.train.settings import TrainSettings
+from assay.tasks import Classification, task_of
+from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Column, Data, Groups, Split
 
 if find_spec("tokenizers") is None:
@@ -152,7 +153,7 @@ def test_only_the_top_is_trained() -> None:
     data = Data(
         "t", COLUMNS, "label", (), {"train": split(), "validation": split(20), "test": split(40)}, ("no", "yes")
     )
-    settings = TrainSettings(epochs=40, batch_size=16, learning_rate=1e-2)
+    settings = TrainSettings(epochs=20, batch_size=16, learning_rate=1e-2)
     for tuned in (0, 1):
         about = Architecture("sentence_encoder", {"encoder": "tiny", "tuned_layers": tuned, "joined_layers": 2})
         recipe = TrainRecipe(about, Classification(data.classes), settings)
@@ -184,6 +185,38 @@ def test_saved_weights_bring_their_vocabulary() -> None:
     again.load_state_dict(made.state_dict(), assign=True)
     np.testing.assert_array_equal(ModuleModel(again).outputs(REVIEWS), ModuleModel(made).outputs(REVIEWS))
     assert json.loads(bytes(again.vocabulary.numpy()))["model"]["type"] == "WordPiece"  # type: ignore[operator,union-attr]
+
+
+def small_data() -> Data:
+    parts = {name: split(num) for name, num in (("train", 60), ("validation", 20), ("test", 30))}
+    return Data("reviews", COLUMNS, "mood", (), parts, ("bad", "good"), "good")
+
+
+@pytest.mark.parametrize("tuned", [0, 1])
+def test_a_saved_system_brings_its_encoder(tuned: int, tmp_path: Path) -> None:
+    """Weights and vocabulary lie in the weights' file alone: the folder answers where no encoder can be opened."""
+    data = small_data()
+    params = {"encoder": "tiny", "tuned_layers": tuned, "joined_layers": 2}
+    settings = TrainSettings(epochs=2, batch_size=32)
+    system = train_system(data, recipe=TrainRecipe(Architecture("sentence_encoder", params), task_of(data), settings))
+    folder = save_system(system, tmp_path / "system")
+    about = read_manifest(folder)
+    assert about["model"]["architecture"]["params"] == {**params, "max_length": 64}
+    assert about["recipe"]["architecture"] == about["model"]["architecture"]
+    assert (folder / "system.json").stat().st_size < 20_000 < (folder / "weights.safetensors").stat().st_size
+    answers = system.model.outputs(REVIEWS)
+
+    def gone() -> Any:
+        raise AssertionError("the encoder was opened")
+
+    register_encoder("tiny", Pretrained(SIZES, gone))
+    loaded = load_system(folder, data)
+    assert loaded.digest == system.digest
+    assert loaded.recipe == system.recipe
+    assert np.array_equal(loaded.model.outputs(REVIEWS), answers)
+    register_encoder("tiny", Pretrained(SIZES, lambda: (tokenizer_json(), weights())))
+    assert loaded.recipe is not None
+    assert loaded.recipe.fit(data.splits["train"], data, 0).model.digest == system.model.digest
 
 
 def test_what_cannot_be_built_is_said() -> None:

@@ -12,7 +12,7 @@ from assay.report.heat_map import colour
 from assay.report.numbers import bounds, limit, number
 
 UNITS = {"": 1, "s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
-UNITS |= {"J": 1, "mJ": 1e-3, "µJ": 1e-6, "kJ": 1e3, "MJ": 1e6, "/s": 1, "nat": 1}
+UNITS |= {"J": 1, "mJ": 1e-3, "µJ": 1e-6, "nJ": 1e-9, "kJ": 1e3, "MJ": 1e6, "/s": 1, "nat": 1}
 LOW = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 

@@ -179,7 +179,7 @@ def test_nothing_is_fetched_and_nothing_runs(trees):
         assert "url(" not in tree.all("style")[0].text()
 
 
-@pytest.mark.parametrize("lang", LANGUAGES)
+@pytest.mark.parametrize("lang", ["en", pytest.param("zh", marks=pytest.mark.slow)])
 def test_hostile_names_are_text(loaded, filed, parse, trees, lang):
     dossier = loaded[0]
     about = json.loads(json.dumps(dossier.about).replace('"sex"', json.dumps(EVIL)))
@@ -225,7 +225,8 @@ def test_an_unknown_language_is_refused_first(tmp_path):
         write_report(tmp_path / "no such dossier", lang="fr")
 
 
-def test_the_default_place_is_beside_the_dossier(filed, tmp_path):
+def test_the_default_place_is_beside_the_dossier(filed, tmp_path, monkeypatch):
+    monkeypatch.setattr("assay.report.render", lambda *_, lang, **__: f"<html>{lang}")  # as if drawn
     copy = tmp_path / "audit"
     shutil.copytree(filed.regression, copy)
     assert write_report(copy) == tmp_path / "audit.html"
@@ -262,6 +263,8 @@ def test_a_number_of_rows_that_is_no_advice_is_not_given(loaded, parse):
 
 def test_the_picture_is_a_png_in_both_languages(filed):
     matrix = read_tables(filed.compared)["matrix"]
+    few = {name: cells[::6] for name, cells in matrix["cells"].items()}  # each costs, and shows the same
+    matrix = {**matrix, "keys": matrix["keys"][::6], "cells": few}
     english, chinese = (matrix_png(matrix, lang=lang) for lang in LANGUAGES)
     assert english[:8] == chinese[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = (int.from_bytes(english[at : at + 4], "big") for at in (16, 20))

@@ -40,7 +40,11 @@ def fresh(folder: Path | None = None) -> Workspace:
     return Workspace(folder=folder, key=b"k", num_draws=50, num_references=2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# One probe alone, on every kind of system; two kinds in the fast tier, where whole audits are held to it on all four.
+EACH = [pytest.param(kind, marks=[] if kind in ("trained", "black box") else pytest.mark.slow) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", EACH)
 @pytest.mark.parametrize("name", sorted(registry.PROBES))
 def test_planned_rows_are_the_rows_that_run(systems: dict[str, System], kind: str, name: str) -> None:
     system, workspace = systems[kind], fresh()

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from assay.errors import ModelError, StorageError, UsageError
-from assay.models import MLP
+from assay.models import MLP, Architecture
 from assay.models.adapters.module import digest_state
-from assay.tasks import Classification
+from assay.tasks import Classification, task_of
 from assay.train import Checkpoints, Hooks, TrainSettings, fit, task_loss, train_system
 from assay.train.checkpoints import load_newest
 from assay.train.recipe import TrainRecipe
@@ -147,14 +147,15 @@ def test_settings_of_checkpoints(tmp_path: Path) -> None:
 
 
 def test_a_system_from_checkpoints(tmp_path: Path, small_data: Data) -> None:
-    plain = train_system(small_data)
-    saved = train_system(small_data, checkpoints=Checkpoints(tmp_path, every_steps=200))
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": [8]}), task_of(small_data), TrainSettings(epochs=2))
+    plain = train_system(small_data, recipe=recipe)
+    saved = train_system(small_data, recipe=recipe, checkpoints=Checkpoints(tmp_path, every_steps=2))
     assert saved.digest == plain.digest
     assert saved.recipe is not None
     assert isinstance(saved.recipe, TrainRecipe)
     assert saved.recipe.checkpoints is None, "reference models are not saved into the folder of the first"
     assert saved.facts["curve"][0]["validation_loss"] > 0
-    assert train_system(small_data, checkpoints=Checkpoints(tmp_path)).facts["resumed"] == 1
+    assert train_system(small_data, recipe=recipe, checkpoints=Checkpoints(tmp_path)).facts["resumed"] == 1
 
 
 @pytest.mark.slow

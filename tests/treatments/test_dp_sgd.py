@@ -289,6 +289,7 @@ def test_public_ranges_keep_the_encoding_off_the_data(trained):
             dp_sgd(trained, public_ranges=wrong)
 
 
+@pytest.mark.slow
 def test_secure_runs_differ_and_say_less(trained):
     settings = {"batch_size": 300, "epochs": 2}
     first = dp_sgd(trained, secure_noise=True, training=settings)
@@ -297,6 +298,7 @@ def test_secure_runs_differ_and_say_less(trained):
     assert "seed" not in " ".join(first.lineage[-1].outcome["not_covered"])
 
 
+@pytest.mark.slow
 def test_smaller_data_get_more_noise_for_the_same_epsilon(trained):
     recipe = DpRecipe(trained.recipe, DpSettings(batch_size=200, epochs=3))
     train = trained.data.splits["train"]
