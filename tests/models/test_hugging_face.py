@@ -18,9 +18,10 @@ import torch
 from assay.errors import ModelError, UnsafeFileError
 from assay.models import build, tensors
 from assay.models.adapters.hugging_face import load_hugging_face
+from assay.models.store import load_system, read_manifest, save_system
 from assay.parts import texts
-from assay.tasks import Classification, Regression
-from assay.values import Column, Model
+from assay.tasks import Argmax, Classification, Regression, task_of
+from assay.values import Column, Data, Groups, Model, Split, System
 
 missing = [name for name in ("transformers", "tokenizers", "PIL") if find_spec(name) is None]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f"{missing} not installed")]
@@ -202,6 +203,33 @@ def test_a_saved_system_is_built_again(bert_folder: Path, vit_folder: Path) -> N
         np.testing.assert_allclose(answers, model.outputs(inputs), atol=1e-6)
         with pytest.raises(ModelError, match="answers 3 classes"):
             build(about.name, columns=columns, num_outputs=2, params=params)
+
+
+def test_a_saved_system_comes_back_and_names_transformers_own_defaults(
+    copied: Path, vit_folder: Path, tmp_path: Path
+) -> None:
+    """A config.json may leave out what was a default when it was written; the folder of a system does not."""
+    config = json.loads((copied / "config.json").read_text())
+    assert config.pop("hidden_act") == "gelu"
+    (copied / "config.json").write_text(json.dumps(config))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8)).astype(np.uint8)
+    reviews = REVIEWS[[0, 1, 2, 3, 4, 0]]
+    nobody = Groups(np.zeros((6, 0), np.int16), ())
+    for folder, columns, inputs in ((copied, TEXT, reviews), (vit_folder, IMAGE, pixels)):
+        rows = Split(inputs, np.arange(6) % 3, nobody, np.arange(1, 7))
+        data = Data("few", columns, "mood", (), dict.fromkeys(("train", "validation", "test"), rows), CLASSES)
+        task = task_of(data)
+        system = System("theirs", load_hugging_face(folder, columns, task=task), data, task, Argmax())
+        saved = save_system(system, tmp_path / columns[0].kind)
+        about = read_manifest(saved)["model"]
+        if folder == copied:
+            assert "hidden_act" not in about["architecture"]["params"]["config"]
+            assert about["resolved"]["config"]["hidden_act"] == "gelu"
+        assert "transformers_version" not in about["resolved"]["config"]
+        loaded = load_system(saved, data)
+        assert loaded.digest == system.digest
+        assert loaded.offers == system.offers
+        assert np.array_equal(loaded.model.outputs(inputs), system.model.outputs(inputs))
 
 
 def test_labels_are_matched_or_listed(bert_folder: Path, tmp_path: Path) -> None:
