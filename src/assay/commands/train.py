@@ -10,7 +10,7 @@ from assay.commands.console import Console
 from assay.commands.files import require_folder
 from assay.commands.options import parse_options
 from assay.commands.sources import DataSpec, open_data, save
-from assay.errors import AssayError, ModelError, Problem
+from assay.errors import AssayError, ModelError, Problem, UsageError
 from assay.report.numbers import number
 from assay.values import Data
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
 
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
 Folders = tuple[Path, Path | None]  # of the system, and of the checkpoints
 
 
@@ -52,6 +53,8 @@ def train(spec: DataSpec, model: Model, folders: Folders, how: tuple[int, Worker
     seed, workers = how
     leads = workers is None or workers.leads
     require_folder(out, marks=["system.json"])
+    if folders[1] is not None:
+        require_folder(folders[1], marks=[], option="--checkpoints")
     options = parse_options(model[1])
     one_thread()
     data, source = open_data(spec)
@@ -83,7 +86,14 @@ def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) ->
     from assay.train.settings import TrainSettings
     from assay.train.system import recipe_for
 
-    known = {one.name for one in fields(TrainSettings)}
+    known = {one.name: one.default for one in fields(TrainSettings)}
+    wrong = [
+        Problem(f"{name} is {value!r}", _KINDS[type(known[name])])
+        for name, value in options.items()
+        if _is_odd(value, known.get(name))
+    ]
+    if wrong:
+        raise UsageError(wrong)
     settings = {name: value for name, value in options.items() if name in known}
     params = {name: value for name, value in options.items() if name not in known}
     if model in ("", "mlp") and data.modality == "table" and isinstance(params.get("hidden"), int):
@@ -96,6 +106,13 @@ def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) ->
     except (TypeError, ValueError, RuntimeError) as error:  # values of a kind that no check expects
         shown = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ModelError(Problem(f"{model or 'the model'} cannot be made with {shown}: {error}")) from error
+
+
+def _is_odd(value: Any, default: object) -> bool:
+    """Whether a setting is of another kind than its default: a word for a number, say."""
+    if type(default) not in _KINDS or type(value) is type(default):
+        return False
+    return not (isinstance(default, float) and type(value) is int)
 
 
 def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console) -> None:
