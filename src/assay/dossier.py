@@ -21,10 +21,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
-from safetensors.numpy import save as save_tensors
 
 from assay.digests import Array, canonical
 from assay.errors import DossierError, Problem
@@ -34,7 +32,8 @@ from assay.evidence.receipts import Receipt
 from assay.evidence.signing import Signer, sign_statement, statement
 from assay.evidence.verify import SIGNATURE, SIGNER, Verification, list_files, verify_dossier
 from assay.policy import Policy, judge
-from assay.storage import digest_file, make_folder, read_regular, read_verified, recover_folder, staged_folder
+from assay.storage import Content, digest_file, make_folder, read_regular, read_verified, recover_folder, staged_folder
+from assay.storage.packed import pack
 from assay.values import Audit, Dossier, Finding, Observation, System
 
 __all__ = [
@@ -52,12 +51,12 @@ _NAME = re.compile(r"(open|system|sealed)(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){1,
 
 @dataclass(frozen=True)
 class Extras:
-    """What else goes into a dossier. `tables` become `open/<name>.json`; `files` map names to bytes."""
+    """What else goes into a dossier. `tables` become `open/<name>.json`; `files` map names to bytes or pieces."""
 
     receipt: Receipt | None = None
     save_system: Callable[[System, Path], object] | None = None
     tables: Mapping[str, Any] = field(default_factory=dict)
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, Content] = field(default_factory=dict)
     sealed: bool = True
     num_systems: int = 1  # judged side by side, as told to `policy.judge`
 
@@ -87,9 +86,8 @@ def file_dossier(
         filed=filed,
         num_systems=extras.num_systems,
     )
-    files = _open_files(main, policy, extras, audit)
-    if extras.sealed:
-        files |= _sealed_files(audit)
+    shown = _open_files(main, policy, extras, audit)
+    files: dict[str, Content] = {**shown, **(_sealed_files(audit) if extras.sealed else {})}
     _named([*files, *extras.files])  # before anything is written: a name decides where
     files |= extras.files
     with staged_folder(folder) as temp:
@@ -106,7 +104,7 @@ def file_dossier(
         content = statement(subjects, predicate(audit, findings, policy=policy, filed=filed))
         _write(temp / SIGNATURE, sign_statement(content, signer=signer))
     evidence_id = hashlib.sha256(canonical(content).encode()).hexdigest()
-    filed_one = read_open(files["open/dossier.json"], path=str(folder), evidence_id=evidence_id)
+    filed_one = read_open(shown["open/dossier.json"], path=str(folder), evidence_id=evidence_id)
     return replace(filed_one, measurements=audit.measurements)
 
 
@@ -190,19 +188,15 @@ def _open_files(main: Mapping[str, Any], policy: Policy, extras: Extras, audit: 
     return files | {"open/policy.toml": policy.text.encode()}
 
 
-def _sealed_files(audit: Audit) -> dict[str, bytes]:
-    files = {
-        f"sealed/observation-{split}.safetensors": _pack(observation.arrays)
+def _sealed_files(audit: Audit) -> dict[str, Content]:
+    files: dict[str, Content] = {
+        f"sealed/observation-{split}.safetensors": pack(observation.arrays)
         for split, observation in audit.observations.items()
     }
     replicates = {
         str(index): one.replicates for index, one in enumerate(audit.measurements) if one.replicates is not None
     }
-    return files | {"sealed/replicates.safetensors": _pack(replicates)}
-
-
-def _pack(arrays: Mapping[str, Array]) -> bytes:
-    return save_tensors({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    return files | {"sealed/replicates.safetensors": pack(replicates)}
 
 
 def _intact(folder: Path) -> Verification:
@@ -226,10 +220,12 @@ def _tensors(folder: Path, name: str, digests: Mapping[str, str]) -> dict[str, A
         raise DossierError(Problem(f"{name} cannot be read ({error})", "safetensors")) from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: Content) -> None:
     """Plain writing: the folder is not visible yet, and is fsynced as a whole before it is."""
     sealed = path.parent.name == "sealed"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if sealed else 0o777)
-    path.write_bytes(data)
+    with path.open("wb") as file:
+        for piece in [data] if isinstance(data, bytes) else data:
+            file.write(piece)
     if sealed:
         path.chmod(0o600)

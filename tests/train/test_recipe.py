@@ -9,11 +9,11 @@ import torch
 
 from assay.data import load_diabetes, load_wine
 from assay.errors import ModelError
-from assay.models import MLP, Architecture
+from assay.models import MLP, Architecture, tensors
 from assay.models.adapters.module import ModuleModel
 from assay.tasks import Argmax, Identity, task_of
 from assay.train import TrainRecipe, TrainSettings, default_recipe, train_system
-from assay.values import Data, Recipe, System
+from assay.values import Data, Recipe, Split, System
 
 
 def recipe(data: Data, **settings: Any) -> TrainRecipe:
@@ -157,3 +157,36 @@ def test_adult_is_as_good_as_published() -> None:
     assert auc > 0.915
     assert (answers.argmax(axis=1) == test.labels).mean() > 0.86
     assert system.facts["cpu_seconds"] < 5
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch_size"),
+    [(29_305, 11, 512), (300_000, 10, 512), (1_440_000, 10, 2048), (7_200_000, 2, 2048), (30_000_000, 1, 2048)],
+)
+def test_many_rows_are_seen_a_bounded_number_of_times(
+    small_data: Data, rows: int, epochs: int, batch_size: int
+) -> None:
+    """At most twenty million examples, or one pass; under two million rows as ever (Adult has 29,305 to train on)."""
+    train = small_data.splits["train"]
+
+    class Long(Split):
+        def __len__(self) -> int:
+            return rows
+
+    long = Long(train.inputs, train.labels, train.groups, train.rows)
+    settings = default_recipe(replace(small_data, splits={**small_data.splits, "train": long})).settings
+    assert (settings.epochs, settings.batch_size) == (epochs, batch_size)
+    assert settings.epochs == 1 or settings.epochs * rows <= 20_000_000
+
+
+def test_training_shares_the_memory_of_the_rows_and_leaves_them_alone(small_data: Data) -> None:
+    train = small_data.splits["train"]
+    module = recipe(small_data).make_module(train, small_data, 0)
+    assert np.shares_memory(tensors(module, train.inputs, is_shared=True).numpy(), train.inputs)
+    assert not np.shares_memory(tensors(module, train.inputs).numpy(), train.inputs)
+    fixed = train.inputs.copy()
+    fixed.flags.writeable = False
+    before, locked = train.digest, replace(train, inputs=fixed)
+    one, two = (recipe(small_data, epochs=2).fit(split, small_data, 0).model.digest for split in (train, locked))
+    assert one == two
+    assert replace(train).digest == before

@@ -18,6 +18,7 @@ from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
 from assay.errors import DataError, Problem
+from assay.storage.heap import give_back
 from assay.values import Array, Data, Split
 
 
@@ -120,6 +121,7 @@ def build(frame: Columns, declaration: Declaration, problems: Problems, source: 
         for code, (name, rows) in enumerate(zip(SPLIT_NAMES, table.rows, strict=True))
     }
     shared = check_shared_rows(parts["train"], parts["test"], problems)
+    give_back()
     splits = declaration.splits
     facts = {
         **source,

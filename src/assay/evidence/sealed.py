@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from assay.digests import pack_texts, unpack_texts
 from assay.dossier import load_dossier, sealed_observation
@@ -17,7 +17,8 @@ from assay.engine import draws_for, remeasure
 from assay.errors import DossierError, ModelError, Problem
 from assay.evidence.openpart import columns_of
 from assay.observe import Workspace
-from assay.storage import read_regular
+from assay.storage import Content, read_regular
+from assay.storage.packed import pack
 from assay.tasks import Argmax, Identity, task_of
 from assay.values import Array, Data, Groups, Measurement, Split, System
 
@@ -25,13 +26,13 @@ SPLIT_FILE = "sealed/split-test.safetensors"
 DRAWS_FILE = "sealed/draws.safetensors"
 
 
-def sealed_files(system: System, workspace: Workspace) -> Mapping[str, bytes]:
+def sealed_files(system: System, workspace: Workspace) -> Mapping[str, Content]:
     """The test rows, and the key of the draws for these rows alone (from which the owner's key cannot be found)."""
     split = system.data.splits["test"]
     arrays = {"labels": split.labels, "groups": split.groups.codes, "rows": split.rows, **_packed(split.inputs)}
     key = np.frombuffer(workspace.split_key(split.digest), dtype=np.uint8)
     shape = {"num_draws": np.array([workspace.num_draws]), "level": np.array([workspace.level])}
-    return {SPLIT_FILE: _pack(arrays), DRAWS_FILE: _pack({"key": key, **shape})}
+    return {SPLIT_FILE: pack(arrays), DRAWS_FILE: pack({"key": key, **shape})}
 
 
 def _packed(inputs: Array) -> dict[str, Array]:
@@ -44,10 +45,6 @@ def _packed(inputs: Array) -> dict[str, Array]:
 
 def _unpacked(arrays: Mapping[str, Array]) -> Array:
     return arrays["inputs"] if "inputs" in arrays else unpack_texts(arrays["inputs.utf8"], arrays["inputs.ends"])
-
-
-def _pack(arrays: Mapping[str, Array]) -> bytes:
-    return bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from assay.errors import Problem, StorageError
 
 __all__ = [
+    "Content",
     "clean_leftovers",
     "digest_file",
     "make_folder",
@@ -39,6 +40,8 @@ __all__ = [
     "write_atomic",
     "write_new",
 ]
+
+Content = bytes | Sequence[bytes | memoryview]  # whole, or in pieces that lie apart: nothing is joined in memory
 
 _MARK = ".tmp-"
 _PREVIOUS = ".previous"
@@ -56,8 +59,8 @@ _NEXT = {
 }
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
-    """Replace the content of `path` by `data`, at once or not at all.
+def write_atomic(path: Path, data: Content, *, mode: int = 0o644, durable: bool = True) -> None:
+    """Replace the content of `path` by `data` (bytes, or pieces of them in order), at once or not at all.
 
     When it returns, the new content survives a power cut (unless `durable=False`, for what can be made anew). When it
     raises, `path` holds the previous content, except where the message says "written": then only the last fsync, of
@@ -253,10 +256,11 @@ def _new_temp(target: Path, mode: int | None) -> tuple[Path, int]:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _write_all(descriptor: int, data: Content) -> None:
+    for piece in [data] if isinstance(data, bytes) else data:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]
 
 
 def _remove_if_left(path: Path) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
 from assay.digests import Array, canonical, digest_of
 from assay.storage import make_folder, write_atomic
+from assay.storage.packed import pack, unpack
 
 Entry = tuple[dict[str, Array], dict[str, Any]]
 
@@ -36,12 +36,12 @@ class Cache:
         path = self._path(key)
         if path is None or not path.is_file():
             return None
-        raw = path.read_bytes()
+        raw = np.fromfile(path, dtype=np.uint8).data  # once: the arrays are views of it
         if len(raw) < 40 or hashlib.sha256(raw[32:]).digest() != raw[:32]:
             return None
         num_json = int.from_bytes(raw[32:40], "little")
         try:
-            return load(raw[40 + num_json :]), json.loads(raw[40 : 40 + num_json])
+            return unpack(raw[40 + num_json :]), json.loads(bytes(raw[40 : 40 + num_json]))
         except (SafetensorError, ValueError):
             return None
 
@@ -58,11 +58,13 @@ class Cache:
             return
         text = canonical(facts).encode()
         text += b" " * (-len(text) % 8)  # keeps the tensors aligned
-        body = len(text).to_bytes(8, "little") + text
-        body += save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        pieces = [len(text).to_bytes(8, "little") + text, *pack(arrays)]
+        total = hashlib.sha256()
+        for piece in pieces:
+            total.update(piece)
         make_folder(path.parent)
         # No fsync: after a power cut a torn entry fails its digest and is made anew, and nothing else depends on it.
-        write_atomic(path, hashlib.sha256(body).digest() + body, durable=False)
+        write_atomic(path, [total.digest(), *pieces], durable=False)
 
     def _path(self, key: Any) -> Path | None:
         name = digest_of(key)

@@ -183,7 +183,7 @@ def _end_epoch(run: _Run, state: State, seconds: float) -> None:
 
 def _prepare(module: nn.Module, split: Split, task: Task, settings: TrainSettings, hooks: Hooks) -> _Run:
     loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
-    inputs, device = tensors(module, split.inputs), hooks.workers.device
+    inputs, device = tensors(module, split.inputs, is_shared=True), hooks.workers.device
     forward = hooks.workers.ready(module.to(device))
     num_steps = settings.epochs * math.ceil(len(split) / settings.batch_size)
     return _Run(

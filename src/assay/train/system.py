@@ -10,12 +10,17 @@ from assay.errors import ModelError, Problem, UsageError
 from assay.models import BUILDERS, Architecture
 from assay.tasks import Argmax, Classification, Identity, task_of
 from assay.train.checkpoints import Checkpoints
+from assay.train.images import image_recipe
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
+from assay.train.texts import text_recipe
 from assay.values import Data, Progress, Recipe, System, quiet
 
 LARGE = 8192  # training rows
 MIN_STEPS, MIN_EPOCHS, MAX_EPOCHS = 600, 10, 30
+IMAGE_EPOCHS = 3  # or 300 steps; `image_recipe` takes more
+VAST = 1_000_000  # training rows
+MAX_EXAMPLES = 20_000_000  # seen by one training of a table: a pass over more rows is still made once
 
 
 def train_system(
@@ -76,20 +81,28 @@ def recipe_for(
 
 
 def default_recipe(data: Data) -> TrainRecipe:
-    """An MLP: 64 and 64 wide with 32 ramps per number for more than 8,192 rows, else 32 wide.
+    """The recipe of the kind of data: `image_recipe` (3 passes or 300 steps), `text_recipe` (a GRU), or an MLP.
 
-    Adult: 2 CPU seconds or less, test AUC 0.924, accuracy 0.870 (gradient boosting of scikit-learn: 0.926, 0.872).
+    The MLP is 64 and 64 wide with 32 ramps per number for more than 8,192 rows, else 32 wide.
+
+    At most twenty million examples are seen (or one pass): on 1.44 million made rows one pass already reaches the best
+    AUC there is, 0.802. Adult: 2 CPU seconds or less, test AUC 0.924, accuracy 0.870 (gradient boosting of
+    scikit-learn: 0.926, 0.872).
     Small tables, five folds: wine 0.98 right; diabetes a root mean squared error of 54.4 (least squares: 54.7), where
     the large network, trained for as long, overfits to 67.
+    Pictures, 5,000 of Fashion-MNIST's training rows, two seeds, validation: 0.860 in 16 CPU seconds; LeNet trained for
+    as long 0.854. Films' snippets, two seeds, validation: 0.789 in 6 CPU seconds; LSTM 0.779 in 6, Transformer encoder
+    0.757 in 9. Limits: nothing is flipped; the network for pictures normalises over batches, which `dp_sgd` refuses:
+    give it `norm="group"`.
     """
     rows = len(data.splits["train"])
-    if data.modality != "table":
-        epochs = min(MAX_EPOCHS, max(3, -(-MIN_STEPS * 64 // rows)))
-        name = "cnn_lenet" if data.modality == "image" else "gru"
-        return TrainRecipe(Architecture(name), task_of(data), TrainSettings(epochs=epochs, batch_size=64))
+    if data.modality == "image":
+        return image_recipe(data, epochs=IMAGE_EPOCHS)
+    if data.modality == "text":
+        return text_recipe(data)
     large = rows > LARGE
-    batch_size = 512 if large else 64
-    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, -(-MIN_STEPS * batch_size // rows)))
+    batch_size = 2048 if rows > VAST else 512 if large else 64
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, -(-MIN_STEPS * batch_size // rows)), max(1, MAX_EXAMPLES // rows))
     params: dict[str, object] = {"hidden": [64, 64], "num_bins": 32} if large else {"hidden": [32]}
     if not data.classes:
         params["scale_outputs"] = True

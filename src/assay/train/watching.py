@@ -26,7 +26,7 @@ class Watch:
         self.validation, self.task, self.patience = validation, task, patience
         if validation is not None:
             self.loss = task_loss(validation, task)
-            self.inputs = tensors(module, validation.inputs)
+            self.inputs = tensors(module, validation.inputs, is_shared=True)
             self.labels = torch.from_numpy(validation.labels)
             self.size = rows_a_batch(validation.inputs)
 

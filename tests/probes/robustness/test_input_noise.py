@@ -227,3 +227,32 @@ def test_a_vocabulary_of_whole_words_is_moved_by_slips_as_often_as_they_come():
     found, _ = changes_of(Column("text", "text", language="en"), told, known)
     flips = found["flip_rate", "noise=0.3"]
     assert flips.low <= 0.3 <= flips.high
+
+
+def in_one_go(inputs, columns, level, *, swap_rate, rng):
+    """The definition on whole arrays: what the blocks must add up to, number for number."""
+    known, values = ranges(columns, inputs), inputs.astype(np.float64)
+    finite = np.isfinite(values)
+    seen, counts = np.where(finite, values, 0.0), np.maximum(finite.sum(axis=0), 1)
+    centred = np.where(finite, seen - seen.sum(axis=0) / counts, 0.0)
+    spread = np.where(known.numeric, np.sqrt((centred**2).sum(axis=0) / counts), 0.0)
+    moved = values + level * spread * rng.standard_normal(inputs.shape)
+    moved = np.where(known.whole, np.round(moved), moved)
+    moved = np.clip(moved, np.minimum(known.low, values), np.maximum(known.high, values))
+    donors = np.take_along_axis(values, rng.integers(0, len(values), inputs.shape), axis=0)
+    swapped = rng.random(inputs.shape) < swap_rate
+    return np.where(known.numeric, moved, np.where(swapped, donors, values)).astype(np.float32)
+
+
+@pytest.mark.parametrize("num_rows", [1, 50, 65_536, 70_001])
+def test_blocks_give_the_same_numbers_as_one_go(num_rows):
+    rng = np.random.default_rng(num_rows)
+    inputs = rng.normal(size=(num_rows, 3)).astype(np.float32)
+    inputs[:, 1], inputs[rng.random(num_rows) < 0.01, 2] = rng.integers(-1, 4, num_rows), np.nan
+    columns = [Column("x", "numeric", low=-2, high=2), Column("job", "categorical", tuple("abcd"))]
+    columns.append(Column("y", "numeric", low=-1, high=3))
+    made = [
+        how(inputs, columns, 0.3, swap_rate=0.2, rng=np.random.Generator(np.random.Philox(7)))
+        for how in (noisy, in_one_go)
+    ]
+    assert np.array_equal(*made, equal_nan=True)

@@ -9,6 +9,7 @@ import numpy as np
 from assay.data.quality.identity import contents, identities, labelled, repeats
 from assay.data.quality.near import near_copies
 from assay.data.quality.report import QualityRow, of_these_rows, share_row
+from assay.data.quality.table_rows import copies, first_of_each, row_hashes
 from assay.values import Array, Data, Split
 
 
@@ -28,6 +29,8 @@ def conflicting(codes: Array, labels: Array) -> Array:
 
 def copies_of_train(train: Split, other: Split) -> Array:
     """Mask over `other (M,)`: rows whose inputs and label some training row has."""
+    if is_table(train.inputs):
+        return copies(other.inputs, train.inputs, (other.labels, train.labels))
     known, codes = identities(labelled(train.inputs, train.labels), labelled(other.inputs, other.labels))
     mask: Array = np.isin(codes, known)
     return mask
@@ -36,13 +39,23 @@ def copies_of_train(train: Split, other: Split) -> Array:
 def near_of_train(data: Data, name: str) -> Array:
     """Mask over the rows of a split that are nearly, but not exactly, some training row; labels play no part."""
     train, other = data.splits["train"], data.splits[name]
-    known, codes = identities(contents(train.inputs), contents(other.inputs))
-    unlike = np.flatnonzero(~np.isin(codes, known))
-    once = np.flatnonzero(~repeats(known))
-    near = near_copies(other.inputs[unlike], train.inputs[once], data.columns)
+    if is_table(train.inputs):
+        unlike = np.flatnonzero(~copies(other.inputs, train.inputs))
+        once = first_of_each(row_hashes(train.inputs))
+    else:
+        known, codes = identities(contents(train.inputs), contents(other.inputs))
+        unlike = np.flatnonzero(~np.isin(codes, known))
+        once = np.flatnonzero(~repeats(known))
+    kept = train.inputs if len(once) == len(train) else train.inputs[once]  # not a copy where nothing repeats
+    near = near_copies(other.inputs[unlike], kept, data.columns)
     mask = np.zeros(len(other), dtype=bool)
     mask[unlike[near >= 0]] = True
     return mask
+
+
+def is_table(inputs: Array) -> bool:
+    """Whether these are rows of cells `(N, F)`."""
+    return inputs.ndim == 2 and inputs.dtype.kind == "f"
 
 
 def check_duplicates(data: Data, *, level: float, near: bool = True) -> Iterator[QualityRow]:

@@ -63,9 +63,9 @@ def attack_scores(retrain: Retrain) -> tuple[dict[str, tuple[Array, Array]], Sam
     num_train, num_test = len(retrain.train_labels), len(retrain.test_labels)
     rows = np.sort(retrain.rng("membership rows").permutation(num_train)[:num_test])
     train, test = retrain.train_labels, retrain.test_labels
-    targets = [true_probability(retrain.target_train_logits, train)[rows]]
+    targets = [true_probability(retrain.target_train_logits[rows], train[rows])]
     targets.append(true_probability(retrain.target_test_logits, test))
-    references = [np.stack([true_probability(one.train_logits, train)[rows] for one in retrain.references])]
+    references = [np.stack([true_probability(one.train_logits[rows], train[rows]) for one in retrain.references])]
     references.append(np.stack([true_probability(one.test_logits, test) for one in retrain.references]))
     rng = retrain.rng("membership halves")
     mine, theirs = out_masks([one.members for one in retrain.references], num_test, rng)

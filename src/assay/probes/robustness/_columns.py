@@ -29,12 +29,13 @@ def ranges(columns: Sequence[Column], inputs: Array) -> Ranges:
     numeric = np.array([column.kind in ("numeric", "image") for column in columns], dtype=bool)
     low = np.array([-np.inf if column.low is None else column.low for column in columns], dtype=np.float64)
     high = np.array([np.inf if column.high is None else column.high for column in columns], dtype=np.float64)
-    seen = np.where(np.isfinite(inputs), inputs, 0)
     if modality(columns) == "image":  # one declaration for all pixels
-        shape = inputs.shape[1:]
+        seen, shape = np.where(np.isfinite(inputs), inputs, 0), inputs.shape[1:]
         numeric, low, high = (np.broadcast_to(one.reshape(1, 1, 1), shape) for one in (numeric, low, high))
         return Ranges(numeric, low, high, np.broadcast_to((seen == np.round(seen)).all(), shape))
-    return Ranges(numeric, low, high, numeric & (seen == np.round(seen)).all(axis=0))
+    # Column by column: rows may be many. A number that is not finite says nothing.
+    whole = [bool(((values == np.round(values)) | ~np.isfinite(values)).all()) for values in inputs.T]
+    return Ranges(numeric, low, high, numeric & np.array(whole, dtype=bool))
 
 
 def box(inputs: Array, known: Ranges, radius: float) -> tuple[Array, Array]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LEVELS = (0.1, 0.3)
 SWAP_RATE = 0.02
+BLOCK = 1 << 16  # rows of a table worked on in one go
 MOST = 1000  # rows of pictures and texts, which cost a hundred times what table rows cost
 IMAGE_CHANGES = {"brightness": 0.2, "contrast": 0.5, "blur": 1.0, "occlusion": 0.3}
 TEXT_CHANGES = {"dropped": 0.1, "homoglyph": 0.1}
@@ -60,7 +61,8 @@ def input_noise(query: Query, predictions: Array, labels: Array, task: Task, dra
     kind = modality(query.columns)
     rows = np.arange(len(labels)) if kind == "table" else query.rows(MOST)
     sample = draws if kind == "table" else draws.of(rows)
-    inputs, groups = query.inputs[rows], query.groups.take(rows)
+    inputs = query.inputs if kind == "table" else query.inputs[rows]  # all rows: not a copy
+    groups = query.groups.take(rows)
     measure = _changes if task.name == "regression" else _flips
     found: list[Measurement] = []
     for where, shaken in changed(inputs, query):
@@ -104,26 +106,50 @@ def _range(column: Column) -> pixels.Range:
 def noisy(
     inputs: Array, columns: Sequence[Column], level: float, *, swap_rate: float, rng: np.random.Generator
 ) -> Array:
-    """A noisy copy of rows `(N, F)`; missing values stay missing. The noise does not depend on any answer."""
-    known = ranges(columns, inputs)
-    values = inputs.astype(np.float64)
-    spread = np.where(known.numeric, _spread(values), 0.0)
-    moved = values + level * spread * rng.standard_normal(inputs.shape)
-    moved = np.where(known.whole, np.round(moved), moved)
-    # A row already outside the plausible range is not pulled in: that would be a change of its own.
-    moved = np.clip(moved, np.minimum(known.low, values), np.maximum(known.high, values))
-    donors = np.take_along_axis(values, rng.integers(0, len(values), inputs.shape), axis=0)
-    swapped = rng.random(inputs.shape) < swap_rate
-    return np.where(known.numeric, moved, np.where(swapped, donors, values)).astype(np.float32)
+    """A noisy copy of rows `(N, F)`; missing values stay missing. The noise does not depend on any answer.
+
+    Rows are worked on in blocks, as a table may be most of the memory there is; the stream gives the same numbers.
+    """
+    known, result = ranges(columns, inputs), np.array(inputs, dtype=np.float32)
+    spread = np.where(known.numeric, _spread(inputs), 0.0)
+    parts = [slice(begin, begin + BLOCK) for begin in range(0, len(inputs), BLOCK)]
+    for part in parts:
+        values = inputs[part].astype(np.float64)
+        moved = values + level * spread * rng.standard_normal(values.shape)
+        moved = np.where(known.whole, np.round(moved), moved)
+        # A row already outside the plausible range is not pulled in: that would be a change of its own.
+        moved = np.clip(moved, np.minimum(known.low, values), np.maximum(known.high, values))
+        np.copyto(result[part], moved, where=known.numeric, casting="same_kind")
+    places = np.arange(inputs.shape[1])
+    for part in parts:
+        donors = inputs[rng.integers(0, len(inputs), result[part].shape), places]
+        np.copyto(result[part], donors, where=~known.numeric, casting="same_kind")
+    for part in parts:
+        kept = rng.random(result[part].shape) >= swap_rate
+        np.copyto(result[part], inputs[part], where=kept & ~known.numeric, casting="same_kind")
+    return result
 
 
-def _spread(values: Array) -> Array:
-    """Standard deviation `(F,)` of the finite entries; 0 for a column without any."""
-    finite = np.isfinite(values)
-    seen, counts = np.where(finite, values, 0.0), np.maximum(finite.sum(axis=0), 1)
-    centred: Array = np.where(finite, seen - seen.sum(axis=0) / counts, 0.0)
-    spread: Array = np.sqrt((centred**2).sum(axis=0) / counts)
+def _spread(inputs: Array) -> Array:
+    """Standard deviation `(F,)` of the finite entries, in float64; 0 for a column without any."""
+    parts = [inputs[begin : begin + BLOCK] for begin in range(0, max(len(inputs), 1), BLOCK)]
+    total, counts, squares = (np.zeros(inputs.shape[1]) for _ in range(3))
+    for part in parts:
+        finite = np.isfinite(part)
+        counts += finite.sum(axis=0)
+        total = _add(total, np.where(finite, part, 0.0))
+    counts = np.maximum(counts, 1)
+    for part in parts:
+        centred = np.where(np.isfinite(part), part - total / counts, 0.0)
+        squares = _add(squares, centred**2)
+    spread: Array = np.sqrt(squares / counts)
     return spread
+
+
+def _add(total: Array, values: Array) -> Array:
+    """`total (F,)` and rows `(n, F)`, added row after row: in blocks as in one go."""
+    added: Array = np.add.reduce(np.concatenate([total[None], values], dtype=np.float64), axis=0)
+    return added
 
 
 def _flips(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) -> list[Measurement]:
