@@ -38,10 +38,10 @@ def test_texts_become_a_system_that_opens_again(assay: Run, tmp_path: Path) -> N
 
 
 def test_pictures_become_a_system_that_opens_again(assay: Run, tmp_path: Path) -> None:
-    words = ("--set", "widths=[2, 3],hidden=[4],epochs=2,batch_size=16", "--out", tmp_path / "s")
+    words = ("--set", "width=4,depths=[1],epochs=2,batch_size=16", "--out", tmp_path / "s")
     told = assay("train", "bars.safetensors", *words)
     assert (told.code, told.err) == (0, "")
-    assert "model:  cnn_lenet (widths=[2, 3], hidden=[4]) for images of bars" in told.out
+    assert "model:  cnn_residual (width=4, depths=[1]) for images of bars" in told.out
     assert "2 epochs of batches of 16" in told.out
     system, _ = open_system(str(tmp_path / "s"), ("", "", ""))
     steps = 2 * -(-len(system.data.splits["train"]) // 16)
@@ -70,7 +70,7 @@ def test_a_run_goes_on_from_its_checkpoints_to_the_same_weights(assay: Run, tmp_
         ((*TEXTS, "--model", "cnn_lenet"), ["the columns are text", "one image column", "Leave the model out"]),
         (("bars.safetensors", "--model", "gru"), ["image", "one column of kind text"]),
         ((*TEXTS, "--set", "widht=3"), ["'widht'", "num_hidden, num_layers"]),
-        (("bars.safetensors", "--set", "dim=3"), ["'dim'", "hidden, widths"]),
+        (("bars.safetensors", "--set", "dim=3"), ["'dim'", "depths, grid, norm, width"]),
         ((*TEXTS, "--set", "epochs=0"), ["epochs is 0", "1 or more"]),
         ((*TEXTS, "--set", "epochs=two"), ["epochs is 'two'", "a whole number"]),
         ((*TEXTS, "--set", "nesterov=1"), ["nesterov is 1", "true or false"]),

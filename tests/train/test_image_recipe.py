@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from assay.errors import ModelError, UsageError
+from assay.models import Architecture
 from assay.models.store import load_system, save_system
-from assay.train import train_system
+from assay.train import default_recipe, train_system
 from assay.train.images import image_recipe
+from assay.train.system import recipe_for
+from assay.train.texts import text_recipe
 from assay.values import Data
-from support import small_images
+from support import small_images, small_texts
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +48,16 @@ def test_augmentation_that_does_not_fit_is_refused_before_training(bars: Data) -
 def test_tables_are_refused(small_data: Data) -> None:
     with pytest.raises(ModelError, match="one image column"):
         train_system(small_data, recipe=image_recipe(small_data))
+
+
+def test_pictures_and_texts_are_trained_by_the_recipes_made_for_them(bars: Data) -> None:
+    large = small_images(20_000, size=8)
+    assert default_recipe(large) == image_recipe(large, epochs=3)
+    assert default_recipe(large).settings.epochs == 4, "300 steps"
+    assert default_recipe(bars).settings.augment == (), "a flip may change what a picture shows"
+    reviews = small_texts(200)
+    assert default_recipe(reviews) == text_recipe(reviews)
+    assert default_recipe(reviews).architecture.name == "gru"
+    other = recipe_for(bars, model="cnn_lenet", params={"hidden": [4]}, settings={"epochs": 2})
+    assert other.architecture == Architecture("cnn_lenet", {"hidden": [4]})
+    assert other.settings == replace(default_recipe(bars).settings, epochs=2)

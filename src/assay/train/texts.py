@@ -17,7 +17,7 @@ MIN_STEPS, MAX_EPOCHS = 100, 60
 
 
 def text_recipe(
-    data: Data, *, model: str = "lstm", epochs: int = 2, params: Mapping[str, Any] | None = None
+    data: Data, *, model: str = "gru", epochs: int = 2, params: Mapping[str, Any] | None = None
 ) -> TrainRecipe:
     """A text classifier (rnn, lstm, gru, lstm_attention, transformer) with AdamW, a cosine curve and averaged weights.
 
