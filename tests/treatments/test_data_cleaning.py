@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
+from assay import engine, registry
 from assay.errors import TreatmentError
 from assay.models import Architecture
+from assay.observe import Workspace
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.data.drop_duplicates import drop_duplicates
@@ -17,6 +19,8 @@ from assay.treatments.data.fill_missing import fill_missing
 from assay.treatments.data.redact_personal_data import redact_personal_data
 from assay.values import Column, Data, Fitted, Groups, Split, System, texts
 from support import KnownModel, small_images, small_texts
+
+registry.load()
 
 
 @dataclass
@@ -214,6 +218,52 @@ def test_personal_data_is_redacted_in_every_split_and_never_recorded():
     assert step.outcome == {"redacted": {name: {"card": 1, "email": 1} for name in data.splits}}
     clean = redact_personal_data(treated)
     assert clean.data.digest == treated.data.digest  # nothing left to redact
+
+
+def holed(data):
+    """Cells are missing where the system is asked, and never were where it learned."""
+    rng = np.random.default_rng(0)
+    for name in ("validation", "test"):
+        inputs = data.splits[name].inputs.copy()
+        inputs[:, :2][rng.random((len(inputs), 2)) < 0.1] = np.nan
+        data = with_split(data, name, inputs=inputs)
+    return data
+
+
+def with_addresses():
+    data = small_texts(300)
+    for name, split in data.splits.items():
+        told = [f"{text} ann{i}@example.org" if i % 3 == 0 else text for i, text in enumerate(split.inputs.tolist())]
+        data = with_split(data, name, inputs=texts(told))
+    return data
+
+
+@pytest.mark.slow
+def test_each_moves_what_it_declares_where_there_is_something_to_mend(small_data):
+    mlp, gru = (
+        Architecture("mlp", {"hidden": [128]}),
+        Architecture("gru", {"dim": 8, "num_hidden": 8, "vocab_size": 60}),
+    )
+    for treatment, data, architecture, probe in (
+        (drop_suspected_labels, noisy(rate=0.7)[0], mlp, "accuracy"),
+        (fill_missing, holed(small_data), mlp, "accuracy"),
+        (redact_personal_data, with_addresses(), gru, "personal_data"),
+    ):
+        declared = registry.TREATMENTS[treatment.__name__].moves
+        direction, metric = declared[0].split(":")
+        settings = TrainSettings(epochs=12, batch_size=64)
+        if treatment is drop_suspected_labels:  # long enough to learn the wrong labels by heart
+            settings = TrainSettings(epochs=60, batch_size=32, learning_rate=1e-2)
+        before = train_system(data, recipe=TrainRecipe(architecture, task_of(data), settings))
+        options = {"floor": 0.2} if treatment is drop_suspected_labels else {}
+        workspace = Workspace(key=b"owner", num_draws=50)
+        audits = [
+            engine.audit(one, probes=[probe], workspace=workspace) for one in (before, treatment(before, **options))
+        ]
+        first, second = (audit.find(metric) for audit in audits)
+        clear = (second.high < first.low) if direction == "lower" else (second.low > first.high)
+        assert len(declared) == 1
+        assert clear, (treatment.__name__, first, second)
 
 
 def test_what_does_not_fit_is_said(small_data):
