@@ -77,6 +77,8 @@ def test_a_language_model_is_audited(assay: Run, place: Path) -> None:
     found = [one.value for one in dossier.measurements if one.metric == "accuracy" and not one.slice]
     assert found == [pytest.approx(right)]
     assert "gradient_attack" in {one.probe for one in dossier.not_applicable}
+    told = assay("verify", "d", "--json")
+    assert (told.code, json.loads(told.out)["parts"]["numbers"]) == (0, "verified, 1 of 1 measured again"), told.out
 
 
 @pytest.mark.parametrize(
