@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from assay.cli import main
+from assay.values import Data
 
 Run = Callable[..., "Ran"]
 
@@ -54,6 +57,30 @@ def write_table(path: Path, num: int = 300, seed: int = 0) -> Path:
     paid = np.where(0.05 * (age - 50) + 0.04 * (hours - 50) + rng.logistic(0, 0.7, num) > 0, "yes", "no")
     rows = [",".join(map(str, row)) for row in zip(age, hours, job, sex, paid, strict=True)]
     path.write_text("age,hours,job,sex,paid\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def write_reviews(path: Path, data: Data) -> Path:
+    """Texts as a table: said, mood, topic."""
+    lines = [
+        f"{said},{data.classes[label]},{data.group_columns[0].categories[code]}"
+        for split in data.splits.values()
+        for said, label, code in zip(split.inputs, split.labels, split.groups.codes[:, 0], strict=True)
+    ]
+    path.write_text("\n".join(["said,mood,topic", *lines]) + "\n")
+    return path
+
+
+def write_pictures(path: Path, data: Data) -> Path:
+    """Pictures as a file of tensors, with the names of classes and of one group."""
+    parts, group = list(data.splits.values()), data.group_columns[0]
+    tensors = {
+        "images": np.concatenate([one.inputs for one in parts]),
+        "labels": np.concatenate([one.labels for one in parts]),
+        f"group.{group.name}": np.concatenate([one.groups.codes[:, 0] for one in parts]).astype(np.int64),
+    }
+    names = {"classes": data.classes, f"group.{group.name}": group.categories}
+    save_file(tensors, path, metadata={name: json.dumps(one) for name, one in names.items()})
     return path
 
 

@@ -68,8 +68,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def files(pages, media_pages, tmp_path_factory) -> dict[tuple[str, str], Path]:
-    folder, written = tmp_path_factory.mktemp("browser"), pages | media_pages
+def files(every_page, media_pages, tmp_path_factory) -> dict[tuple[str, str], Path]:
+    folder, written = tmp_path_factory.mktemp("browser"), every_page | media_pages
     paths = {key: folder / f"{key[0]}.{key[1]}.html" for key in written}
     for key, path in paths.items():
         path.write_text(written[key], "utf-8")
