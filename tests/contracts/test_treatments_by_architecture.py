@@ -22,7 +22,7 @@ SMALL = {"dim": 8, "num_hidden": 8, "vocab_size": 60}
 ARCHITECTURES = {
     "cnn_lenet": {"widths": [2, 3], "hidden": [8]},
     "cnn_vgg": {"widths": [4, 4], "hidden": 8},
-    "cnn_residual": {"norm": "group"},
+    "cnn_residual": {"norm": "group", "width": 8},
     "rnn": SMALL,
     "lstm": SMALL,
     "gru": SMALL,
