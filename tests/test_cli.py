@@ -196,7 +196,12 @@ MISTAKES = {
     "wrong group": ("train loans.csv --label paid --groups gender --out spoilt", "'gender'", "sex"),
     "missing file": ("train none.csv --label a --out spoilt", "none.csv", "does not exist", "Check the path"),
     "pickle": ("audit model.pkl --data loans.csv --label paid", "model.pkl", "safetensors, ONNX or GGUF", "to_onnx"),
-    "torch file": ("audit model.pt --data loans.csv --label paid", "model.pt", "safetensors, ONNX or GGUF", "save_file"),
+    "torch file": (
+        "audit model.pt --data loans.csv --label paid",
+        "model.pt",
+        "safetensors, ONNX or GGUF",
+        "save_file",
+    ),
     "joblib file": ("audit model.joblib --data loans.csv --label paid", "model.joblib", "ONNX", "to_onnx"),
     "bad policy": ("audit system --policy bad.toml", "'requird'", "required, note"),
     "unknown policy": ("audit system --policy lenient", "'lenient'", "default, strict"),

@@ -55,7 +55,8 @@ def same(ours: tuple[dict[str, Array], dict[str, object]], theirs: tuple[dict[st
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "mode"), [("table", "replicas"), ("table", "shards"), ("text", "shards"), ("gru", "replicas"), ("image", "replicas")]
+    ("kind", "mode"),
+    [("table", "replicas"), ("table", "shards"), ("text", "shards"), ("gru", "replicas"), ("image", "replicas")],
 )
 def test_two_processes_are_one_to_rounding(tmp_path: Path, kind: str, mode: str) -> None:
     done = run(kind, mode, tmp_path / "two")

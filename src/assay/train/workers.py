@@ -16,10 +16,25 @@ class Workers(Protocol):
     loss is known, `sums` where numbers of all rows are summed. `leads` says who writes whole files.
     """
 
-    rank: int
-    size: int
-    is_sharded: bool  # whether each worker holds a part of every weight
-    device: torch.device
+    @property
+    def rank(self) -> int:
+        """From 0."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many workers."""
+        ...
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each worker holds a part of every weight."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker computes."""
+        ...
 
     @property
     def leads(self) -> bool:
