@@ -36,7 +36,7 @@ class Workspace:
     num_draws: int = 1000
     level: float = 0.95
     num_references: int = 4
-    row_budget: int = 50_000_000
+    row_budget: int = 100_000_000  # ten million rows of data with four reference models take 52 million
     progress: Progress = quiet
     derived_key: bytes = field(default=b"", repr=False)  # of one test split, from a sealed part; instead of `key`
     memory: dict[str, Entry] = field(default_factory=dict, repr=False, compare=False)  # used when there is no folder
