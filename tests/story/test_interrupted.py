@@ -107,16 +107,16 @@ def test_stopped_at_a_probe_the_rest_is_remembered(
     assert sum(len(one["probes"]) for one in plan["passes"] if one["cached"]) == call
 
 
-@pytest.mark.parametrize("name", ["mkdir", "write_bytes", "chmod"])
+@pytest.mark.parametrize(("owner", "name"), [(Path, "mkdir"), (dossier, "_write"), (Path, "chmod")])
 def test_stopped_while_filing_the_previous_dossier_stays(
-    assay: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    assay: Run, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str
 ) -> None:
     before = tree(place / "dossier")
     assert before
     probes = ("--probes", "accuracy,balanced_accuracy", "--policy", "easy.toml", "--cache", tmp_path)
     assert assay("audit", "system", *probes, "--out", tmp_path / "d").code == 0  # everything is measured
     with monkeypatch.context() as patch:
-        patch.setattr(Path, name, stop_at(1, getattr(Path, name)))
+        patch.setattr(owner, name, stop_at(1, getattr(owner, name)))
         assert assay("audit", "system", *probes, "--out", "dossier").code == 130
     assert tree(place / "dossier") == before
     assert hidden(place) == []
