@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from assay import engine, story
+from assay import dossier, engine, story
 from assay.cli import main
 from assay.dossier import load_dossier, verify_dossier
 from assay.errors import StorageError
