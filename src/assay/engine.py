@@ -21,6 +21,7 @@ from assay.meter import EnergyMeter, environment
 from assay.observe import Ledger, Workspace, observation_key, observe, run_model
 from assay.registry import Probe, Sizes
 from assay.stats import Draws, make_draws
+from assay.storage.heap import give_back
 from assay.values import Array, Audit, Measurement, NotApplicable, Observation, System, digest_of, plain
 
 
@@ -287,6 +288,7 @@ def _active_needs(
     if "retrain" in probe.access:
         references = reference_models(system, workspace, ledger)
         train = observe(system, "train", want=frozenset(), workspace=workspace, ledger=ledger)
+        give_back()  # four trainings leave freed memory behind, which the allocator would keep
         needs["retrain"] = Retrain(system, references, train.arrays["logits"], observation.arrays["logits"])
     return needs
 
