@@ -36,6 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow  # torch's exporter takes seconds to load
 def test_round_trip_answers_the_same(exported: Path) -> None:
     model = load_onnx(exported)
     assert isinstance(model, Model)
@@ -50,6 +51,7 @@ def test_round_trip_answers_the_same(exported: Path) -> None:
     assert model.num_features == 4
 
 
+@pytest.mark.slow  # torch's exporter takes seconds to load
 def test_unknown_codes_and_missing_numbers_survive_the_round_trip(exported: Path) -> None:
     rows = ROWS.copy()
     rows[:3, 2] = [-1, 7, np.nan]
@@ -60,6 +62,7 @@ def test_unknown_codes_and_missing_numbers_survive_the_round_trip(exported: Path
     assert np.isnan(answers[4]).all()
 
 
+@pytest.mark.slow  # torch's exporter takes seconds to load
 def test_digest_is_of_the_bytes(exported: Path, tmp_path: Path) -> None:
     content = exported.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
@@ -76,6 +79,7 @@ def test_digest_is_of_the_bytes(exported: Path, tmp_path: Path) -> None:
         load_onnx(copied, sha256=sha256)
 
 
+@pytest.mark.slow  # torch's exporter takes seconds to load
 def test_a_module_that_cannot_be_exported(tmp_path: Path) -> None:
     class Branches(torch.nn.Module):
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -238,6 +242,7 @@ def test_external_weights_hidden_in_a_node_are_found(tmp_path: Path) -> None:
         load_onnx(write(tmp_path / "m.onnx", nodes, [tensor("y", ["N", 4])]))
 
 
+@pytest.mark.slow  # torch's exporter takes seconds to load
 def test_every_changed_byte_is_refused_or_answers_something(exported: Path, tmp_path: Path) -> None:
     """Without a digest a damaged file may still parse; it must never crash with anything but a ModelError."""
     content = exported.read_bytes()

@@ -20,6 +20,10 @@ from assay.report.phrases import Phrases
 from assay.values import Finding
 from report_kit import foreign_words, section
 
+pytestmark = (
+    pytest.mark.slow
+)  # pages of three dossiers: twenty seconds of drawing; the command line draws one in the fast tier
+
 EVIL = "<script>alert('1')</script>\" onload=\"x & \\1 {0}"
 
 

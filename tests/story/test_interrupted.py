@@ -150,14 +150,18 @@ def test_a_real_interrupt_at_any_moment_exits_130_and_shows_no_traceback(place: 
         assert process.returncode in (0, 130, -signal.SIGINT), (out, err)  # a shell shows the last two as 130
         assert "Traceback" not in err
         if process.returncode < 0:
-            assert "next: assay report" in out, "only Python's own way out may end by the signal"
+            # Ended by the signal: Python's own way out after its work; or from inside an `exec` (a dataclass that was
+            # being made), after which it ends so however the interrupt was handled; or before it took signals over.
+            said = err.startswith("assay: interrupted")
+            assert "next: assay report" in out or said or (out, err) == ("", ""), (out, err)
         if process.returncode == 130:
             assert err.startswith("assay: interrupted")
+        if "next: assay report" not in out:
             assert tree(tmp_path / "d") == before
         before = tree(tmp_path / "d")
         assert verify_dossier(tmp_path / "d").ok
         assert hidden(tmp_path / "d") == []
-    assert 130 in codes
+    assert {130, -signal.SIGINT} & {*codes}
 
 
 # ------------------------------------------------------------------ a full disk

@@ -26,7 +26,7 @@ from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Data, Dossier, System
 from support import COLUMNS, GROUP_COLUMNS, make_split
 
-KINDS = ("two classes", "three classes", "a number")
+KINDS = ("two classes", pytest.param("three classes", marks=pytest.mark.slow), "a number")
 
 
 @dataclass(frozen=True)

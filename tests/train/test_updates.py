@@ -265,6 +265,7 @@ def test_no_compiler_is_said_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated:DeprecationWarning")  # inside torch
 def test_compiled_training_is_the_same_training() -> None:
     settings = TrainSettings(epochs=2, batch_size=50)
     eager, compiled = network(), network()
