@@ -45,6 +45,7 @@ def run(name: str, seed: int) -> tuple[float, float, int]:
 
 
 def show(name: str, found: list[tuple[float, float, int]]) -> None:
+    """Print the seeds of one set, their mean and interval, and whether the goal was reached."""
     right, seconds = 100 * np.array([one[0] for one in found]), np.array([one[1] for one in found])
     half = math.nan
     if len(found) > 1:
@@ -60,6 +61,7 @@ def show(name: str, found: list[tuple[float, float, int]]) -> None:
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sets", nargs="*", choices=[*SETS, []], help="which sets; both when none is named")
     parser.add_argument("--seeds", type=int, default=5)

@@ -125,6 +125,7 @@ def show(name: str, found: Array, others: dict[str, Array]) -> None:
 
 
 def main(seeds: int = 5) -> None:
+    """Measure, and print the table."""
     torch.set_num_threads(1)
     fetch_minilm()
     data = load_sentiment(domain="movie", fetch=True)

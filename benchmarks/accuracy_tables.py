@@ -82,6 +82,7 @@ def by_rows(test: Split, scores: Array) -> tuple[str, str]:
 
 
 def main(seeds: int = 5) -> None:
+    """Measure, and print the table."""
     print(HEADER)
     for name, load in TABLES.items():
         data = fewer(load())

@@ -44,6 +44,7 @@ GRAMS = {
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", choices=SETTINGS)
     parser.add_argument("--seeds", type=int, default=5)

@@ -152,6 +152,7 @@ def show(name: str, trainings: int, results: list[tuple[float, float, float]]) -
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=30)

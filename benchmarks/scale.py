@@ -33,6 +33,7 @@ Step = dict[str, Any]
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--rows", type=float, default=1e6)
     parser.add_argument("--census", action="store_true", help="Census-KDD instead of made rows (fetches it)")

@@ -154,6 +154,7 @@ def verdicts(results: list[Result]) -> list[dict[str, object]]:
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)

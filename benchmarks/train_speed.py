@@ -92,6 +92,7 @@ class Work:
 
 
 def works() -> list[Work]:
+    """The pieces of work that are timed, by name."""
     rng = np.random.default_rng(0)
 
     def split(inputs: Array, num_classes: int) -> Split:
@@ -279,6 +280,7 @@ def measure(work: Work, rounds: int, lightning: bool) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Measure, and print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lightning", action="store_true")

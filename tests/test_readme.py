@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from assay.data.sources.catalogue import CATALOGUE
+
 ROOT = Path(__file__).resolve().parents[1]
 NOT_RUN = "<!-- not run -->"
 BLOCK = re.compile(r"^(?P<before>[^\n]*)\n```(?P<kind>python|bash)\n(?P<text>.*?)^```$", re.M | re.S)
@@ -72,6 +74,12 @@ def test_both_languages_show_the_same_code() -> None:
         return [re.sub(r"\s*#.*$|, lang=\"\w+\"| --lang \w+", "", block.text, flags=re.M) for block in blocks(name)]
 
     assert code(READMES[0]) == code(READMES[1])
+
+
+def test_as_many_data_sets_as_the_readmes_say() -> None:
+    assert len(CATALOGUE) == 16
+    assert "sixteen data sets" in (ROOT / "README.md").read_text()
+    assert "十六个数据集" in (ROOT / "README.zh.md").read_text()
 
 
 @pytest.mark.slow  # each block trains and audits on Adult, and each command starts a process of its own

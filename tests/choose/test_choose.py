@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from assay.choose import Budget, Candidate, Target, candidates_for, choose
+from assay.choose import Budget, Candidate, Target, candidates_for, choose, search
 from assay.choose.curves import doubling, outlook
 from assay.choose.gains import gains
 from assay.errors import UsageError
@@ -13,6 +13,7 @@ from assay.estimation.estimate import Estimate
 from assay.models import Architecture
 from assay.stats import make_draws
 from assay.train.settings import TrainSettings
+from assay.train.system import default_recipe
 from assay.values import Array, Column, Data, Groups, Split, modality
 from support import small_images, small_texts
 
@@ -73,6 +74,36 @@ def test_when_the_minutes_run_out_it_says_so_and_still_answers() -> None:
     assert found.is_partial
     assert "minutes ran out" in found.reason
     assert found.model.num_bytes
+
+
+def test_minutes_that_run_out_among_the_seeds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps once the other seed has begun: no half round counts, and the choice says that it is partial."""
+    late: list[float] = []
+    real, train = search.time.perf_counter, search._Search.train
+    monkeypatch.setattr(search.time, "perf_counter", lambda: real() + sum(late))
+
+    def trained(self: search._Search, candidate: Candidate, share: float, seed: int) -> tuple[int, Array]:
+        late.extend([1e6] if seed else [])
+        return train(self, candidate, share, seed)
+
+    monkeypatch.setattr(search._Search, "train", trained)
+    budget = Budget(minutes=10)
+    found = choose(table("line", 400), target=Target("accuracy"), budget=budget, candidates=(THREE[0], mlp("b", [])))
+    assert found.is_partial
+    assert "every seed" in found.reason
+
+
+def test_a_candidate_is_never_trained_for_less_than_its_settings_say() -> None:
+    long = Candidate("long", Architecture("mlp", {"hidden": []}), TrainSettings(epochs=55))
+    data = table("line", 300)
+    assert long.recipe(data).settings.epochs == 55
+    assert long.recipe(data, share=1 / 9).settings.epochs == 55
+    assert mlp("short", []).recipe(data, share=1 / 9).settings.epochs == 18
+
+
+def test_candidates_train_as_the_default_recipe_does() -> None:
+    for data in (table("line", 300), small_images(60), small_texts(60)):
+        assert {one.settings for one in candidates_for(data)} == {default_recipe(data).settings}
 
 
 def test_wrong_requests_say_everything() -> None:

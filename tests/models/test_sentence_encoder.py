@@ -173,7 +173,7 @@ def test_gradients_are_those_of_differences() -> None:
     encoded = made.encode(REVIEWS[:2]).double()
     made = made.double()
     embedded = made.embed(encoded).detach().clone().requires_grad_(True)  # not in the memory of `encoded`
-    torch.autograd.gradcheck(lambda states: made.from_embeddings(states, encoded)[:, 0], embedded, atol=1e-5)
+    assert torch.autograd.gradcheck(lambda states: made.from_embeddings(states, encoded)[:, 0], embedded, atol=1e-5)
 
 
 def test_saved_weights_bring_their_vocabulary() -> None:

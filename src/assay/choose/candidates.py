@@ -11,10 +11,10 @@ from assay.models import Architecture
 from assay.tasks import task_of
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
-from assay.values import Data, modality
+from assay.train.system import default_recipe
+from assay.values import Data
 
-STEPS = 600  # that a small data set is trained for at least
-MAX_EPOCHS = 40
+MAX_EPOCHS = 40  # that a part of the rows is seen at most, unless the settings say more
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Candidate:
 
     def recipe(self, data: Data, *, share: float = 1.0) -> TrainRecipe:
         """The recipe for a share of the training rows: fewer rows are seen more often, by the root of the share."""
-        epochs = min(MAX_EPOCHS, max(self.settings.epochs, ceil(self.settings.epochs / share**0.5)))
+        epochs = max(self.settings.epochs, min(MAX_EPOCHS, ceil(self.settings.epochs / share**0.5)))
         params = dict(self.architecture.params)
         if not data.classes and self.architecture.name == "mlp":
             params["scale_outputs"] = True
@@ -39,31 +39,14 @@ class Candidate:
 def candidates_for(data: Data) -> tuple[Candidate, ...]:
     """The candidates that suit the inputs: from a linear model to the largest that a small machine trains in minutes.
 
+    All are trained with the settings of the default recipe for these data.
+
     >>> from assay.data import load_adult
     >>> [one.name for one in candidates_for(load_adult())][:2]
     ['mlp hidden=[]', 'mlp hidden=[] num_bins=32']
     """
-    rows = len(data.splits["train"])
-    kind = modality(data.columns)
-    if kind == "table":
-        size = 512 if rows > 8192 else 64
-        settings = TrainSettings(batch_size=size, epochs=_epochs(rows, size, 8))
-        found = [_named("mlp", params, settings) for params in _TABLES]
-    elif kind == "image":
-        settings = TrainSettings(
-            batch_size=128, epochs=_epochs(rows, 128, 6), curve="one_cycle", learning_rate=5e-3, precision="bfloat16"
-        )
-        found = [_named(name, params, settings) for name, params in _IMAGES]
-    else:
-        settings = TrainSettings(
-            batch_size=64, epochs=_epochs(rows, 64, 6), learning_rate=2e-3, augment=("token_dropout:0.1",)
-        )
-        found = [_named(name, params, settings) for name, params in _TEXTS]
-    return tuple(found)
-
-
-def _epochs(rows: int, batch_size: int, least: int) -> int:
-    return min(MAX_EPOCHS, max(least, ceil(STEPS * batch_size / max(rows, 1))))
+    settings = default_recipe(data).settings
+    return tuple(_named(name, params, settings) for name, params in _TRIED[data.modality])
 
 
 def _named(name: str, params: Mapping[str, Any], settings: TrainSettings) -> Candidate:
@@ -97,3 +80,4 @@ _TEXTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("transformer", {"num_layers": 1}),
     ("transformer", {"num_layers": 2}),
 )
+_TRIED = {"table": tuple(("mlp", params) for params in _TABLES), "image": _IMAGES, "text": _TEXTS}

@@ -97,8 +97,9 @@ def choose(
     train with two seeds. A candidate is eligible when the interval of (best - candidate), paired by row, holds for
     both the rows drawn and the seed, and shared over all comparisons, has its lower end at or below the margin.
     Limits: a candidate that only shines on many rows can be dropped early; the validation rows are used for every
-    choice, so the chosen model's value there is too good by a little: audit it on test. Source: Jamieson and Talwalkar
-    2016 (successive halving), section 3. Raises UsageError when nothing fits the budget, or there is too little data.
+    choice, so the chosen model's value there is too good by a little: audit it on test; when the minutes run out, the
+    chosen model is still trained on all rows, and intervals may lack the seeds (`is_partial`). Source: Jamieson and
+    Talwalkar 2016 (successive halving), section 3. Raises UsageError when nothing fits the budget, or data are too few.
     """
     started, budget = time.perf_counter(), budget or Budget()
     check_target(target, task_of(data))
@@ -119,7 +120,10 @@ def choose(
         if is_late or share == 1:
             break
         left = _halve(search, left, share)
-    finalists = left if is_late else _again(search, left[:FINALISTS], deadline, progress)
+    for candidate in left[FINALISTS:]:
+        search.fate[candidate.name] = f"behind the best {FINALISTS}"
+    finalists = left[:FINALISTS]
+    is_late = is_late or not _again(search, finalists, deadline, progress)
     return _decide(search, (tried, finalists), budget, time.perf_counter() - started, is_late=is_late)
 
 
@@ -185,16 +189,20 @@ def _halve(search: _Search, left: list[Candidate], share: float) -> list[Candida
     return kept
 
 
-def _again(search: _Search, left: list[Candidate], deadline: float, progress: Progress) -> list[Candidate]:
+def _again(search: _Search, left: list[Candidate], deadline: float, progress: Progress) -> bool:
+    """Train each with the other seeds; whether there was time for all. Only whole rounds count: seeds are paired."""
     for candidate in left:
         search.seeds[candidate.name] = [search.found[candidate.name][-1][1]]
     for extra in range(1, NUM_SEEDS):
-        if time.perf_counter() > deadline:
-            return left
+        more: dict[str, Array] = {}
         for place, candidate in enumerate(left):
+            if time.perf_counter() > deadline:
+                return False
             progress(f"another seed: {candidate.name}", place, len(left))
-            search.seeds[candidate.name].append(search.train(candidate, 1.0, search.seed + extra)[1])
-    return left
+            more[candidate.name] = search.train(candidate, 1.0, search.seed + extra)[1]
+        for name, found in more.items():
+            search.seeds[name].append(found)
+    return True
 
 
 def _mean(draws: Draws, values: Array, level: float = LEVEL) -> Estimate:
@@ -254,7 +262,7 @@ def _decide(
     reason += f" by more than {margin:g}" if margin else ""
     reason = f"{chosen.name} is the best, and the cheapest of those as good" if chosen is best else reason
     if is_late:
-        reason += "; the minutes ran out, so not every candidate was trained on all rows"
+        reason += "; the minutes ran out, so not every candidate was trained on all rows and with every seed"
     model = search.models.get(chosen.name)
     if model is None:
         data = search.data
