@@ -40,6 +40,7 @@ LAYERS = [
     {"stats"},
     {"data", "models", "train"},
     {"observe"},
+    {"access.gradients"},
     {"access.handles"},
     {"access.references"},
     {"probes", "treatments", "choose"},

@@ -265,3 +265,24 @@ def test_reference_models_depend_on_the_rows_that_stop_training(small_data: Data
     found = [reference_models(one, Workspace(num_references=2), Ledger(10**7)) for one in systems]
     digests = [[one.system.model.digest for one in references] for references in found]
     assert digests[0] != digests[1]
+
+
+def test_a_deep_probe_runs_when_it_is_named_and_says_so_when_it_is_not(
+    own_probes: dict[str, registry.Probe], known_system: System, workspace: Workspace
+) -> None:
+    @probe("robustness", cost=lambda sizes: {"many": 50}, deep=True)
+    def dig(query: Any) -> list[Measurement]:
+        query.logits(query.inputs[:50] + 2)
+        return [measured(exact_rate(0, 50), "dig", unit="fraction", better="lower", attempted=50)]
+
+    found = engine.audit(known_system, workspace=workspace)
+    assert "dig" not in {one.probe for one in found.measurements}
+    assert [one.reason for one in found.not_applicable if one.probe == "dig"] == [engine.ON_REQUEST]
+    assert engine.audit(known_system, probes=["dig"], workspace=workspace).find("dig").value == 0
+    every = engine.audit(known_system, probes=["all"], workspace=workspace)
+    assert {one.probe for one in every.measurements} == set(own_probes) - {"white_only"}
+    with pytest.raises(RegistryError, match="deep but runs no model"):
+
+        @probe("utility", deep=True)
+        def shallow(labels: Array) -> list[Measurement]:
+            return []

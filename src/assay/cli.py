@@ -41,7 +41,9 @@ _ASKED = 'Of a .gguf file: prompt="…{text}…",answers=["…"]; of a Hugging F
 Asked = Annotated[str, typer.Option("--set", help=_ASKED)]
 PolicyName = Annotated[str, typer.Option("--policy", help="default, strict, or a TOML file.")]
 Folder = Annotated[Path | None, typer.Option("--cache", help="Where measurements are remembered. [.assay/cache]")]
-Probes = Annotated[str, typer.Option("--probes", help="Comma-separated; all that apply when not given.")]
+Probes = Annotated[
+    str, typer.Option("--probes", help="Comma-separated, or all; when not given, those that cost little.")
+]
 
 
 @app.command()

@@ -51,6 +51,7 @@ class Plan:
         return sum(one.rows for one in self.passes if not one.cached)
 
 
+ON_REQUEST = "it costs far more than a pass over the test rows: name it among the probes, or ask for all of them"
 COMPARES_GROUPS = ("fairness", "data")  # other families only report by group where there are groups
 
 
@@ -80,10 +81,11 @@ def why_not(probe: Probe, system: System) -> str:
 
 
 def applicable(system: System, names: Sequence[str] | None) -> tuple[list[Probe], tuple[NotApplicable, ...]]:
-    """The probes that apply to a system, and the reason for each that does not."""
+    """The probes that apply to a system, and the reason for each that does not. None: all but the deep ones."""
     registry.load()
-    chosen: list[Probe] = registry.choose(None if names is None else list(names), registry.PROBES)
-    reasons = {probe.name: why_not(probe, system) for probe in chosen}
+    wanted = None if names is None or "all" in names else list(names)
+    chosen: list[Probe] = registry.choose(wanted, registry.PROBES)
+    reasons = {one.name: why_not(one, system) or (ON_REQUEST if one.deep and names is None else "") for one in chosen}
     skipped = tuple(NotApplicable(p.name, reasons[p.name], p.family) for p in chosen if reasons[p.name])
     return [probe for probe in chosen if not reasons[probe.name]], skipped
 
@@ -160,8 +162,8 @@ def code_digest(probe: Probe) -> str:
     """Of the probe's file, its family's shared files, and the statistics: a changed formula is measured anew."""
     own = Path(inspect.getfile(probe.function))
     here = Path(__file__).parent
-    files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py", here / "explain.py"]
-    for folder in ("estimation", "units", "data/quality"):
+    files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py"]
+    for folder in ("estimation", "explain", "units", "data/quality"):
         files += sorted((here / folder).glob("*.py"))
     return digest_of([_file_digest(str(path)) for path in files])
 

@@ -72,6 +72,7 @@ class Probe:
     cost: Callable[[Sizes], Mapping[str, int]] | None = None
     version: int = 1
     modalities: tuple[str, ...] = MODALITIES
+    deep: bool = False  # costs too much for every audit: run when named, or with "all"
 
     @property
     def access(self) -> frozenset[str]:
@@ -123,12 +124,13 @@ def probe(
     cost: Callable[[Sizes], Mapping[str, int]] | None = None,
     version: int = 1,
     modalities: tuple[str, ...] = MODALITIES,
+    deep: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as a probe. Its positional parameters are its needs; keyword-only ones are options.
 
     `cost` tells the plan how many model rows an active probe will ask for, by named kind of pass;
-    two probes that name the same pass share it. `modalities` are the kinds of input it is defined for. Raises
-    RegistryError for a need that does not exist.
+    two probes that name the same pass share it. `modalities` are the kinds of input it is defined for. `deep`
+    probes run on request only. Raises RegistryError for a need that does not exist.
     """
     _require("family", family, FAMILIES)
     for one in modalities:
@@ -146,9 +148,11 @@ def probe(
             wrong.append(
                 Problem(f"probe {function.__name__} runs the model but declares no cost", "a function of Sizes")
             )
+        if deep and cost is None:
+            wrong.append(Problem(f"probe {function.__name__} is deep but runs no model", "deep, with a cost"))
         if wrong:
             raise RegistryError(wrong)
-        entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version, modalities)
+        entry = Probe(function.__name__, function, family, tasks, needs, options, cost, version, modalities, deep)
         _add(PROBES, entry.name, entry, function)
         return function
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from assay import units
+from assay.access.gradients import Cotangent, pull_back
 from assay.meter import Energy, EnergyMeter
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
@@ -138,6 +139,20 @@ class Query:
             losses.append(loss)
             gradients.append(np.where(self.numeric, gradient, np.float32(0)))
         return np.concatenate(losses), np.concatenate(gradients)
+
+    def logits_and_gradients(self, inputs: Array, cotangent: Cotangent) -> tuple[Array, Array]:
+        """White box: logits `(M, K)`, and gradients `(M, ...)` of the sum of logits weighted by `cotangent`.
+
+        `cotangent(logits (m, K), positions (m,))` gives the weights `(m, K)`: the derivative of any objective by the
+        logits. Zero for categorical columns; counts M rows.
+        """
+        if not len(inputs):
+            num_outputs = self.system.task.num_outputs
+            return np.empty((0, num_outputs), dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
+        self.ledger.add(self.kind, len(inputs))
+        batch_size = BATCH if inputs.ndim == 2 else WHITE_BATCH
+        logits, gradients = pull_back(module_of(self.system), inputs, cotangent, batch_size=batch_size)
+        return logits, np.where(self.numeric, gradients, np.float32(0))
 
 
 @dataclass(frozen=True)
