@@ -49,6 +49,7 @@ class Hooks:
     columns: tuple[Column, ...] = ()  # of the inputs; augmentation asks for them
     checkpoints: Checkpoints | None = None  # a killed run goes on from there
     workers: Workers = field(default_factory=Alone)  # the processes that train together
+    trace: Callable[[int, Tensor, Tensor], None] | None = None  # is shown epoch, rows and their losses of each step
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ def _step(run: _Run, state: State, batch: Tensor) -> str:
     with torch.autocast(workers.device.type, torch.bfloat16) if settings.precision == "bfloat16" else nullcontext():
         outputs = run.forward(ready)
     losses = run.loss(outputs.float().cpu(), rows)  # (n, K) is small: labels need not live on the device
+    if hooks.trace is not None:
+        hooks.trace(at.epoch, rows, losses)
     mean = (losses if run.weights is None else losses * run.weights[rows]).mean()
     for parameter in run.parameters:
         parameter.grad = None

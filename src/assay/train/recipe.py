@@ -15,6 +15,7 @@ from assay.models.adapters.module import ModuleModel, OutputsAre
 from assay.train.checkpoints import Checkpoints
 from assay.train.loop import Hooks, fit
 from assay.train.settings import TrainSettings
+from assay.train.traces import FACT, LossTrace
 from assay.train.workers import Alone, Workers
 from assay.values import Column, Data, Fitted, Progress, Split, Task, digest_of, plain, quiet
 
@@ -33,6 +34,7 @@ class TrainRecipe:
     checkpoints: Checkpoints | None = field(default=None, compare=False, repr=False)
     workers: Workers | None = field(default=None, compare=False, repr=False)  # the processes that train together
     is_watched: bool = field(default=False, compare=False, repr=False)  # whether the curve shows the validation split
+    is_traced: bool = field(default=False, compare=False, repr=False)  # whether the facts keep each row's losses
 
     @cached_property
     def digest(self) -> str:
@@ -71,14 +73,18 @@ class TrainRecipe:
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""
         module = self.make_module(split, data, seed)
+        trace = LossTrace(len(split)) if self.is_traced else None
         hooks = Hooks(
             progress=self.progress,
             validation=data.splits.get("validation") if self.settings.patience or self.is_watched else None,
             columns=data.columns,
             checkpoints=self.checkpoints,
             workers=self.workers or Alone(),
+            trace=trace,
         )
         facts: Mapping[str, Any] = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
+        if trace is not None:
+            facts = {**facts, FACT: trace.losses()}
         if hooks.workers.is_sharded:
             state = {name: hooks.workers.whole(tensor).cpu() for name, tensor in module.state_dict().items()}
             module = self.make_module(split, data, seed).eval()
