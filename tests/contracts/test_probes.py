@@ -335,7 +335,8 @@ def audited(probe, systems, folder):
     return chosen, engine.audit(chosen, probes=[probe.name], workspace=workspace)
 
 
-STOPS_EARLY = {"gradient_attack"}  # runs fewer rows when examples are broken before the last step
+# Run fewer rows when examples are broken before the last step, or a language has no cases to turn.
+STOPS_EARLY = {"gradient_attack", "corruption_accuracy", "corruption_accuracy_of_all_rows"}
 
 
 FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}

@@ -23,7 +23,7 @@ def noisy(pixels: Array, level: float, known: Range, rng: np.random.Generator) -
     """
     width = known[1] - known[0]
     noise = rng.standard_normal(pixels.shape, dtype=np.float32)
-    return _settled(pixels + np.float32(level * width) * noise, known)
+    return settled(pixels + np.float32(level * width) * noise, known)
 
 
 def brighter(pixels: Array, level: float, known: Range) -> Array:
@@ -32,7 +32,7 @@ def brighter(pixels: Array, level: float, known: Range) -> Array:
     >>> brighter(np.array([[[[0, 250]]]], dtype=np.uint8), 0.2, (0, 255)).ravel().tolist()
     [51.0, 255.0]
     """
-    return _settled(pixels + np.float32(level * (known[1] - known[0])), known)
+    return settled(pixels + np.float32(level * (known[1] - known[0])), known)
 
 
 def flatter(pixels: Array, level: float, known: Range) -> Array:
@@ -42,7 +42,7 @@ def flatter(pixels: Array, level: float, known: Range) -> Array:
     [50.0, 150.0]
     """
     mean = pixels.mean(axis=(2, 3), keepdims=True, dtype=np.float32)
-    return _settled(mean + np.float32(level) * (pixels - mean), known)
+    return settled(mean + np.float32(level) * (pixels - mean), known)
 
 
 def blurred(pixels: Array, level: float, known: Range) -> Array:
@@ -51,7 +51,7 @@ def blurred(pixels: Array, level: float, known: Range) -> Array:
     >>> blurred(np.array([[[[0, 0, 200, 0, 0]]]], dtype=np.uint8), 1.0, (0, 255)).ravel().tolist()
     [11.0, 48.0, 80.0, 48.0, 11.0]
     """
-    return _settled(gaussian_filter(pixels.astype(np.float32), (0, 0, level, level), mode="nearest"), known)
+    return settled(gaussian_filter(pixels.astype(np.float32), (0, 0, level, level), mode="nearest"), known)
 
 
 def occluded(pixels: Array, level: float, known: Range, rng: np.random.Generator) -> Array:
@@ -67,10 +67,10 @@ def occluded(pixels: Array, level: float, known: Range, rng: np.random.Generator
     across = np.arange(width) - rng.integers(0, width - wide + 1, len(pixels))[:, None]
     inside = ((down >= 0) & (down < tall))[:, None, :, None] & ((across >= 0) & (across < wide))[:, None, None, :]
     mean = pixels.mean(axis=(2, 3), keepdims=True, dtype=np.float32)
-    return _settled(np.where(inside, mean, pixels.astype(np.float32)), known)
+    return settled(np.where(inside, mean, pixels.astype(np.float32)), known)
 
 
-def _settled(pixels: Array, known: Range) -> Array:
+def settled(pixels: Array, known: Range) -> Array:
     """As a file would hold them: whole numbers in the range."""
     whole: Array = np.clip(np.round(pixels), *known).astype(np.float32)
     return whole
