@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from assay.access.gradients import Embedded, embed, pull_back_embedded
 from assay.errors import DataError, ModelError
+from assay.explain.gradients import integrated_gradients, of_logit
 from assay.models import Architecture, Encodes, FitsEncoding, build, tensors
 from assay.models.adapters import sentence_encoder
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.sentence_encoder import BertSizes, Pretrained, SentenceEncoder, register_encoder
 from assay.models.store import load_system, read_manifest, save_system
+from assay.models.vectors import attention_maps
 from assay.parts import texts
 from assay.tasks import Classification, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -282,3 +285,43 @@ def test_minilm_knows_what_is_related() -> None:
         with torch.no_grad():
             mean = peer.eval()(input_ids=torch.tensor([reader.encode(sentence).ids])).last_hidden_state.mean(dim=1)[0]
         np.testing.assert_allclose(vector, functional.normalize(mean, dim=0) * 384**0.5, atol=1e-4)
+
+
+@pytest.fixture
+def entered() -> SentenceEncoder:
+    register_encoder("tiny", Pretrained(SIZES, lambda: (tokenizer_json(), weights())))
+    torch.manual_seed(0)
+    module = build("sentence_encoder", columns=COLUMNS, num_outputs=2, params={"encoder": "tiny"})
+    module.fit_encoding(Split(REVIEWS, np.zeros(5, np.int64), Groups(np.zeros((5, 0), np.int16), ()), np.arange(5)))
+    return module.eval()
+
+
+def test_it_can_be_entered_at_its_tokens_though_it_is_frozen(entered: SentenceEncoder) -> None:
+    tokens = entered.token_ids(REVIEWS)
+    vectors = entered.token_vectors(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(entered.from_vectors(vectors, tokens), entered(entered.encode(REVIEWS)))
+    assert entered.token_spans(texts(["bad  film"]))[0] == [(0, 0), (0, 3), (5, 9), (0, 0)]
+    (maps,) = attention_maps(entered, REVIEWS)
+    assert maps.shape == (5, 3, tokens.shape[1], tokens.shape[1])
+    is_token = tokens.numpy() != 0
+    np.testing.assert_allclose(maps.sum(axis=3)[:, 1][is_token], 1, atol=1e-5)
+    assert (maps.transpose(0, 1, 3, 2)[:, 0][~is_token] == 0).all()  # nobody looks at padding
+
+
+@pytest.mark.peer
+def test_integrated_gradients_at_its_tokens_are_captums(entered: SentenceEncoder) -> None:
+    from captum.attr import IntegratedGradients
+
+    at, target = embed(entered, REVIEWS), np.array([0, 1, 1, 0, 1])
+    tokens = torch.from_numpy(at.tokens)
+    truth = IntegratedGradients(entered.from_vectors).attribute(
+        torch.from_numpy(at.vectors), target=torch.from_numpy(target), additional_forward_args=(tokens,)
+    )
+
+    def pull(points, owner, objective):
+        there = Embedded(points, at.tokens[owner])
+        return pull_back_embedded(entered, there, lambda f, p: objective(f, owner[p]), batch_size=32)
+
+    found = integrated_gradients(pull, at.vectors, np.zeros_like(at.vectors[:1]), of_logit(target))
+    np.testing.assert_allclose(found, truth.numpy(), atol=1e-5 * truth.abs().max().item())

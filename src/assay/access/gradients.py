@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from assay.errors import ModelError, Problem
+from assay.models.adapters.module import evaluation
+from assay.models.vectors import by_token
 from assay.values import Array
 
 # Logits `(m, K)` and the positions `(m,)` they belong to, to what each logit is weighted by `(m, K)`.
 Cotangent = Callable[[Array, Array], Array]
+CACHED_NUMBERS = 1 << 17  # input numbers of one batch: more, and the activations of a network leave the cache
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Texts where gradients can be taken of them: `vectors (N, L, D)` float32 of tokens `(N, L)`, 0 = padding."""
+
+    vectors: Array
+    tokens: Array
+
+    @property
+    def lengths(self) -> Array:
+        """Places up to each text's last token `(N,)`, at least 1."""
+        num = self.tokens.shape[1]
+        found: Array = np.where(self.tokens != 0, np.arange(1, num + 1), 0).max(axis=1, initial=1)
+        return found
 
 
 def pull_back(module: torch.nn.Module, inputs: Array, cotangent: Cotangent, *, batch_size: int) -> tuple[Array, Array]:
@@ -28,18 +47,48 @@ def pull_back(module: torch.nn.Module, inputs: Array, cotangent: Cotangent, *, b
     """
     if inputs.dtype.kind == "T":
         raise ModelError(Problem("texts have no gradient", "numbers or pixels", "Take it at the embeddings"))
-    was_training, logits, gradients = module.training, [], []
-    module.eval()
-    try:
+    return _pulled(module, inputs, cotangent, answer=lambda batch, _: module(batch), batch_size=batch_size)
+
+
+def embed(module: torch.nn.Module, inputs: Array) -> Embedded:
+    """Texts `(N,)` as vectors of their tokens. Raises ModelError for a module that cannot be entered there."""
+    reader = by_token(module)
+    with evaluation(module), torch.no_grad():
+        tokens = reader.token_ids(inputs)
+        vectors = reader.token_vectors(tokens)
+    return Embedded(vectors.float().numpy(), tokens[:, : vectors.shape[1]].numpy())
+
+
+def pull_back_embedded(
+    module: torch.nn.Module, at: Embedded, cotangent: Cotangent, *, batch_size: int
+) -> tuple[Array, Array]:
+    """`pull_back` at given vectors: logits `(M, K)` and gradients `(M, L, D)`; each batch is as long as its longest."""
+    reader, lengths = by_token(module), at.lengths
+
+    def answer(batch: torch.Tensor, rows: slice) -> torch.Tensor:
+        longest = int(lengths[rows].max())
+        return reader.from_vectors(batch[:, :longest], torch.from_numpy(at.tokens[rows, :longest].copy()))
+
+    return _pulled(module, at.vectors, cotangent, answer=answer, batch_size=batch_size)
+
+
+def _pulled(
+    module: torch.nn.Module,
+    inputs: Array,
+    cotangent: Cotangent,
+    *,
+    answer: Callable[[torch.Tensor, slice], torch.Tensor],
+    batch_size: int,
+) -> tuple[Array, Array]:
+    logits, found = [], np.empty(inputs.shape, dtype=np.float32)
+    with evaluation(module):
         for start in range(0, len(inputs), batch_size):
-            positions = np.arange(start, min(start + batch_size, len(inputs)))
-            batch = torch.from_numpy(np.array(inputs[positions], dtype=np.float32)).requires_grad_(True)
-            outputs = module(batch)
-            found = outputs.detach().float().numpy()
-            weights = torch.from_numpy(np.ascontiguousarray(cotangent(found, positions), dtype=np.float32))
-            (gradient,) = torch.autograd.grad(outputs, batch, weights.to(outputs.dtype))
-            logits.append(found)
-            gradients.append(torch.nan_to_num(gradient).float().numpy())
-    finally:
-        module.train(was_training)
-    return np.concatenate(logits), np.concatenate(gradients)
+            rows = slice(start, min(start + batch_size, len(inputs)))
+            batch = torch.from_numpy(np.array(inputs[rows], dtype=np.float32)).requires_grad_(True)
+            outputs = answer(batch, rows)
+            answers = outputs.detach().float().numpy()
+            weights = np.ascontiguousarray(cotangent(answers, np.arange(rows.start, rows.stop)), dtype=np.float32)
+            (gradient,) = torch.autograd.grad(outputs, batch, torch.from_numpy(weights).to(outputs.dtype))
+            torch.nan_to_num(gradient.float(), out=torch.from_numpy(found[rows]))
+            logits.append(answers)
+    return np.concatenate(logits), found

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from assay import units
-from assay.access.gradients import Cotangent, pull_back
+from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
 from assay.meter import Energy, EnergyMeter
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
@@ -150,9 +150,29 @@ class Query:
             num_outputs = self.system.task.num_outputs
             return np.empty((0, num_outputs), dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
         self.ledger.add(self.kind, len(inputs))
-        batch_size = BATCH if inputs.ndim == 2 else WHITE_BATCH
+        batch_size = _rows_a_batch(inputs)
         logits, gradients = pull_back(module_of(self.system), inputs, cotangent, batch_size=batch_size)
-        return logits, np.where(self.numeric, gradients, np.float32(0))
+        if not self.numeric.all():
+            gradients[:, ~self.numeric] = 0
+        return logits, gradients
+
+    def embedded(self, inputs: Array) -> Embedded:
+        """White box: texts `(M,)` as vectors of their tokens, which is where a gradient of them can be taken."""
+        return embed(module_of(self.system), inputs)
+
+    def logits_and_embedded_gradients(self, at: Embedded, cotangent: Cotangent) -> tuple[Array, Array]:
+        """`logits_and_gradients` at the vectors of tokens: gradients `(M, L, D)`; counts M rows."""
+        if not len(at.vectors):
+            return np.empty((0, self.system.task.num_outputs), dtype=np.float32), np.empty(at.vectors.shape, np.float32)
+        self.ledger.add(self.kind, len(at.vectors))
+        module = module_of(self.system)
+        return pull_back_embedded(module, at, cotangent, batch_size=_rows_a_batch(at.vectors))
+
+
+def _rows_a_batch(inputs: Array) -> int:
+    """Rows that go through a module at once when gradients are asked for."""
+    most = BATCH if inputs.ndim == 2 else WHITE_BATCH
+    return int(np.clip(CACHED_NUMBERS // max(1, inputs[:1].size), min(32, most), most))
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,15 @@ class MultiHeadAttention(Switched):
         outputs: Tensor = self.join(self.mix(queries, keys, values, seen).transpose(1, 2).flatten(2))
         return outputs
 
+    def attention_weights(
+        self, inputs: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None = None, rotary: Rotary | None = None
+    ) -> Tensor:
+        """Of the same arguments as `forward`: the weights `(N, heads, Q, K)`; values are not read."""
+        queries = self._split(self.query(inputs))
+        if rotary is not None:
+            queries, keys = rotary(queries, first=keys.shape[2] - queries.shape[2]), rotary(keys)
+        return masked_softmax(queries @ keys.transpose(-1, -2) / math.sqrt(self.width), seen)
+
     def mix(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
         """Attention by head, `(N, heads, Q, d)`, by the kernel that is switched on."""
         dropout = self.dropout if self.training else 0.0

@@ -78,12 +78,15 @@ class TextEncoder(nn.Module):
         self.table = torch.from_numpy(np.frombuffer(content.encode(), dtype=np.uint8).copy()).to(self.table.device)
         self._ready = None
 
+    def spans(self, texts: Array) -> list[list[tuple[int, int]]]:
+        """Where each token of texts `(N,)` stands: its first character and the one after its last."""
+        found = self._tool().encode_batch([_clean(text) for text in texts.tolist()])
+        return [[(int(start), int(end)) for start, end in one.offsets] or [(0, 0)] for one in found]
+
     def forward(self, texts: Array) -> Tensor:
         """Texts `(N,)` to ids `(N, L)` on the CPU; L is the longest of them, at least 1."""
-        if self._ready is None:
-            self._ready = self._tokenizer(self._content())
         found = [
-            one.ids or [UNKNOWN] for one in self._ready.encode_batch_fast([_clean(text) for text in texts.tolist()])
+            one.ids or [UNKNOWN] for one in self._tool().encode_batch_fast([_clean(text) for text in texts.tolist()])
         ]
         lengths = np.array([len(ids) for ids in found], dtype=np.int64)
         tokens = np.zeros((len(found), int(lengths.max(initial=1))), dtype=np.int64)
@@ -94,6 +97,11 @@ class TextEncoder(nn.Module):
     def tokens(self) -> list[str]:
         """What each id stands for, by id."""
         return list(self._content()["tokens"])
+
+    def _tool(self) -> Any:
+        if self._ready is None:
+            self._ready = self._tokenizer(self._content())
+        return self._ready
 
     def _trainer(self, tokenizer: Any, texts: list[str]) -> Any:
         trainers = _library().trainers
@@ -297,6 +305,22 @@ class TextClassifier(Switched):
         pooled = self._pool(states, embedded, seen)
         outputs: Tensor = self.head(self.drop(pooled))
         return outputs
+
+    def token_ids(self, inputs: Array) -> Tensor:
+        """Texts `(N,)` to token ids `(N, L)`."""
+        return self.encode(inputs)
+
+    def token_vectors(self, tokens: Tensor) -> Tensor:
+        """What `embed` gives."""
+        return self.embed(tokens)
+
+    def from_vectors(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        """What `from_embeddings` gives."""
+        return self.from_embeddings(vectors, tokens)
+
+    def token_spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
+        """Where each token stands in its text; see `ByToken`."""
+        return self.encoder.spans(inputs)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Token ids `(N, L)` to outputs `(N, K)`."""

@@ -43,6 +43,12 @@ def token_ids(vocabulary: Tensor, inputs: Array, max_length: int, *, shift: int 
     return torch.from_numpy(ids)
 
 
+def token_spans(vocabulary: Tensor, inputs: Array, max_length: int) -> list[list[tuple[int, int]]]:
+    """First character of each token and the one after its last, for each of texts `(N,)`; (0, 0) for added tokens."""
+    found = tokenizer(vocabulary.cpu().numpy().tobytes(), max_length).encode_batch([str(text) for text in inputs])
+    return [[(int(start), int(end)) for start, end in one.offsets] for one in found]
+
+
 def longest(tokens: Tensor) -> int:
     """Positions up to the last token of any row, at least 1."""
     used = (tokens != 0).any(dim=0).nonzero()

@@ -17,7 +17,7 @@ from torch.nn import functional
 from assay.errors import MissingExtraError, ModelError, Problem
 from assay.models import Architecture, register_architecture
 from assay.models.adapters._hf_folder import Folder, open_folder
-from assay.models.adapters._tokenizer import as_buffer, longest, token_ids
+from assay.models.adapters._tokenizer import as_buffer, longest, token_ids, token_spans
 from assay.models.adapters.module import ModuleModel, OutputsAre, evaluation
 from assay.parts import modality
 from assay.values import Array, Column, Task
@@ -61,6 +61,22 @@ class HuggingFaceTexts(nn.Module):
         seen = (tokens[:, : embedded.shape[1]] > 0).long()
         outputs: Tensor = self.model(inputs_embeds=embedded, attention_mask=seen).logits
         return outputs[:, self.order]
+
+    def token_ids(self, inputs: Array) -> Tensor:
+        """Texts `(N,)` to token ids plus 1, `(N, L)`."""
+        return self.encode(inputs)
+
+    def token_vectors(self, tokens: Tensor) -> Tensor:
+        """What `embed` gives."""
+        return self.embed(tokens)
+
+    def from_vectors(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        """What `from_embeddings` gives."""
+        return self.from_embeddings(vectors, tokens)
+
+    def token_spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
+        """Where each token stands in its text; see `assay.models.vectors`."""
+        return token_spans(self.vocabulary, inputs, self.max_length)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens `(N, L)` to outputs `(N, K)`."""

@@ -13,7 +13,8 @@ from torch.nn import functional
 
 from assay.errors import ModelError, Problem
 from assay.models import from_signature, register_architecture
-from assay.models.adapters._tokenizer import as_buffer, longest, token_ids
+from assay.models.adapters._tokenizer import as_buffer, longest, token_ids, token_spans
+from assay.models.attention import masked_softmax
 from assay.values import Array, Column, Split
 
 BATCH_SIZE = 64
@@ -71,6 +72,12 @@ class BertLayer(nn.Module):
         tokens = self.attention_norm(tokens + self.dropout(mixed))
         normed: Tensor = self.norm(tokens + self.dropout(self.down(functional.gelu(self.up(tokens)))))
         return normed
+
+    def attention_weights(self, tokens: Tensor, is_token: Tensor) -> Tensor:
+        """Of the same arguments as `forward`: how places attend to each other, `(N, heads, L, L)`."""
+        split = (*is_token.shape, self.num_heads, -1)
+        query, key = (_padded(part(tokens), is_token).view(split).transpose(1, 2) for part in (self.query, self.key))
+        return masked_softmax(query @ key.transpose(2, 3) / math.sqrt(key.shape[-1]), is_token[:, None, None, :])
 
 
 def _padded(tokens: Tensor, is_token: Tensor) -> Tensor:
@@ -148,7 +155,7 @@ class SentenceEncoder(nn.Module):
         for rows in torch.split(order, BATCH_SIZE):
             kept = tokens[rows][:, : longest(tokens[rows])]
             is_token = kept != 0
-            states = self.norm(self.words(kept) + self.positions[: kept.shape[1]])
+            states = self.token_vectors(kept)
             after = self._after(states, is_token, self.layers[: self.num_frozen])
             made = self._means(after, is_token) if is_frozen else (after[-1] * is_token[:, :, None]).flatten(1)
             found[rows, : made.shape[1]] = made
@@ -169,6 +176,25 @@ class SentenceEncoder(nn.Module):
             means = self._means(self._after(embedded, is_token, self.layers[self.num_frozen :]), is_token)
         outputs: Tensor = self.head(means)
         return outputs
+
+    def token_ids(self, inputs: Array) -> Tensor:
+        """Texts `(N,)` to token ids `(N, L)`."""
+        return token_ids(self.vocabulary, inputs, self.max_length)
+
+    def token_vectors(self, tokens: Tensor) -> Tensor:
+        """Token ids `(N, L)` to what the first layer reads, `(N, L, D)`."""
+        vectors: Tensor = self.norm(self.words(tokens) + self.positions[: tokens.shape[1]])
+        return vectors
+
+    def from_vectors(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        """What the first layer reads to outputs `(N, K)`, through frozen layers too."""
+        is_token = tokens != 0
+        outputs: Tensor = self.head(self._means(self._after(vectors, is_token, self.layers), is_token))
+        return outputs
+
+    def token_spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
+        """Where each token stands in its text; see `ByToken`."""
+        return token_spans(self.vocabulary, inputs, self.max_length)
 
     def forward(self, encoded: Tensor) -> Tensor:
         """What `encode` gave, to outputs `(N, K)`."""
