@@ -29,6 +29,7 @@ UNFIT = {
     "quantize_int8": {"no module", "no validation"},
     "prune_magnitude": {"no module", "no validation"},
     "distill": {"regression"},
+    "adversarial_training": {"regression", "texts"},
     "dp_sgd": set(),
     "drop_duplicates": set(),
     "drop_suspected_labels": {"regression"},

@@ -46,6 +46,7 @@ class Hooks:
     loss: Loss | None = None  # instead of the task's own (distillation, group penalties)
     perturb: Perturb | None = None  # changes a batch of inputs before the step (adversarial training)
     after_step: Callable[[nn.Module], None] | None = None  # e.g. put pruned weights back to zero
+    after_epoch: Callable[[nn.Module], bool] | None = None  # True: training is over, with the weights it leaves
     columns: tuple[Column, ...] = ()  # of the inputs; augmentation asks for them
     checkpoints: Checkpoints | None = None  # a killed run goes on from there
     workers: Workers = field(default_factory=Alone)  # the processes that train together
@@ -177,6 +178,9 @@ def _end_epoch(run: _Run, state: State, seconds: float) -> None:
     point = {"epoch": at.epoch + 1, "step": at.step, "train_loss": loss, "validation_loss": validation_loss}
     at.curve.append({**point, "validation_metric": metric, "seconds": seconds, "examples": int(seen)})
     state.next_epoch()
+    if run.hooks.after_epoch is not None and run.hooks.after_epoch(run.module):
+        at.is_over = True
+        return
     low = settings.stop_at_loss is not None and loss <= settings.stop_at_loss
     if low or state.watch.is_over or at.step == run.num_steps:
         state.average.put()

@@ -10,11 +10,11 @@ import torch
 from assay.access.handles import Query
 from assay.observe import Ledger, Workspace
 from assay.probes.robustness._attack import checkpoints
-from assay.probes.robustness._columns import box, ranges
-from assay.probes.robustness.gradient_attack import NUM_ROWS, RADIUS, gradient_attack, most_rows
+from assay.probes.robustness.gradient_attack import NUM_ROWS, gradient_attack, most_rows
 from assay.registry import Sizes
 from assay.stats import make_draws
 from assay.tasks import Argmax, Classification
+from assay.units.ranges import USUAL_RADIUS, box, ranges
 from assay.values import Column, Data, Groups, Split, System
 
 NUM_COLUMNS = 24
@@ -85,7 +85,7 @@ def test_on_a_linear_system_the_exact_robust_accuracy_is_found():
     found, robust = run(handle)
     rows = handle.rows(NUM_ROWS)
     inputs = handle.inputs[rows].astype(np.float64)
-    low, high = box(inputs, ranges(COLUMNS, handle.inputs), RADIUS)
+    low, high = box(inputs, ranges(COLUMNS, handle.inputs), USUAL_RADIUS)
     side = np.sign((inputs[:, :NUM_COLUMNS] - 0.5).sum(axis=1))[:, None]
     worst = np.where(side > 0, low, high)[:, :NUM_COLUMNS]
     exact = ((worst - 0.5).sum(axis=1) * side[:, 0] > 0).mean()

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from assay.probes.robustness._columns import box, ranges, settle
 from assay.probes.robustness.input_noise import LEVELS, input_noise, noisy
 from assay.stats import make_draws
 from assay.tasks import Classification, Regression
+from assay.units.ranges import box, ranges, settle
 from assay.values import Column, Groups, texts
 
 COLUMNS = (

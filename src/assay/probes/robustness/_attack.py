@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.probes.robustness._columns import Ranges, settle
+from assay.units.ranges import Ranges, settle
 from assay.values import Array
 
 Slopes = Callable[

@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 
 from assay import stats
 from assay.probes.robustness._attack import Box, follow_gradient, try_at_random
-from assay.probes.robustness._columns import box, ranges
 from assay.registry import Sizes, probe
 from assay.stats import Draws, Estimate
+from assay.units.ranges import box, radius_of, ranges
 from assay.values import Array, Better, Column, Groups, Measurement, modality
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 NUM_ROWS = 500
 NUM_STEPS = 10
 NUM_STARTS = 6
-RADIUS = 0.05
 
 
 @dataclass(frozen=True)
@@ -40,20 +39,6 @@ class Search:
 
 
 SEARCHES = {"table": Search(NUM_ROWS, NUM_STEPS, NUM_STARTS), "image": Search(200, 20, 2)}
-
-
-def radius_of(columns: Sequence[Column]) -> tuple[float, str]:
-    """The radius as a share of the plausible range, and in words.
-
-    Pictures: 8 of 255 levels in colour (Croce and Hein 2020, table 2: CIFAR-10), 0.1 of the range in grey, about a
-    third of what MNIST models are trained against (Madry et al. 2018, section 5).
-
-    >>> radius_of([Column("image", "image", low=0, high=255, shape=(3, 32, 32))])
-    (0.03137254901960784, '8/255 of the range')
-    """
-    if modality(columns) == "table":
-        return RADIUS, f"{RADIUS} of each plausible range"
-    return (0.1, "0.1 of the range") if columns[0].shape[0] == 1 else (8 / 255, "8/255 of the range")
 
 
 def most_rows(sizes: Sizes) -> dict[str, int]:

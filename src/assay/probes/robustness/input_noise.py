@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay import stats
-from assay.probes.robustness._columns import ranges
 from assay.registry import Sizes, probe
 from assay.stats import Draws
 from assay.units import pixels, typos
+from assay.units.ranges import ranges
 from assay.values import Array, Column, Measurement, Task, modality
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What a perturbed table row or picture may look like: shared by the probes of this family."""
+"""What a perturbed table row or picture may look like: how far a small change goes, and what it must stay within."""
 
 from __future__ import annotations
 
@@ -8,6 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from assay.values import Array, Column, modality
+
+USUAL_RADIUS = 0.05  # of a table column's plausible range
+
+
+def radius_of(columns: Sequence[Column]) -> tuple[float, str]:
+    """The usual radius as a share of the plausible range, and in words.
+
+    Pictures: 8 of 255 levels in colour (Croce and Hein 2020, table 2: CIFAR-10), 0.1 of the range in grey, about a
+    third of what MNIST models are trained against (Madry et al. 2018, section 5).
+
+    >>> radius_of([Column("image", "image", low=0, high=255, shape=(3, 32, 32))])
+    (0.03137254901960784, '8/255 of the range')
+    """
+    if modality(columns) == "table":
+        return USUAL_RADIUS, f"{USUAL_RADIUS} of each plausible range"
+    return (0.1, "0.1 of the range") if columns[0].shape[0] == 1 else (8 / 255, "8/255 of the range")
 
 
 @dataclass(frozen=True)
