@@ -291,7 +291,7 @@ def test_minilm_knows_what_is_related() -> None:
 def entered() -> SentenceEncoder:
     register_encoder("tiny", Pretrained(SIZES, lambda: (tokenizer_json(), weights())))
     torch.manual_seed(0)
-    module = build("sentence_encoder", columns=COLUMNS, num_outputs=2, params={"encoder": "tiny"})
+    module = build("sentence_encoder", columns=COLUMNS, num_outputs=2, params={"encoder": "tiny", "joined_layers": 2})
     module.fit_encoding(Split(REVIEWS, np.zeros(5, np.int64), Groups(np.zeros((5, 0), np.int16), ()), np.arange(5)))
     return module.eval()
 
