@@ -11,7 +11,7 @@ import numpy as np
 from assay.access.handles import keyed_rng
 from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
-from assay.estimation.effects import Effect, effects
+from assay.estimation.effects import Effect, above_floor, effects, flip_floor
 from assay.estimation.seeds import seed_differences
 from assay.observe import Ledger, Workspace
 from assay.values import Array, Audit, Measurement, System
@@ -53,7 +53,8 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     paired by row; active ones kept their replicates under draws keyed by the same rows. Only timings are taken again,
     in turns, because the load of a machine moves between audits. Differences on the headline dimensions form one
     family, and differences on slices another; each is controlled as a whole. Where a seed lies between two systems, a
-    difference counts only against seed noise too; where that is not measured, it is not called better or worse.
+    difference counts only against seed noise too; where that is not measured, it is not called better or worse. Nor
+    is a difference of shares that the two systems' numeric noise (`numeric_flip_rate`) can make.
     Raises UsageError when the systems were not measured on the same test rows.
     """
     _require_same_rows(audits)
@@ -190,8 +191,9 @@ def _family(
                 pairs.append((found[key], paired[0][key]))
     seeds = [(spreads[name] or {}).get(key) for name, key in index]
     made = effects(pairs, level=level, seed_spread=seeds) if pairs else ()
+    floors = {name: flip_floor(found, paired[0]) for found, name in zip(paired[1:], spreads, strict=True)}
     return {
-        (name, key): _only_against_both(effect, after, spreads[name])
+        (name, key): above_floor(_only_against_both(effect, after, spreads[name]), after.unit, floors[name])
         for (name, key), effect, (after, _) in zip(index, made, pairs, strict=True)
     }
 

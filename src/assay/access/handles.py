@@ -98,6 +98,12 @@ class Query:
         cache.put(key, {"logits": logits}, {})
         return logits
 
+    def fresh_logits(self, inputs: Array, *, batch_size: int) -> Array:
+        """`(M, ...)` to `(M, K)`, run anew whatever is remembered, in batches of `batch_size`; counts M rows."""
+        self.ledger.add(self.kind, len(inputs))
+        starts = range(0, max(len(inputs), 1), batch_size)
+        return np.concatenate([run_model(self.system, inputs[start : start + batch_size]) for start in starts])
+
     def probabilities(self, inputs: Array) -> Array:
         """`(M, F)` to `(M, K)`; for regression the predicted values `(M, 1)`."""
         return self.system.task.probabilities(self.logits(inputs))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -171,3 +171,26 @@ def required_num(measurement: Measurement, *, bound: float, power: float = 0.8) 
     half = value - low if bound < value else high - value
     factor = 1 + float(special.ndtri(power)) / critical_value(measurement.level)
     return math.ceil(measurement.scored * (half * factor / abs(value - bound)) ** 2)
+
+
+def flip_floor(*tables: Mapping[tuple[str, str, str], Measurement]) -> float:
+    """Flips that arithmetic alone makes in both systems together: batch sizes, threads, a second call; 0 unmeasured."""
+    return sum(max((one.value or 0.0 for key, one in table.items() if _is_flips(key)), default=0.0) for table in tables)
+
+
+def _is_flips(key: tuple[str, str, str]) -> bool:
+    return key[1] == "numeric_flip_rate" and not key[2].startswith("precision")
+
+
+def above_floor(effect: Effect, unit: str, floor: float) -> Effect:
+    """Take back the verdict on a share that differs by no more than flips of the two systems can make it differ.
+
+    >>> seen = Effect(("p", "accuracy", ""), 0.01, 0.005, 0.015, "better", 0.95, "paired", "test rows")
+    >>> above_floor(seen, "fraction", 0.02).verdict, above_floor(seen, "fraction", 0.0).verdict
+    ('no detectable change', 'better')
+    """
+    told = effect.verdict in ("better", "worse", "changed") and unit in SHARES and not _is_flips(effect.key)
+    if not told or effect.value is None or abs(effect.value) > floor:
+        return effect
+    reason = f"no larger than the numeric noise of {floor:.2g}"
+    return replace(effect, verdict="no detectable change", reason=reason)

@@ -63,7 +63,7 @@ def _whole(inputs: Array, moved: Array) -> Array:
 
 
 def noise(inputs: Array, severity: int, columns: Sequence[Column], rng: np.random.Generator) -> Array:
-    """X + s sd z on every number, z ~ N(0, 1)."""
+    """Normal noise of s standard deviations on every number."""
     spread = np.where(_numeric(columns), _spread(inputs), 0.0)
     return _whole(inputs, inputs + NOISE[severity - 1] * spread * rng.standard_normal(inputs.shape))
 
