@@ -18,7 +18,7 @@ from assay.access.handles import Meter, Query, Retrain
 from assay.access.references import reference_models
 from assay.errors import AssayError
 from assay.meter import EnergyMeter, environment
-from assay.observe import Ledger, Workspace, observation_key, observe, run_model
+from assay.observe import Ledger, Workspace, batch_facts, observation_key, observe, run_model
 from assay.registry import Probe, Sizes
 from assay.stats import Draws, make_draws
 from assay.storage.heap import give_back
@@ -191,7 +191,9 @@ def measure(probe: Probe, needs: Mapping[str, Any]) -> tuple[Measurement, ...]:
     """Run one probe on what it needs. Its failure is a measurement too: undefined, with the reason."""
     try:
         found = probe.function(*(needs[name] for name in probe.needs))
-    except (AssayError, ArithmeticError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssayError, ArithmeticError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError
+    ) as error:  # fmt: skip
         reason = (
             f"the probe stopped: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
         )
@@ -263,7 +265,7 @@ def audit(
         not_applicable=skipped,
         observations={"test": observation},
         ledger=dict(ledger.rows),
-        environment=environment(),
+        environment={**environment(), **batch_facts(system)},
         energy=plain(meter.stop()),
         policy_digest=policy_digest,
     )

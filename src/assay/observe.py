@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BATCH = 8192
 WHITE_BATCH = 1024  # with gradients every activation is kept
+HALVED: dict[str, int] = {}  # rows a batch by system, where BATCH rows did not fit into memory
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,20 @@ class Ledger:
 
 
 def run_model(system: System, inputs: Array) -> Array:
-    """Raw inputs `(N, ...)` to logits `(N, K)` float32, in batches. Raises ModelError for a wrong number of answers."""
-    parts = []
-    for start in range(0, max(len(inputs), 1), BATCH):
-        batch = inputs[start : start + BATCH]
-        logits = system.task.logits(system.model.outputs(batch), system.model.outputs_are)
+    """Raw inputs `(N, ...)` to logits `(N, K)` float32, in batches. Raises ModelError for a wrong number of answers.
+
+    Where memory runs out the batch is halved, for this system from then on, down to one row; `batch_facts` says so.
+    """
+    parts, start, size = [], 0, HALVED.get(system.digest, BATCH)
+    while start < max(len(inputs), 1):
+        batch = inputs[start : start + size]
+        try:
+            logits = system.task.logits(system.model.outputs(batch), system.model.outputs_are)
+        except (MemoryError, RuntimeError) as error:
+            if len(batch) < 2 or not _out_of_memory(error):
+                raise
+            size = HALVED[system.digest] = len(batch) // 2
+            continue
         if len(logits) != len(batch):
             raise ModelError(
                 Problem(
@@ -94,7 +104,19 @@ def run_model(system: System, inputs: Array) -> Array:
                 )
             )
         parts.append(logits)
+        start += size
     return np.concatenate(parts)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """NumPy's MemoryError, torch's OutOfMemoryError, and what its allocator on a CPU says instead."""
+    told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return told or isinstance(error, MemoryError)
+
+
+def batch_facts(system: System) -> dict[str, int]:
+    """For the record of an audit: how many rows a batch had in the end, where memory ran out."""
+    return {"rows a batch": HALVED[system.digest]} if system.digest in HALVED else {}
 
 
 def answers(system: System, split: Split, logits: Array) -> dict[str, Array]:
@@ -142,7 +164,8 @@ def observe(
         "seconds": time.perf_counter() - started,
         "joules": plain(meter.stop()),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "environment": {**environment(), "instant": instant()},  # when: the policy must have been fixed before
+        # When: the policy must have been fixed before.
+        "environment": {**environment(), **batch_facts(system), "instant": instant()},
     }
     workspace.cache.put(key, arrays, facts)
     return Observation(arrays=arrays, split_digest=split.digest, system_digest=system.digest, split=split_name, **facts)
@@ -178,9 +201,9 @@ def loss_gradients(module: torch.nn.Module, inputs: Array, labels: Array) -> tup
     if inputs.dtype.kind == "T":
         raise ModelError(Problem("texts have no gradient", "numbers or pixels", "Take it at the embeddings"))
 
-    was_training = module.training
-    module.eval()
-    try:
+    from assay.models.adapters.module import evaluation
+
+    with evaluation(module):
         batch = torch.from_numpy(np.array(inputs, dtype=np.float32)).requires_grad_(True)
         logits = module(batch)
         target = torch.from_numpy(np.array(labels))
@@ -189,8 +212,6 @@ def loss_gradients(module: torch.nn.Module, inputs: Array, labels: Array) -> tup
         else:
             losses = (logits[:, 0] - target.float()) ** 2
         (gradients,) = torch.autograd.grad(losses.sum(), batch)
-    finally:
-        module.train(was_training)
     return logits.detach().numpy(), losses.detach().numpy(), torch.nan_to_num(gradients).numpy()
 
 
