@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from assay.units.text import words
-from assay.values import Array, Column, modality
+from assay.values import Array, Column, Groups, modality
 
 
 def readable(inputs: Array, columns: Sequence[Column]) -> tuple[Array, tuple[Column, ...]]:
@@ -29,3 +29,12 @@ def readable(inputs: Array, columns: Sequence[Column]) -> tuple[Array, tuple[Col
         counts = [float(len(words(text, columns[0].language))) for text in inputs.tolist()]
         return np.array(counts, dtype=np.float64).reshape(-1, 1), (Column("num_words", "numeric"),)
     return inputs.astype(np.float64), tuple(columns)
+
+
+def declared(inputs: Array, columns: Sequence[Column], groups: Groups) -> tuple[Array, tuple[Column, ...]]:
+    """What is readable, and beside it the group columns that it does not have: `(N, P)` float64, and its columns."""
+    table, read = readable(inputs, columns)
+    named = {column.name for column in read}
+    extra = [index for index, column in enumerate(groups.columns) if column.name not in named]
+    whole = np.concatenate([table, groups.codes[:, extra]], axis=1).astype(np.float64, copy=False)
+    return whole, (*read, *(groups.columns[index] for index in extra))
