@@ -66,7 +66,7 @@ def test_a_run_goes_on_from_its_checkpoints_to_the_same_weights(assay: Run, tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ((*TEXTS, "--model", "cnnn"), ["'cnnn'", "cnn_lenet, cnn_residual", "lstm, lstm_attention, mlp"]),
+        ((*TEXTS, "--model", "cnnn"), ["'cnnn'", "cnn_lenet, cnn_mirrored, cnn_residual", "lstm, lstm_attention, mlp"]),
         ((*TEXTS, "--model", "cnn_lenet"), ["the columns are text", "one image column", "Leave the model out"]),
         (("bars.safetensors", "--model", "gru"), ["image", "one column of kind text"]),
         ((*TEXTS, "--set", "widht=3"), ["'widht'", "num_hidden, num_layers"]),

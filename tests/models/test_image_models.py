@@ -49,6 +49,19 @@ def test_encoding_is_fitted_on_the_split_it_is_given_only() -> None:
     np.testing.assert_allclose(module.encoder.mean, data.splits["train"].inputs.mean(), rtol=1e-5)
 
 
+def test_a_mirrored_network_answers_with_the_mean_over_both_sides_and_trains_like_the_plain_one() -> None:
+    shape, rows = (3, 9, 12), pictures(5, 3, 9, 12)
+    mirrored = build("cnn_mirrored", columns=column(*shape), num_outputs=4, params={"width": 4, "depths": [1, 1, 1]})
+    plain = build("cnn_residual", columns=column(*shape), num_outputs=4, params={"width": 4, "depths": [1, 1, 1]})
+    plain.load_state_dict(mirrored.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(mirrored(rows), plain(rows), rtol=0, atol=0)
+        mirrored.eval(), plain.eval()
+        torch.testing.assert_close(mirrored(rows), (plain(rows) + plain(rows.flip(3))) / 2)
+        assert (plain(rows) - plain(rows.flip(3))).abs().max() > 1e-3
+        torch.testing.assert_close(mirrored(rows), mirrored(rows.flip(3)))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_size_and_any_number_of_channels(name: str, shape: tuple[int, ...]) -> None:
@@ -93,6 +106,7 @@ def test_group_norm_keeps_rows_apart_in_training_too(norm: str, independent: boo
         ("cnn_lenet", (3, 32, 32), 10, {}, 62_006),  # the tutorial's own network
         ("cnn_residual", (1, 28, 28), 10, {}, 82_922),
         ("cnn_residual", (1, 28, 28), 10, {"grid": 1}, 77_802),
+        ("cnn_mirrored", (1, 28, 28), 10, {"depths": [1, 1, 1]}, 318_826),
         # A second block of 64 channels: two convolutions and two norms.
         ("cnn_residual", (1, 28, 28), 10, {"grid": 1, "depths": [1, 2]}, 77_802 + 2 * (9 * 64 * 64 + 128)),
         # By hand: 2 x (conv + norm) a width, the linear layer after two poolings, the head.

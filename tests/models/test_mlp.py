@@ -169,7 +169,24 @@ def test_parameter_count_equals_the_formula() -> None:
     expected = (encoded + 1) * 16 + (16 + 1) * 7 + (7 + 1) * 3
     facts = describe(model)
     assert facts["num_parameters"] == expected
-    assert facts["num_bytes"] == 4 * expected + sum(b.numel() * b.element_size() for b in model.buffers())
+    kept = [tensor for name, tensor in model.state_dict().items() if name.startswith("encoder.")]
+    assert facts["num_bytes"] == 4 * expected + sum(tensor.numel() * tensor.element_size() for tensor in kept)
+
+
+def test_codes_become_slots_as_the_definition_says_row_by_row_too() -> None:
+    columns = (Column("a", "categorical", ("x", "y", "z")), Column("b", "numeric"), Column("c", "categorical", ("u",)))
+    encoder = TableEncoder(columns)
+    codes = [-1, 0, 1, 2, 3, 0.5, 1e-40, float("nan"), float("inf"), -float("inf"), 1e9]
+    rows = torch.tensor([[code, 0.0, other] for code in codes for other in (0, 1, -3)])
+
+    def slot(code: float, size: int) -> list[float]:
+        known = code if 0 <= code < size else -1  # NaN is unknown
+        return [float(np.float32(known) == place) for place in range(-1, size)]
+
+    expected = torch.tensor([[*slot(float(a), 3), *slot(float(c), 1)] for a, _, c in rows.tolist()])
+    assert encoder(rows)[:, 2:].equal(expected)
+    assert torch.func.vmap(lambda row: encoder(row[None])[0])(rows)[:, 2:].equal(expected)
+    assert (encoder(rows)[:, 2:].sum(dim=1) <= 2).all()
 
 
 def test_bad_sizes_and_names_are_refused_with_what_is_allowed() -> None:

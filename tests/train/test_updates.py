@@ -16,7 +16,7 @@ from assay.errors import UsageError
 from assay.models.adapters.module import digest_state
 from assay.tasks import Classification, Regression
 from assay.train import Hooks, TrainSettings, describe_costs, fit
-from assay.train.objectives import row_weights
+from assay.train.objectives import TaskLoss, row_weights, task_loss
 from assay.train.schedules import learning_rate
 from assay.train.updates import Average, clip_gradients
 from assay.values import Column, Groups, Split, plain
@@ -25,6 +25,33 @@ from train_kit import Pictures, Sentences, task_of
 
 TASK = Classification(("no", "yes"), "yes")
 TRAIN = make_split(200, 1, 1)
+
+
+def test_the_mean_loss_in_one_operation_has_the_gradient_of_the_mean_over_rows() -> None:
+    generator = torch.Generator().manual_seed(0)
+    soft = np.random.default_rng(0).dirichlet([1, 1, 1], 200)
+    three = Classification(("a", "b", "c"))
+    kinds = [
+        (replace(TRAIN, labels=np.arange(200) % 3), three, 0.0),
+        (replace(TRAIN, labels=np.arange(200) % 3), three, 0.1),
+        (replace(TRAIN, labels=soft), three, 0.1),
+        (replace(TRAIN, labels=soft), Regression(), 0.0),
+    ]
+    for split, task, smoothing in kinds:
+        loss = task_loss(split, task, label_smoothing=smoothing)
+        assert isinstance(loss, TaskLoss)
+        for count in (64, 37):
+            rows = torch.randperm(200, generator=generator)[:count]
+            outputs = torch.randn(count, 3, generator=generator)
+            found = []
+            for is_whole in (True, False):
+                leaf = outputs.clone().requires_grad_()
+                value = loss.mean(leaf, rows) if is_whole else loss(leaf, rows).mean()
+                value.backward()
+                found.append((value.detach(), leaf.grad))
+            torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-9)
+            if not smoothing:
+                assert found[0][1].equal(found[1][1]), "to the bit"
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -153,8 +153,8 @@ def build(
 
 
 def describe(module: nn.Module) -> dict[str, int]:
-    """Number of parameters, and bytes of all parameters and buffers, a tensor that is shared being counted once."""
-    tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    """Number of parameters, and bytes of all parameters and buffers that a file keeps, a shared tensor counted once."""
+    tensors = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
     return {
         "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
         "num_bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),

@@ -63,8 +63,11 @@ class ImageEncoder(nn.Module):
 class ImageNetwork(nn.Module):
     """Raw pixels `(N, C, H, W)` to outputs `(N, K)`: encoder, `body` to embeddings `(N, D)`, one linear `head`.
 
-    What the body is, an architecture says. Call `fit_encoding` before training.
+    What the body is, an architecture says. Call `fit_encoding` before training. With `is_mirrored`, an answer (not a
+    step of training) is the mean of the outputs for a picture and for its mirror image: twice the cost.
     """
+
+    is_mirrored = False
 
     def __init__(self, encoder: ImageEncoder, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
@@ -83,7 +86,10 @@ class ImageNetwork(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, C, H, W)`, 0..255, to `(N, K)`."""
-        outputs: Tensor = self.head(self.body(self.encoder(inputs)))
+        encoded = self.encoder(inputs)
+        outputs: Tensor = self.head(self.body(encoded))
+        if self.is_mirrored and not self.training:
+            outputs = (outputs + self.head(self.body(encoded.flip(3)))) / 2
         return outputs
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from assay.errors import ModelError, Problem
 from assay.values import Array, Column, Split
@@ -30,6 +31,9 @@ class TableEncoder(nn.Module):
     slot_column: Tensor
     slot_code: Tensor
     slot_size: Tensor
+    categorical: Tensor
+    num_codes: Tensor
+    slot_place: Tensor
     centre: Tensor
     scale: Tensor
     log_scale: Tensor
@@ -51,6 +55,7 @@ class TableEncoder(nn.Module):
             for code in range(-1, len(column.categories))
         ]
         sizes = [len(column.categories) for column in columns]
+        places = {column: place for place, column in enumerate(dict.fromkeys(column for column, _ in slots))}
         count = len(numeric)
         self.num_columns = len(columns)
         self.num_bins = num_bins
@@ -59,6 +64,12 @@ class TableEncoder(nn.Module):
         self.register_buffer("slot_column", torch.tensor([i for i, _ in slots], dtype=torch.int64))
         self.register_buffer("slot_code", torch.tensor([code for _, code in slots], dtype=torch.float32))
         self.register_buffer("slot_size", torch.tensor([sizes[i] for i, _ in slots], dtype=torch.float32))
+        # Follow from the slots, so files do not hold them: each column is looked at once, not once a slot.
+        self.register_buffer("categorical", torch.tensor(list(places), dtype=torch.int64), persistent=False)
+        limits = torch.tensor([sizes[i] for i in places], dtype=torch.float32)
+        self.register_buffer("num_codes", limits, persistent=False)
+        place = torch.tensor([places[i] for i, _ in slots], dtype=torch.int64)
+        self.register_buffer("slot_place", place, persistent=False)
         self.register_buffer("centre", torch.zeros(count))
         self.register_buffer("scale", torch.ones(count))
         self.register_buffer("log_scale", torch.zeros(count))  # 0: linear column
@@ -86,7 +97,7 @@ class TableEncoder(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, F)` to `(N, D)`; differentiable with respect to the numeric columns."""
-        raw = inputs[:, self.numeric]
+        raw = inputs.index_select(1, self.numeric)
         missing = torch.isnan(raw) & self.saw_missing
         values = torch.where(missing, self.fill, raw)
         scale = torch.where(self.log_scale > 0, self.log_scale, 1.0)
@@ -97,9 +108,11 @@ class TableEncoder(nn.Module):
             left, right = self.edges[:, :-1], self.edges[:, 1:]
             ramps = ((values[:, :, None] - left) / (right - left)).clamp(0, 1)
             parts.append(ramps.flatten(1))
-        codes = inputs[:, self.slot_column]
-        known = (codes >= 0) & (codes < self.slot_size)
-        parts.append((torch.where(known, codes, -1.0) == self.slot_code).to(inputs.dtype))
+        codes = inputs.detach().index_select(1, self.categorical)
+        codes = torch.where((codes >= 0) & (codes < self.num_codes), codes, -1.0)
+        # 1 where the code is the slot's, else 0. In numbers, for comparing to booleans and casting takes twice as long.
+        apart = (codes.index_select(1, self.slot_place) - self.slot_code).abs_().ceil_()
+        parts.append(functional.relu(1 - apart))
         return torch.cat(parts, dim=1)
 
 

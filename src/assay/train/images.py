@@ -14,13 +14,22 @@ BATCH_SIZE = 128
 MIN_STEPS, MAX_EPOCHS = 300, 60
 
 
-def image_recipe(data: Data, *, epochs: int = 10, augment: Sequence[str] = (), width: int = 32) -> TrainRecipe:
+def image_recipe(
+    data: Data,
+    *,
+    epochs: int = 10,
+    augment: Sequence[str] = (),
+    width: int = 32,
+    depths: Sequence[int] = (1, 1),
+    mirrored: bool = False,
+) -> TrainRecipe:
     """`cnn_residual` with AdamW, a cosine curve, smoothed labels and bfloat16, for `epochs` passes over the data.
 
     More passes where they would be fewer than 300 steps. `augment` names changes that keep a picture's class (see
-    `assay.train.augment`): "flip" for things seen from either side, never for digits or letters. Limits: the settings
-    were chosen on 10,000 of Fashion-MNIST's training rows and suit small pictures. Raises ModelError for data that are
-    not pictures.
+    `assay.train.augment`): "flip" for things seen from either side, never for digits or letters; `mirrored` then takes
+    `cnn_mirrored`, whose answers are means over both sides. A third stage (`depths` of three numbers) is a network of
+    319 k parameters that learns more in a pass of about 1.6 times the cost. Limits: the settings were chosen on 10,000
+    of Fashion-MNIST's training rows and suit small pictures. Raises ModelError for data that are not pictures.
     """
     rows = len(data.splits["train"])
     least = -(-MIN_STEPS * BATCH_SIZE // max(rows, 1))
@@ -35,4 +44,5 @@ def image_recipe(data: Data, *, epochs: int = 10, augment: Sequence[str] = (), w
         precision="bfloat16",
         augment=tuple(augment),
     )
-    return TrainRecipe(Architecture("cnn_residual", {"width": width}), task_of(data), settings)
+    params = {"width": width, "depths": list(depths)}
+    return TrainRecipe(Architecture("cnn_mirrored" if mirrored else "cnn_residual", params), task_of(data), settings)

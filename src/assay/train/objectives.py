@@ -16,29 +16,47 @@ from assay.values import Split, Task
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs (n, K), rows (n,) positions in the split) -> losses (n,)
 
 
-def task_loss(split: Split, task: Task, *, label_smoothing: float = 0.0) -> Loss:
-    """Losses `(n,)` of rows by position: cross-entropy in nats, or squared error over the variance of the labels.
+class TaskLoss:
+    """Cross-entropy in nats, or squared error over the variance of the labels: of each row, and its mean.
 
     Labels of a classification may be class indices `(N,)` or target probabilities `(N, K)` (soft targets).
     """
-    if task.name == "regression":
-        targets = torch.from_numpy(np.asarray(split.labels, dtype=np.float32)).reshape(len(split), -1)
-        variance = targets.var(dim=0, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
-        variance = torch.where(variance > 1e-30, variance, 1.0)
 
-        def squared_error(outputs: Tensor, rows: Tensor) -> Tensor:
-            _same_shape(outputs, (len(rows), targets.shape[1]))
-            return ((outputs - targets[rows]).square() / variance).mean(dim=1)
+    def __init__(self, split: Split, task: Task, *, label_smoothing: float = 0.0) -> None:
+        self.is_regression, self.label_smoothing = task.name == "regression", label_smoothing
+        labels = np.asarray(split.labels)
+        floating = self.is_regression or labels.ndim == 2
+        self.labels = torch.from_numpy(np.asarray(labels, dtype=np.float32 if floating else np.int64))
+        self.num_outputs = task.num_outputs
+        if self.is_regression:
+            self.labels = self.labels.reshape(len(split), -1)
+            self.num_outputs = self.labels.shape[1]
+            variance = self.labels.var(dim=0, correction=0).clamp_min(torch.finfo(torch.float32).tiny)
+            self.variance = torch.where(variance > 1e-30, variance, 1.0)
 
-        return squared_error
-    soft = split.labels.ndim == 2
-    labels = torch.from_numpy(np.asarray(split.labels, dtype=np.float32 if soft else np.int64))
+    def __call__(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Losses `(n,)` of outputs `(n, K)`, of the rows `(n,)` by position in the split."""
+        return self._of(outputs, rows, "none")
 
-    def cross_entropy(outputs: Tensor, rows: Tensor) -> Tensor:
-        _same_shape(outputs, (len(rows), task.num_outputs))
-        return functional.cross_entropy(outputs, labels[rows], reduction="none", label_smoothing=label_smoothing)
+    def mean(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Their mean, with the same gradient to the bit: in one operation where there is one."""
+        return self._of(outputs, rows, "mean")
 
-    return cross_entropy
+    def _of(self, outputs: Tensor, rows: Tensor, reduction: str) -> Tensor:
+        if tuple(outputs.shape) != (len(rows), self.num_outputs):
+            expected = (len(rows), self.num_outputs)
+            raise ModelError(Problem(f"the module answered with shape {tuple(outputs.shape)}", f"{expected}"))
+        labels = self.labels.index_select(0, rows)
+        if not self.is_regression:
+            smoothing = self.label_smoothing
+            return functional.cross_entropy(outputs, labels, reduction=reduction, label_smoothing=smoothing)
+        losses = ((outputs - labels).square() / self.variance).mean(dim=1)
+        return losses.mean() if reduction == "mean" else losses
+
+
+def task_loss(split: Split, task: Task, *, label_smoothing: float = 0.0) -> Loss:
+    """Losses `(n,)` of rows by position, of the task's own kind; see `TaskLoss`."""
+    return TaskLoss(split, task, label_smoothing=label_smoothing)
 
 
 def check_split(split: Split, task: Task) -> None:
@@ -78,8 +96,3 @@ def row_weights(split: Split, task: Task, class_weights: ClassWeights = "none") 
         totals = own @ shares
         weights = own * (shares @ np.divide(1.0, totals, out=np.zeros(task.num_outputs), where=totals > 0))
     return None if weights is None else torch.from_numpy((weights / weights.mean()).astype(np.float32))
-
-
-def _same_shape(outputs: Tensor, expected: tuple[int, int]) -> None:
-    if tuple(outputs.shape) != expected:
-        raise ModelError(Problem(f"the module answered with shape {tuple(outputs.shape)}", f"{expected}"))

@@ -41,11 +41,13 @@ def clip_gradients(
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return 0.0
-    norm = whole(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
-    factor = max_norm / (norm + 1e-6)
-    if factor.item() < 1.0:  # False for NaN
-        torch._foreach_mul_(gradients, factor)
-    return float(norm.item())
+    norm = whole(torch.stack(torch._foreach_norm(gradients)).norm())
+    number = float(norm.item())
+    if number + 1e-6 > max_norm * (1 - 1e-6):  # False for NaN; the factor itself is one of tensors, in their precision
+        factor = max_norm / (norm + 1e-6)
+        if factor.item() < 1.0:
+            torch._foreach_mul_(gradients, factor)
+    return number
 
 
 class Average:
