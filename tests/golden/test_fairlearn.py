@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
+from assay.probes.fairness.equal_opportunity_difference import equal_opportunity_difference
 from assay.probes.fairness.equalized_odds_difference import equalized_odds_difference
 from assay.probes.fairness.group_error_gap import group_error_gap
 from assay.probes.fairness.group_error_rates import group_error_rates
+from assay.probes.fairness.prediction_gap import prediction_gap
+from assay.probes.fairness.predictive_parity_difference import predictive_parity_difference
+from assay.probes.fairness.ranking_by_group import ranking_by_group
 from assay.probes.fairness.selection_rate_gap import selection_rate_gap
 from assay.probes.utility.accuracy import accuracy
 from assay.probes.utility.area_under_roc import area_under_roc
@@ -51,7 +55,15 @@ def test_group_metrics_equal_fairlearn(seed):
     shown = {"sex": sex, "origin": origin, "sex & origin": [f"{s} {o}" for s, o in zip(sex, origin, strict=True)]}
     rates = selection_rate_gap(predictions, groups, task, draws)
     odds = equalized_odds_difference(labels, predictions, groups, task, draws)
+    chances = equal_opportunity_difference(labels, predictions, groups, task, draws)
+    parity = predictive_parity_difference(labels, predictions, groups, task, draws)
     for name, column in shown.items():
+        expected = fairness.equal_opportunity_difference(labels, predictions, sensitive_features=column)
+        close(value(chances, "equal_opportunity_difference", name), expected)
+        frame = fairness.MetricFrame(
+            metrics=metrics.precision_score, y_true=labels, y_pred=predictions, sensitive_features=column
+        )
+        close(value(parity, "predictive_parity_difference", name), frame.difference())
         expected = fairness.demographic_parity_difference(labels, predictions, sensitive_features=column)
         close(value(rates, "demographic_parity_difference", name), expected)
         expected = fairness.equalized_odds_difference(labels, predictions, sensitive_features=column)
@@ -142,3 +154,25 @@ def test_regression_metrics_equal_scikit_learn_and_fairlearn():
     close(value(found, "mean_absolute_error_difference", "origin"), frame.difference())
     for code, name in enumerate(COLUMNS[1].categories):
         close(value(found, "group_mean_absolute_error", f"origin={name}"), frame.by_group[code])
+
+
+def test_areas_by_group_equal_a_metric_frame():
+    labels, probabilities, _, groups, task, draws = case(3, 2)
+    found = ranking_by_group(labels, probabilities, groups, task, draws)
+    frame = fairness.MetricFrame(
+        metrics=metrics.roc_auc_score, y_true=labels, y_pred=probabilities[:, 1], sensitive_features=groups.codes[:, 1]
+    )
+    close(value(found, "area_under_roc_difference", "origin"), frame.difference())
+    for code, name in enumerate(COLUMNS[1].categories):
+        close(value(found, "group_area_under_roc", f"origin={name}"), frame.by_group[code])
+
+
+def test_mean_predictions_by_group_equal_a_metric_frame():
+    rng = np.random.default_rng(9)
+    predictions, codes = rng.normal(size=300), rng.integers(3, size=(300, 1))
+    draws = make_draws(b"key", "split", [codes[:, 0]], num_draws=50)
+    found = prediction_gap(predictions, Groups(codes, COLUMNS[1:]), draws)
+    frame = fairness.MetricFrame(
+        metrics=fairness.mean_prediction, y_true=predictions, y_pred=predictions, sensitive_features=codes[:, 0]
+    )
+    close(value(found, "mean_prediction_difference", "origin"), frame.difference())

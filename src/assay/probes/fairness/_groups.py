@@ -11,10 +11,12 @@ import numpy as np
 from assay.stats import Draws, Estimate, measured
 from assay.values import Array, Better, Groups, Measurement
 
+MOST_CROSSED = 3  # columns that are crossed: of four together most groups would be a handful of people
+
 
 @dataclass(frozen=True)
 class Partition:
-    """Rows split by one sensitive column, or by two together. Rows with a missing value are in no group."""
+    """Rows split by one sensitive column, or by two or three together. Rows with a missing value are in no group."""
 
     name: str  # "sex", or "sex & race"
     slices: tuple[str, ...]  # "sex=Female", or "sex=Female & race=Black"
@@ -69,21 +71,21 @@ def single(groups: Groups) -> list[Partition]:
 
 
 def crossed(groups: Groups) -> list[Partition]:
-    """One partition per pair of sensitive columns; combinations without rows are left out."""
-    found = []
-    for first, second in combinations(single(groups), 2):
-        num = len(first.slices) * len(second.slices)
-        known = (first.codes < len(first.slices)) & (second.codes < len(second.slices))
-        codes = np.where(known, first.codes * len(second.slices) + second.codes, num)
-        present = np.unique(codes[known])
-        names = tuple(
-            f"{first.slices[code // len(second.slices)]} & {second.slices[code % len(second.slices)]}"
-            for code in present
-        )
-        packed = np.full(num + 1, len(present), dtype=np.int64)
-        packed[present] = np.arange(len(present))
-        found.append(Partition(f"{first.name} & {second.name}", names, packed[codes]))
-    return found
+    """One partition per pair of sensitive columns, then per three; combinations without rows are left out."""
+    chosen = [parts for size in (2, MOST_CROSSED) for parts in combinations(single(groups), size)]
+    return [_product(parts) for parts in chosen]
+
+
+def _product(parts: Sequence[Partition]) -> Partition:
+    name, slices, codes = parts[0].name, parts[0].slices, parts[0].codes
+    for one in parts[1:]:
+        known = (codes < len(slices)) & (one.codes < len(one.slices))
+        present, packed = np.unique(codes[known] * len(one.slices) + one.codes[known], return_inverse=True)
+        pairs = [divmod(int(code), len(one.slices)) for code in present]
+        name, slices = f"{name} & {one.name}", tuple(f"{slices[a]} & {one.slices[b]}" for a, b in pairs)
+        codes = np.full(len(codes), len(present), dtype=np.int64)
+        codes[known] = packed
+    return Partition(name, slices, codes)
 
 
 def is_headline(order: int, groups: Groups) -> bool:
@@ -92,7 +94,7 @@ def is_headline(order: int, groups: Groups) -> bool:
 
 
 def every(groups: Groups) -> list[Partition]:
-    """Single columns, then pairs."""
+    """Single columns, then pairs, then threes."""
     return single(groups) + crossed(groups)
 
 

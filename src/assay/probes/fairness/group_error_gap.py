@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from assay.probes.fairness._groups import every, is_headline, share_of_level
+from assay.probes.fairness._means import bounded_mean, gap_of_means
 from assay.registry import probe
-from assay.stats import Draws, Estimate, mean
+from assay.stats import Draws
 from assay.values import Array, Groups, Measurement
 
 
@@ -42,42 +43,19 @@ def group_error_gap(labels: Array, predictions: Array, groups: Groups, draws: Dr
         absolute, signed, rows = np.split(sums, 3, axis=1)
         lost, kept = part.num_rows(failed), np.flatnonzero(rows[0] > 0)
         joint = share_of_level(draws.level, max(1, len(kept)))
-        bands = [_mean(absolute[:, g], rows[:, g], lost[g], joint) for g in kept]
-        gap, metric, headline = _gap(bands, draws.level), "mean_absolute_error_difference", is_headline(order, groups)
+        bands = [bounded_mean(absolute[:, g], rows[:, g], lost[g], joint) for g in kept]
+        gap, metric, headline = (
+            gap_of_means(bands, draws.level),
+            "mean_absolute_error_difference",
+            is_headline(order, groups),
+        )
         found.append(part.measured(gap, metric, better="lower", errored=failed, headline=headline, unit="target"))
         for g in range(len(part.slices)):
             size = (rows[0, g], lost[g])
-            one = _mean(absolute[:, g], rows[:, g], lost[g], draws.level)
+            one = bounded_mean(absolute[:, g], rows[:, g], lost[g], draws.level)
             found.append(
                 part.measured_in(g, one, "group_mean_absolute_error", better="lower", rows=size, unit="target")
             )
-            one = _mean(signed[:, g], rows[:, g], lost[g], draws.level)
+            one = bounded_mean(signed[:, g], rows[:, g], lost[g], draws.level)
             found.append(part.measured_in(g, one, "mean_residual", better="neither", rows=size, unit="target"))
     return found
-
-
-def _mean(totals: Array, rows: Array, errored: int, level: float) -> Estimate:
-    if errored:
-        reason = f"{errored} of {int(rows[0])} examples errored, and their error has no bound"
-        return Estimate(None, None, None, "skewness-corrected t", reason=reason, level=level)
-    return mean(totals, rows, level=level)
-
-
-def _gap(bands: list[Estimate], level: float) -> Estimate:
-    """Largest minus smallest group mean; the limits hold because all group limits hold together."""
-    method = "skewness-corrected t, Bonferroni over groups"
-    undefined = [one.reason for one in bands if one.value is None]
-    if len(bands) < 2 or undefined:
-        reason = undefined[0] if undefined else "fewer than two groups have examples"
-        return Estimate(None, None, None, method, reason=reason, level=level)
-    values = np.array([one.value for one in bands])
-    top, bottom = int(values.argmax()), int(values.argmin())
-    gap, first, last = float(values[top] - values[bottom]), bands[top].replicates, bands[bottom].replicates
-    replicates = None if first is None or last is None else first - last
-    unbounded = [one.reason for one in bands if one.low is None or one.high is None]
-    if unbounded:
-        reason = f"{len(unbounded)} of {len(bands)} groups have {unbounded[0]}"
-        return Estimate(gap, None, None, method, replicates, reason, level)
-    lows, highs = (np.array([getattr(one, name) for one in bands]) for name in ("low", "high"))
-    low, high = max(0.0, float(lows.max() - highs.min())), float(highs.max() - lows.min())
-    return Estimate(gap, low, high, method, replicates, "", level)

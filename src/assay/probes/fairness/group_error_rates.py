@@ -21,8 +21,8 @@ def group_error_rates(labels: Array, predictions: Array, groups: Groups, task: T
         false_positive_rate(g) of the negative rows. An errored example (-1) is an error and not selected.
     Shapes: labels (N,), predictions (N,), groups codes (N, G).
     Direction: accuracy and true positive rate higher, error rate and false positive rate lower; unit share, 0 to 1.
-    Limits: groups are single columns and pairs of columns, not triples. A group with few rows has a wide interval and
-        may look best or worst by chance; without rows its rates are undefined, and it cannot be the worst.
+    Limits: groups are of at most three columns together. A group with few rows has a wide interval and may look best or
+        worst by chance; without rows its rates are undefined, and it cannot be the worst.
     Source: fairlearn 0.15 MetricFrame (by_group); Sagawa et al. (2020), worst-group accuracy; intervals: Wilson (1927),
         for the worst group simultaneous over groups.
 

@@ -14,7 +14,7 @@ from assay.values import Array, Groups, Measurement, Task
 
 @probe("fairness")
 def selection_rate_gap(predictions: Array, groups: Groups, task: Task, draws: Draws) -> list[Measurement]:
-    """Demographic parity difference of every sensitive column and pair of columns, and the rate of every group.
+    """Demographic parity difference of one, two or three sensitive columns, and the rate of every group.
 
     Definition: selection_rate(g) = #{i in g: predictions[i] = positive} / #g; demographic_parity_difference = max_g -
         min_g of it. More than two classes: the largest such difference over the classes, one class against the rest. An
