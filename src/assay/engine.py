@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from assay import registry, units
+from assay.access.canaries import canary_training
 from assay.access.handles import Meter, Query, Retrain
 from assay.access.references import reference_models
 from assay.errors import AssayError
@@ -114,7 +115,7 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     done = tuple(probe.name for probe in chosen if probe not in todo)
     if done:
         passes.append(Pass("from the cache", 0, done, cached=True))
-    trainings = workspace.num_references if references is not None else 0
+    trainings = (workspace.num_references if references is not None else 0) + ("canaries" in shared)
     seconds = _expected_seconds(system, sum(one.rows for one in passes), trainings) if timed else None
     return Plan(system.name, tuple(passes), trainings, skipped, seconds)
 
@@ -290,10 +291,12 @@ def _active_needs(
     if "meter" in probe.access:
         needs["meter"] = Meter(system, ledger, meter, probe.name)
     if "retrain" in probe.access:
-        references = reference_models(system, workspace, ledger)
+        named = probe.cost(sizes_of(system)) if probe.cost else {}
+        references = reference_models(system, workspace, ledger) if "references" in named else ()
         train = observe(system, "train", want=frozenset(), workspace=workspace, ledger=ledger)
         give_back()  # four trainings leave freed memory behind, which the allocator would keep
-        needs["retrain"] = Retrain(system, references, train.arrays["logits"], observation.arrays["logits"])
+        answers = (train.arrays["logits"], observation.arrays["logits"])
+        needs["retrain"] = Retrain(system, references, *answers, lambda: canary_training(system, workspace, ledger))
     return needs
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from assay import units
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
+from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
+
+if TYPE_CHECKING:
+    from assay.access.canaries import Canaries
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
@@ -200,6 +205,14 @@ class Retrain:
     references: tuple[Reference, ...]
     target_train_logits: Array
     target_test_logits: Array
+    with_canaries: Callable[[], Canaries] | None = None  # one more training, made when it is asked for
+
+    @property
+    def canaries(self) -> Canaries:
+        """Made-up rows, half of them by coins among the rows of one more training of the recipe."""
+        if self.with_canaries is None:
+            raise ModelError(Problem(f"{self.system.name} has no recipe to train with canaries"))
+        return self.with_canaries()
 
     @property
     def train_labels(self) -> Array:

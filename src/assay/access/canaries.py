@@ -1,0 +1,106 @@
+"""Canaries: made-up rows of which fair coins decide whether one more training sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from assay.access.handles import keyed_rng
+from assay.errors import ModelError, Problem
+from assay.observe import Ledger, Workspace
+from assay.units.text import is_unspaced, words
+from assay.values import Array, Groups, Split, System, digest_of, plain
+
+MAX_CANARIES = 1000
+SEED = 3000  # of the canary training: never the system's own, whose noise the audited weights would cancel
+STRETCH = 10.0  # numbers lie up to this many ranges away from the lowest
+NUM_WORDS = 12
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """What one training said of its canaries: m made-up rows, each included by an own fair coin."""
+
+    labels: Array  # (m,) drawn at random
+    included: Array  # (m,) bool
+    logits: Array  # (m, K) of the model trained with the included ones
+    facts: Mapping[str, Any]  # of that training; epsilon and delta where it claims them
+
+
+def made_up(system: System, num: int, rng: np.random.Generator) -> Split:
+    """Rows such as nobody has, with labels drawn at random: what a model can only know by heart.
+
+    Table: every category at random, every number up to ten ranges away. Picture: every pixel at random. Text: twelve
+    words at random out of all training texts.
+    """
+    data, train = system.data, system.data.splits["train"]
+    labels = rng.integers(0, len(data.classes), num).astype(train.labels.dtype)
+    if data.modality == "text":
+        inputs = _texts(train.inputs, data.columns[0].language, num, rng)
+    elif data.modality == "image":
+        inputs = rng.integers(0, 256, (num, *train.inputs.shape[1:])).astype(train.inputs.dtype)
+    else:
+        inputs = np.empty((num, len(data.columns)), dtype=np.float32)
+        for place, column in enumerate(data.columns):
+            if column.kind == "categorical":
+                inputs[:, place] = rng.integers(0, len(column.categories), num)
+            else:
+                low, high = column.low or 0.0, column.high or 0.0
+                away = rng.uniform(1, STRETCH, num) * rng.choice([-1.0, 1.0], num)
+                inputs[:, place] = low + (high - low or 1.0) * away
+    codes = np.full((num, train.groups.codes.shape[1]), -1, dtype=train.groups.codes.dtype)
+    rows = np.arange(num) - num - 1  # no source has negative row numbers
+    weights = None if train.weights is None else np.full(num, train.weights.mean(), dtype=np.float32)
+    return Split(inputs, labels, Groups(codes, train.groups.columns), rows, weights)
+
+
+def _texts(inputs: Array, language: str, num: int, rng: np.random.Generator) -> Array:
+    known = sorted({word.strip() for text in inputs.tolist() for word in words(text, language)} - {""}) or ["?"]
+    space = "" if is_unspaced(language) else " "
+    chosen = rng.integers(0, len(known), (num, NUM_WORDS))
+    return np.array([space.join(known[at] for at in row) for row in chosen], dtype=np.dtypes.StringDType())
+
+
+def joined(first: Split, second: Split) -> Split:
+    """The rows of both, in this order."""
+    groups = Groups(np.concatenate([first.groups.codes, second.groups.codes]), first.groups.columns)
+    weights = None
+    if first.weights is not None and second.weights is not None:
+        weights = np.concatenate([first.weights, second.weights])
+    pairs = ((first.inputs, second.inputs), (first.labels, second.labels), (first.rows, second.rows))
+    inputs, labels, rows = (np.concatenate(pair) for pair in pairs)
+    return Split(inputs, labels, groups, rows, weights)
+
+
+def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Canaries:
+    """Train the recipe once with about half of the canaries among the training rows; remembered by digest.
+
+    As many training rows are left out as canaries are expected in, so that the run is of the usual size. Raises
+    ModelError without a recipe, and for fewer than sixteen training rows.
+    """
+    if system.recipe is None:
+        raise ModelError(Problem(f"{system.name} has no recipe to train with canaries"))
+    train = system.data.splits["train"]
+    num = min(MAX_CANARIES, len(train) // 4) // 2 * 2
+    if num < 4:
+        raise ModelError(Problem(f"{len(train)} training rows are too few for canaries", "16 or more"))
+    key = digest_of(["canaries", 1, system.recipe.digest, system.data.digest, num])
+    stored = workspace.cache.get(key)
+    if stored is not None:
+        return Canaries(stored[0]["labels"], stored[0]["included"], stored[0]["logits"], stored[1]["facts"])
+    rng = keyed_rng("canaries", train.digest)
+    canaries = made_up(system, num, rng)
+    included = rng.random(num) < 0.5
+    kept = train.take(np.sort(rng.permutation(len(train))[num // 2 :]))
+    workspace.progress(f"{system.name}: a training with canaries", 0, 1)
+    fitted = system.recipe.fit(joined(kept, canaries.take(np.flatnonzero(included))), system.data, SEED)
+    ledger.add("canaries", num)
+    outputs = np.asarray(fitted.model.outputs(canaries.inputs))
+    logits = system.task.logits(outputs, fitted.model.outputs_are)
+    claims = {name: fitted.facts[name] for name in ("epsilon", "delta") if name in fitted.facts}
+    found = Canaries(canaries.labels, included, logits, claims)
+    workspace.cache.put(key, {"labels": found.labels, "included": included, "logits": logits}, {"facts": plain(claims)})
+    return found
