@@ -77,17 +77,19 @@ def best_bound(
     return best
 
 
-def two_run_bound(true_claims: int, runs_with: int, false_claims: int, runs_without: int, **about: float) -> float:
+def two_run_bound(  # noqa: PLR0913
+    true_claims: int, runs_with: int, false_claims: int, runs_without: int, *, delta: float = 0.0, error: float = 0.05
+) -> float:
     """Epsilon that claims over many runs with and without one row refute: log((TPR_low - delta) / FPR_high).
 
-    Clopper-Pearson bounds, half of `error` each. Options: delta (0), error (0.05).
+    Clopper-Pearson bounds, half of `error` each.
 
     Source: Jagielski, Ullman and Oprea 2020, section 4; Nasr et al. 2021.
 
     >>> round(two_run_bound(90, 100, 5, 100), 2)
     1.99
     """
-    delta, half = about.get("delta", 0.0), about.get("error", 0.05) / 2
+    half = error / 2
     low = float(beta.ppf(half, true_claims, runs_with - true_claims + 1)) if true_claims else 0.0
     unclaimed = runs_without - false_claims
     high = float(beta.ppf(1 - half, false_claims + 1, unclaimed)) if unclaimed else 1.0
