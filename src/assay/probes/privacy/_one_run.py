@@ -77,7 +77,7 @@ def best_bound(
     return best
 
 
-def two_run_bound(  # noqa: PLR0913
+def two_run_bound(
     true_claims: int, runs_with: int, false_claims: int, runs_without: int, *, delta: float = 0.0, error: float = 0.05
 ) -> float:
     """Epsilon that claims over many runs with and without one row refute: log((TPR_low - delta) / FPR_high).
