@@ -42,7 +42,7 @@ LAYERS = [
     {"observe"},
     {"access.gradients"},
     {"access.handles"},
-    {"access.references"},
+    {"access.references", "access.canaries"},
     {"probes", "treatments", "choose"},
     {"engine"},
     {"estimation.seeds"},

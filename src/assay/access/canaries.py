@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from assay.access.handles import keyed_rng
+from assay.access.handles import Canaries, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace
 from assay.units.text import is_unspaced, words
@@ -18,16 +14,6 @@ MAX_CANARIES = 1000
 SEED = 3000  # of the canary training: never the system's own, whose noise the audited weights would cancel
 STRETCH = 10.0  # numbers lie up to this many ranges away from the lowest
 NUM_WORDS = 12
-
-
-@dataclass(frozen=True)
-class Canaries:
-    """What one training said of its canaries: m made-up rows, each included by an own fair coin."""
-
-    labels: Array  # (m,) drawn at random
-    included: Array  # (m,) bool
-    logits: Array  # (m, K) of the model trained with the included ones
-    facts: Mapping[str, Any]  # of that training; epsilon and delta where it claims them
 
 
 def made_up(system: System, num: int, rng: np.random.Generator) -> Split:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
-
-if TYPE_CHECKING:
-    from assay.access.canaries import Canaries
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
@@ -195,6 +192,16 @@ class Reference:
     train_logits: Array  # (N_train, K)
     test_logits: Array  # (N_test, K)
     seed: int
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """What one training said of m made-up rows, each included by an own fair coin."""
+
+    labels: Array  # (m,) drawn at random
+    included: Array  # (m,) bool
+    logits: Array  # (m, K) of the model trained with the included ones
+    facts: Mapping[str, Any]  # of that training: epsilon and delta where it claims them
 
 
 @dataclass(frozen=True)

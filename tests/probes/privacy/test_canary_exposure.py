@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from assay.access.canaries import Canaries
+from assay.access.handles import Canaries
 from assay.probes.privacy.canary_exposure import canary_exposure, exposures, resampled
 from assay.stats import make_draws
 

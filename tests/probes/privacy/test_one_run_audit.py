@@ -9,7 +9,8 @@ import torch
 from scipy.stats import binom
 
 from assay.access import canaries as module
-from assay.access.canaries import Canaries, canary_training
+from assay.access.canaries import canary_training
+from assay.access.handles import Canaries
 from assay.models import Architecture
 from assay.observe import Ledger, Workspace
 from assay.probes.privacy._one_run import best_bound, epsilon_bound, p_value, two_run_bound
