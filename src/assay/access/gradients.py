@@ -10,7 +10,7 @@ import torch
 
 from assay.errors import ModelError, Problem
 from assay.models.adapters.module import evaluation
-from assay.models.vectors import by_token
+from assay.models.vectors import ByColumn, by_token
 from assay.values import Array
 
 # Logits `(m, K)` and the positions `(m,)` they belong to, to what each logit is weighted by `(m, K)`.
@@ -20,17 +20,25 @@ CACHED_NUMBERS = 1 << 17  # input numbers of one batch: more, and the activation
 
 @dataclass(frozen=True)
 class Embedded:
-    """Texts where gradients can be taken of them: `vectors (N, L, D)` float32 of tokens `(N, L)`, 0 = padding."""
+    """Inputs where gradients can be taken of all of them, float32, and what of the input each number is.
+
+    Texts: `vectors (N, L, D)` of tokens `(N, L)`, 0 = padding. Tables: the encoding `(N, D)`, and the column of each
+    encoded number `(D,)`.
+    """
 
     vectors: Array
     tokens: Array
 
     @property
     def lengths(self) -> Array:
-        """Places up to each text's last token `(N,)`, at least 1."""
+        """Of texts: places up to each one's last token `(N,)`, at least 1."""
         num = self.tokens.shape[1]
         found: Array = np.where(self.tokens != 0, np.arange(1, num + 1), 0).max(axis=1, initial=1)
         return found
+
+    def at(self, vectors: Array, rows: Array) -> Embedded:
+        """Other vectors `(M, ...)` of the inputs at positions `rows (M,)`."""
+        return Embedded(vectors, self.tokens if self.vectors.ndim == 2 else self.tokens[rows])
 
 
 def pull_back(module: torch.nn.Module, inputs: Array, cotangent: Cotangent, *, batch_size: int) -> tuple[Array, Array]:
@@ -51,9 +59,12 @@ def pull_back(module: torch.nn.Module, inputs: Array, cotangent: Cotangent, *, b
 
 
 def embed(module: torch.nn.Module, inputs: Array) -> Embedded:
-    """Texts `(N,)` as vectors of their tokens. Raises ModelError for a module that cannot be entered there."""
-    reader = by_token(module)
+    """Texts `(N,)`, or table rows `(N, F)`, inside the module. Raises ModelError when it cannot be entered there."""
     with evaluation(module), torch.no_grad():
+        if isinstance(module, ByColumn) and inputs.ndim == 2:
+            encoded = module.encoded_columns(torch.from_numpy(np.array(inputs, dtype=np.float32)))
+            return Embedded(encoded.float().numpy(), module.columns_of_slots().numpy())
+        reader = by_token(module)
         tokens = reader.token_ids(inputs)
         vectors = reader.token_vectors(tokens)
     return Embedded(vectors.float().numpy(), tokens[:, : vectors.shape[1]].numpy())
@@ -62,7 +73,13 @@ def embed(module: torch.nn.Module, inputs: Array) -> Embedded:
 def pull_back_embedded(
     module: torch.nn.Module, at: Embedded, cotangent: Cotangent, *, batch_size: int
 ) -> tuple[Array, Array]:
-    """`pull_back` at given vectors: logits `(M, K)` and gradients `(M, L, D)`; each batch is as long as its longest."""
+    """`pull_back` at given vectors: logits `(M, K)` and gradients of the vectors' shape.
+
+    Each batch of texts is as long as its longest.
+    """
+    if isinstance(module, ByColumn) and at.vectors.ndim == 2:
+        enter = module.from_encoded
+        return _pulled(module, at.vectors, cotangent, answer=lambda batch, _: enter(batch), batch_size=batch_size)
     reader, lengths = by_token(module), at.lengths
 
     def answer(batch: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -14,6 +14,7 @@ from assay import units
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
 from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
+from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
 
@@ -164,12 +165,33 @@ class Query:
             gradients[:, ~self.numeric] = 0
         return logits, gradients
 
+    @cached_property
+    def can_embed(self) -> bool:
+        """Whether `embedded` works: texts, and tables whose model can be entered at its encoding."""
+        module, kinds = module_of(self.system), {"text": ByToken, "table": ByColumn}
+        kind = kinds.get(self.system.data.modality)
+        return kind is not None and isinstance(module, kind)
+
     def embedded(self, inputs: Array) -> Embedded:
-        """White box: texts `(M,)` as vectors of their tokens, which is where a gradient of them can be taken."""
+        """White box: texts or table rows `(M, ...)` where gradients can be taken of every word or category."""
         return embed(module_of(self.system), inputs)
 
+    @cached_property
+    def attends(self) -> bool:
+        """White box: whether tokens attend to each other in this model."""
+        return self.can_embed and is_attending(module_of(self.system))
+
+    def attention(self, inputs: Array) -> list[Array]:
+        """White box: attention of texts `(M,)`, mean of heads, `(m, layers, L, L)` a batch of 64; counts M rows."""
+        self.ledger.add(self.kind, len(inputs))
+        return attention_maps(module_of(self.system), inputs)
+
+    def spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
+        """White box: first character of each token of texts `(M,)` and the one after its last; (0, 0) = added."""
+        return by_token(module_of(self.system)).token_spans(inputs)
+
     def logits_and_embedded_gradients(self, at: Embedded, cotangent: Cotangent) -> tuple[Array, Array]:
-        """`logits_and_gradients` at the vectors of tokens: gradients `(M, L, D)`; counts M rows."""
+        """`logits_and_gradients` at other vectors, `(M, L, D)` or `(M, D)`: gradients of that shape; counts M rows."""
         if not len(at.vectors):
             return np.empty((0, self.system.task.num_outputs), dtype=np.float32), np.empty(at.vectors.shape, np.float32)
         self.ledger.add(self.kind, len(at.vectors))

@@ -95,6 +95,11 @@ class TableEncoder(nn.Module):
             if self.num_bins:
                 self.edges[k] = torch.from_numpy(_edges(seen, self.num_bins))
 
+    def columns_of_slots(self) -> Tensor:
+        """Which column each encoded number is of, `(D,)`."""
+        ramps = [self.numeric.repeat_interleave(self.num_bins)] if self.num_bins else []
+        return torch.cat([self.numeric, self.numeric, *ramps, self.slot_column])
+
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, F)` to `(N, D)`; differentiable with respect to the numeric columns."""
         raw = inputs.index_select(1, self.numeric)
@@ -189,7 +194,20 @@ class MLP(nn.Module):
             self.output_scale.copy_(torch.from_numpy(spread))
             self.output_centre.copy_(torch.from_numpy(labels.mean(axis=0)))
 
+    def encoded_columns(self, inputs: Tensor) -> Tensor:
+        """`(N, F)` to the encoding `(N, D)`."""
+        encoded: Tensor = self.encoder(inputs)
+        return encoded
+
+    def columns_of_slots(self) -> Tensor:
+        """Which column each encoded number is of, `(D,)`."""
+        return self.encoder.columns_of_slots()
+
     def forward(self, inputs: Tensor) -> Tensor:
         """`(N, F)` to `(N, K)`."""
-        outputs: Tensor = self.head(self.body(self.encoder(inputs)))
+        return self.from_encoded(self.encoder(inputs))
+
+    def from_encoded(self, encoded: Tensor) -> Tensor:
+        """The encoding `(N, D)` to `(N, K)`."""
+        outputs: Tensor = self.head(self.body(encoded))
         return outputs * self.output_scale + self.output_centre if self.scale_outputs else outputs

@@ -38,6 +38,23 @@ class ByToken(Protocol):
 
 
 @runtime_checkable
+class ByColumn(Protocol):
+    """A module of tables that can be entered at its encoding, where categories are numbers too."""
+
+    def encoded_columns(self, inputs: Tensor) -> Tensor:
+        """Rows `(N, F)` to their encoding `(N, D)`."""
+        ...
+
+    def from_encoded(self, encoded: Tensor) -> Tensor:
+        """The encoding `(N, D)` to outputs `(N, K)`."""
+        ...
+
+    def columns_of_slots(self) -> Tensor:
+        """Which column each encoded number is of, `(D,)`."""
+        ...
+
+
+@runtime_checkable
 class Attends(Protocol):
     """A layer that tells how its tokens attend to each other."""
 

@@ -60,13 +60,12 @@ def slice_figure(dossier: Dossier, say: Phrases) -> Figure | None:
 
 
 def attribution_figures(dossier: Dossier, say: Phrases) -> list[Figure]:
-    """Shapley values and LIME weights, columns or words in the same order in both; of pictures two maps."""
+    """Shapley values, LIME weights and gradients, columns or words in the same order in all; of pictures maps."""
     first = sorted(rows_of(dossier, "attribution"), key=lambda one: -(one.value or 0.0))
-    second = sorted(rows_of(dossier, "lime_weight"), key=lambda one: -(one.value or 0.0))
     place = {one.slice: index for index, one in enumerate(first)}
-    second.sort(key=lambda one: place.get(one.slice, len(place)))
+    others = [rows_of(dossier, metric) for metric in ("lime_weight", "gradient_attribution")]
     shown = []
-    for found in (first, second):
+    for found in (first, *(sorted(one, key=lambda row: place.get(row.slice, len(place))) for one in others)):
         title = say.metric(found[0].metric) if found else ""
         if is_map(found):
             shown.append(patch_figure(found, title, say))

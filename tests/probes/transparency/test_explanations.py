@@ -14,8 +14,12 @@ from assay.digests import digest_of
 from assay.explain import Masked, masked_passes, shapley
 from assay.observe import Ledger, Workspace
 from assay.probes.transparency import _masked
-from assay.probes.transparency.explanation_faithfulness import _areas, _gains, explanation_faithfulness, mean_row
-from assay.probes.transparency.explanation_stability import explanation_stability, jittered
+from assay.probes.transparency._curves import areas as _areas
+from assay.probes.transparency._curves import gains as _gains
+from assay.probes.transparency._curves import mean_row
+from assay.probes.transparency._jitter import jittered
+from assay.probes.transparency.explanation_faithfulness import explanation_faithfulness
+from assay.probes.transparency.explanation_stability import explanation_stability
 from assay.probes.transparency.lime_attributions import lime_attributions
 from assay.probes.transparency.shapley_attributions import shapley_attributions
 from assay.registry import PROBES, Sizes
@@ -193,8 +197,8 @@ def test_faithful_orders_gain_and_reversed_orders_lose() -> None:
     assert headline.value == pytest.approx((found["insertion_gain", ""].value + found["deletion_gain", ""].value) / 2)
     values = shapley(_masked.passes(query, query.system.task)).values
     ranks = [np.argsort(np.argsort(one, axis=1), axis=1) for one in (values, -values, values, -values)]
-    target = _masked.targets(query, query.system.task)
-    gains, names = _gains(_areas(query, query.background[:4], np.stack(ranks, axis=1), target=target))
+    target, rows = _masked.targets(query, query.system.task), query.inputs[_masked.sample(query)]
+    gains, names = _gains(_areas(query, rows, query.background[:4], ranks=np.stack(ranks, axis=1), target=target))
     forward, backward = names.index(("lime_faithfulness_gain", "")), names.index(("faithfulness_gain", ""))
     assert gains[:, forward].mean() > 0.05
     np.testing.assert_allclose(gains[:, forward], -gains[:, backward], atol=1e-9)
@@ -205,7 +209,7 @@ def test_areas_are_those_of_curves_walked_one_step_at_a_time() -> None:
     rows, target = query.inputs[query.rows(64)], np.ones(5, dtype=int)
     ranks = np.random.default_rng(0).random((5, 3, 4)).argsort(axis=2)
     baselines = query.background[:2]
-    areas = _areas(query, baselines, ranks, target=target)
+    areas = _areas(query, rows, baselines, ranks=ranks, target=target)
     for row, order, base, is_deletion in product(range(5), range(3), range(2), (0, 1)):
         curve = []
         for num in range(5):
@@ -219,11 +223,11 @@ def test_random_orders_gain_nothing() -> None:
     """Null data: an explanation that is noise is rarely called faithful."""
     query, draws, _ = setting("known")
     task, called = query.system.task, 0
-    target = _masked.targets(query, task)
+    target, rows = _masked.targets(query, task), query.inputs[_masked.sample(query)]
     sample = draws.of(query.rows(64))
     for seed in range(40):
         ranks = np.random.default_rng(seed).random((64, 4, 4)).argsort(axis=2)
-        gains, names = _gains(_areas(query, query.background[:2], ranks, target=target))
+        gains, names = _gains(_areas(query, rows, query.background[:2], ranks=ranks, target=target))
         place = names.index(("faithfulness_gain", ""))
         estimate = _masked.row_means(sample, gains[:, [place]], np.ones(64, dtype=bool), bounds=(-1, 1))[0]
         called += estimate.low > 0 or estimate.high < 0

@@ -71,6 +71,11 @@ def targets(query: Query, task: Task) -> Array:
     return np.full(len(rows), task.positive_index or 0)
 
 
+def target_rows(sizes: Sizes) -> int:
+    """Model rows that `targets` runs: to know each row's most probable class, where there are more than two."""
+    return explained_rows(sizes) if sizes.num_outputs > 2 else 0
+
+
 def unused(query: Query) -> Array:
     """`(R, U)` bool: units of the explained rows that hold nothing (a short text's last runs)."""
     return query.ground.units.unused(query.inputs[sample(query)])
@@ -202,4 +207,36 @@ def top_overlap(first: Array, second: Array, *, num: int) -> Array:
         rankdata(-np.abs(np.nan_to_num(one)), axis=1, method="ordinal") <= num for one in (first, second)
     ]
     result: Array = (tops[0] & tops[1]).sum(axis=1) / num
+    return result
+
+
+def infidelity(masked: Masked, values: Array, rows: Array) -> tuple[Array, Array]:
+    """Of each of `rows`: mean squares `(r,)` of what `values (r, U)` leave unexplained of each change, and of changes.
+
+    A change is f(x) - f(x with some units from a background row); explained is the sum of those units' values.
+    """
+    missed, moved = np.empty(len(rows)), np.empty(len(rows))
+    for place, row in enumerate(rows.tolist()):  # one at a time: the masks are the largest array here
+        gone = ~masked.coalitions(slice(row, row + 1))[0]
+        change = masked.full[row] - masked.outputs[row]
+        missed[place] = ((gone @ values[place] - change) ** 2).mean() if change.size else np.nan
+        moved[place] = (change**2).mean() if change.size else np.nan
+    return missed, moved
+
+
+def share(draws: Draws, parts: Array, wholes: Array, is_usable: Array, *, nothing: str) -> Estimate:
+    """Sum of `parts (R,)` over the sum of `wholes (R,)`, over usable rows; `nothing` says why it may be undefined."""
+    kept = is_usable & np.isfinite(parts) & np.isfinite(wholes)
+    sums = draws.sums(np.where(kept[:, None], np.nan_to_num(np.column_stack([parts, wholes])), 0.0))
+    if not sums[0, 1] > 0:
+        return Estimate(None, None, None, "recentred bootstrap", None, nothing if kept.any() else ALL_ERRORED)
+    ratio = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    return stats.statistic(ratio, level=draws.level, bounds=(0, None), num=int(kept.sum()))
+
+
+def largest_change(first: Array, others: Sequence[Array]) -> Array:
+    """`(R,)`: the largest |other - first| / |first| of rows `(R, U)`; NaN where the first is all 0."""
+    length = np.linalg.norm(first, axis=1)
+    largest = np.max([np.linalg.norm(one - first, axis=1) for one in others], axis=0)
+    result: Array = np.divide(largest, length, out=np.full(len(first), np.nan), where=length > 0)
     return result

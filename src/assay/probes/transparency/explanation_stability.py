@@ -6,13 +6,11 @@ import numpy as np
 
 from assay.access.handles import Query
 from assay.probes.transparency import _masked
+from assay.probes.transparency._jitter import jittered
 from assay.registry import Sizes, probe
 from assay.stats import Draws, measured
-from assay.units import pixels, typos
-from assay.values import Array, Measurement, Task, modality
+from assay.values import Array, Measurement, Task
 
-_JITTER = 0.05  # of the interquartile range
-_PIXEL_JITTER = 0.02  # of the range
 _TOP = 3
 
 
@@ -71,32 +69,3 @@ def explanation_stability(query: Query, task: Task, draws: Draws) -> list[Measur
         one("explanation_repeatability", _masked.cosine(values, again), "cosine"),
         one("top_units_kept", kept, "fraction"),
     ]
-
-
-def jittered(query: Query, rows: Array) -> Array:
-    """The test rows with a little noise: on numeric columns (by the background's quartiles), pixels, or one word."""
-    (first, *_), kind = query.columns, modality(query.columns)
-    if kind == "image":
-        known = (float(query.low.item()), float(query.high.item()))
-        return pixels.noisy(query.inputs[rows], _PIXEL_JITTER, known, query.rng("jitter"))
-    if kind == "text":
-        return typos.slipped_once(query.inputs[rows], language=first.language, rng=query.rng("jitter"))
-    return _moved(query, rows)
-
-
-def _moved(query: Query, rows: Array) -> Array:
-    inputs = query.inputs[rows].astype(np.float64)
-    background = query.background
-    noise = query.rng("jitter").standard_normal(inputs.shape)
-    for place, column in enumerate(query.columns):
-        if column.kind != "numeric":
-            continue
-        low, high = np.nanquantile(background[:, place], [0.25, 0.75])
-        moved = inputs[:, place] + _JITTER * (high - low) * noise[:, place]
-        if (background[:, place] == np.round(background[:, place])).all():
-            moved = np.round(moved)
-        # A value that is already outside the plausible range is an honest one: it bounds its own noise.
-        low_end = np.minimum(inputs[:, place], -np.inf if column.low is None else column.low)
-        high_end = np.maximum(inputs[:, place], np.inf if column.high is None else column.high)
-        inputs[:, place] = np.clip(moved, low_end, high_end)
-    return inputs.astype(np.float32)

@@ -1,0 +1,168 @@
+"""Integrated gradients of a keyed sample of test rows, by unit, and how well the sum of them fits the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from assay.access.gradients import Embedded
+from assay.access.handles import Query
+from assay.explain.gradients import Objective, Pull, integrated_gradients, of_output
+from assay.probes.transparency import _curves, _masked
+from assay.registry import Sizes
+from assay.units import Patches, Words
+from assay.values import Array, Task, array_digest
+
+NUM_STEPS = 50
+NUM_ROWS = {"table": 32, "image": 16, "text": 16}  # a keyed sample, the first of those that `_masked` explains
+PASSES = "integrated gradients"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the model is entered: `rows (R, ...)` and `starts (1 or R, ...)` there, and units of what comes back."""
+
+    rows: Array
+    starts: Array
+    pull: Pull
+    by_unit: Callable[[Array], Array]  # attributions `(R, ...)` to `(R, U)`
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """`values (R, U)` by unit; `total (R,)` their sum before units, and `change (R,)`, f(x) - f(start)."""
+
+    values: Array
+    total: Array
+    change: Array
+
+
+Explainer = Callable[[Entry, Objective], Array]
+
+
+def by_integration(entry: Entry, objective: Objective) -> Array:
+    """The explainer that is measured: attributions of the entry's shape."""
+    return integrated_gradients(entry.pull, entry.rows, entry.starts, objective, num_steps=NUM_STEPS)
+
+
+def num_rows(sizes: Sizes) -> int:
+    """R: how many test rows are explained."""
+    return min(NUM_ROWS[sizes.modality], sizes.num_test)
+
+
+def pull_rows(sizes: Sizes) -> int:
+    """Model rows of `explained`: the points on the lines, and both ends."""
+    return num_rows(sizes) * (NUM_STEPS + 2)
+
+
+def sample(query: Query) -> Array:
+    """The explained test rows `(R,)`."""
+    return query.rows(NUM_ROWS[query.system.data.modality])
+
+
+def among_masked(query: Query) -> Array:
+    """Where the explained rows stand in the sample of the masked passes `(R,)`."""
+    places: Array = np.searchsorted(_masked.sample(query), sample(query))
+    return places
+
+
+def targets(query: Query, task: Task) -> Array:
+    """Which output is explained `(R,)`, the same as by the masked passes."""
+    return _masked.targets(query, task)[among_masked(query)]
+
+
+def enter(query: Query, inputs: Array) -> Entry:
+    """Inputs `(R, ...)` where the model is entered, with the start of each line.
+
+    Tables: the encoding, from the mean encoding of the background, so that categories are explained too; where the
+    model does not show its encoding, the numeric columns alone, from their means. Pictures: pixels, from the mean
+    picture. Texts: vectors of tokens, from zero vectors at as many places.
+    """
+    kind = query.system.data.modality
+    if kind == "text" or (kind == "table" and query.can_embed):
+        here = query.embedded(inputs)
+
+        def pull(points: Array, owner: Array, objective: Objective) -> tuple[Array, Array]:
+            return query.logits_and_embedded_gradients(here.at(points, owner), lambda f, at: objective(f, owner[at]))
+
+        if kind == "text":
+            return Entry(here.vectors, np.zeros_like(here.vectors[:1]), pull, _runs(query, inputs))
+        start = np.nanmean(query.embedded(query.background).vectors, axis=0, keepdims=True, dtype=np.float64)
+        return Entry(here.vectors, np.asarray(start, dtype=np.float32), pull, _columns(here, len(query.columns)))
+
+    def plain(points: Array, owner: Array, objective: Objective) -> tuple[Array, Array]:
+        return query.logits_and_gradients(points, lambda f, at: objective(f, owner[at]))
+
+    rows, mean = inputs.astype(np.float32), _curves.mean_row(query.background, query.columns)
+    starts = np.where(query.numeric, mean.astype(np.float32), rows)  # categories have no way from one to another
+    return Entry(rows, starts, plain, _patches(query) if kind == "image" else lambda values: values)
+
+
+def _columns(here: Embedded, num_columns: int) -> Callable[[Array], Array]:
+    member = here.tokens[:, None] == np.arange(num_columns)
+    return lambda values: values @ member.astype(np.float64)
+
+
+def _patches(query: Query) -> Callable[[Array], Array]:
+    units = query.ground.units
+    owner = units.owner if isinstance(units, Patches) else np.zeros((1, 1), dtype=int)
+    member = (owner.ravel()[:, None] == np.arange(units.count)).astype(np.float64)
+    return lambda values: values.sum(axis=1).reshape(len(values), -1) @ member
+
+
+def runs_of(query: Query, inputs: Array) -> Array:
+    """`(R, L, U)`: 1 where a token of a text belongs to a run of words; tokens that the model adds belong to none."""
+    units = query.ground.units
+    member = np.zeros((len(inputs), query.embedded(inputs).tokens.shape[1], units.count))
+    if isinstance(units, Words):
+        for row, (text, spans) in enumerate(zip(inputs.tolist(), query.spans(inputs), strict=True)):
+            ends = np.cumsum([len(run) for run in units.runs(text)])
+            for place, (first, after) in enumerate(spans):
+                if after > first:
+                    member[row, place, int(np.searchsorted(ends, first, side="right"))] = 1.0
+    return member
+
+
+def _runs(query: Query, inputs: Array) -> Callable[[Array], Array]:
+    member = runs_of(query, inputs)
+    return lambda values: np.einsum("rl,rlu->ru", values.sum(axis=2), member)
+
+
+def explained(
+    query: Query, task: Task, *, inputs: Array | None = None, explainer: Explainer = by_integration
+) -> Integrated:
+    """Integrated gradients of the sample's rows, or of `inputs (R, ...)` in their place; remembered for the run."""
+    rows = query.inputs[sample(query)] if inputs is None else inputs
+    cache = query.workspace.cache.in_memory()
+    key = [PASSES, 1, query.system.digest, array_digest(rows), array_digest(query.background), explainer.__qualname__]
+    stored = cache.get(key)
+    if stored is None:
+        target = targets(query, task)
+        entry, objective = enter(query, rows), of_output(task, target)
+        values = explainer(entry, objective)
+        ends = [
+            _output(entry, at, task, target) for at in (entry.rows, np.broadcast_to(entry.starts, entry.rows.shape))
+        ]
+        flat = values.reshape(len(values), -1)
+        found = {"values": entry.by_unit(values), "total": flat.sum(axis=1), "change": ends[0] - ends[1]}
+        cache.put(key, found, {})
+        stored = found, {}
+    return Integrated(**stored[0])
+
+
+def attributions(
+    query: Query, task: Task, inputs: Array, *, target: Array | None = None, explainer: Explainer = by_integration
+) -> Array:
+    """`values (R, U)` alone, of rows that are near the sample's; nothing is remembered."""
+    entry = enter(query, inputs)
+    chosen = targets(query, task) if target is None else target
+    return entry.by_unit(explainer(entry, of_output(task, chosen)))
+
+
+def _output(entry: Entry, at: Array, task: Task, target: Array) -> Array:
+    owner = np.arange(len(at))
+    logits, _ = entry.pull(np.ascontiguousarray(at, dtype=np.float32), owner, lambda f, _: np.zeros_like(f))
+    found: Array = task.probabilities(logits)[owner, target].astype(np.float64)
+    return found
