@@ -335,8 +335,15 @@ def audited(probe, systems, folder):
     return chosen, engine.audit(chosen, probes=[probe.name], workspace=workspace)
 
 
-# Run fewer rows when examples are broken before the last step, a language has no cases, a black box no threads to set, a model no attention.
-STOPS_EARLY = {"gradient_attack", "corruption_accuracy", "corruption_accuracy_of_all_rows", "numeric_noise", "attention_rollout"}
+# Run fewer rows when examples are broken before the last step, a language has no cases, a black box no threads to set,
+# a model no attention.
+STOPS_EARLY = {
+    "gradient_attack",
+    "corruption_accuracy",
+    "corruption_accuracy_of_all_rows",
+    "numeric_noise",
+    "attention_rollout",
+}
 
 
 FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}
