@@ -7,8 +7,8 @@ import numpy as np
 from assay.access.handles import Query
 from assay.probes.transparency import _curves, _gradients, _masked, _units
 from assay.registry import Sizes, probe
-from assay.stats import Draws, measured
-from assay.values import Measurement, Task
+from assay.stats import Draws, Estimate, measured
+from assay.values import Array, Better, Measurement, Task
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
@@ -52,33 +52,36 @@ def gradient_attributions(gradient: Query, task: Task, draws: Draws) -> list[Mea
     found, masked = _gradients.explained(gradient, task), _masked.passes(gradient, task)
     is_unused = _masked.unused(gradient)
     shapley = _masked.attributions(masked, is_unused).values
-    rng = gradient.rng("gradient faithfulness")
-    ranks, inputs = _curves.orders([found.values], rng), gradient.inputs[rows]
-    areas = _curves.areas(
-        gradient, inputs, _curves.baselines(gradient, rng), ranks=ranks, target=_gradients.targets(gradient, task)
-    )
-    gains, names = _curves.gains(areas, ("gradient_",))
+    gains, names = _gains(gradient, task, found.values)
     is_usable = _masked.finite(found.values, found.change, gains, shapley[places])
-    attempted, errored, sample = len(rows), int((~is_usable).sum()), draws.of(rows)
+    sample = draws.of(rows)
     told = _units.told(gradient, shapley)
-    of_sample = _units.Told(told.slices, told.member[places], told.share[places])
-    sizes = _units.means(of_sample, found.values, is_usable, draws=sample, task=task, metric="gradient_attribution")
-    gap = _masked.share(
-        sample, np.abs(found.total - found.change), np.abs(found.change), is_usable, nothing="no answer moves from b"
-    )
-    missed, moved = _masked.infidelity(masked, found.values, places)
-    unfaithful = _masked.share(sample, missed, moved, is_usable, nothing="no masked answer differs")
+    told = _units.Told(told.slices, told.member[places], told.share[places])
+    sizes = _units.means(told, found.values, is_usable, draws=sample, task=task, metric="gradient_attribution")
+    gap = np.abs(found.total - found.change), np.abs(found.change)
+    unforeseen = _masked.infidelity(masked, found.values, places)
     alike = _masked.rank_correlation(found.values, shapley[places], is_unused[places])
     agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
     bounds = (-1, 1) if task.classes else (None, None)
     gained = _masked.row_means(sample, np.nan_to_num(gains), is_usable, bounds=bounds)
-    told_apart = [
-        (gap, "completeness_gap", "", "fraction", "lower"),
-        (unfaithful, "gradient_infidelity", "", "fraction", "lower"),
+    told_apart: list[tuple[Estimate, str, str, str, Better]] = [
+        (_masked.share(sample, *gap, is_usable, nothing="no answer moves from b"), "completeness_gap", "", "fraction",
+         "lower"),
+        (_masked.share(sample, *unforeseen, is_usable, nothing="no masked answer differs"), "gradient_infidelity", "",
+         "fraction", "lower"),
         (agrees, "gradient_shapley_agreement", "", "rank correlation", "higher"),
         *((one, *name, _masked.unit(task), "higher") for one, name in zip(gained, names, strict=True)),
-    ]
+    ]  # fmt: skip
+    errored = int((~is_usable).sum())
     return sizes + [
-        measured(one, metric, unit=unit, better=better, slice=slice_, attempted=attempted, errored=errored)  # type: ignore[arg-type]
+        measured(one, metric, unit=unit, better=better, slice=slice_, attempted=len(rows), errored=errored)
         for one, metric, slice_, unit, better in told_apart
     ]
+
+
+def _gains(gradient: Query, task: Task, values: Array) -> tuple[Array, list[tuple[str, str]]]:
+    """What each row gains `(R, P)` from the order of its values, and the metric and slice of each."""
+    rng = gradient.rng("gradient faithfulness")
+    ranks, inputs = _curves.orders([values], rng), gradient.inputs[_gradients.sample(gradient)]
+    baselines, target = _curves.baselines(gradient, rng), _gradients.targets(gradient, task)
+    return _curves.gains(_curves.areas(gradient, inputs, baselines, ranks=ranks, target=target), ("gradient_",))
