@@ -30,6 +30,10 @@ class Told:
     member: Array  # (R, P) bool
     share: Array  # (R, U, P): how much of each unit's size counts for each thing
 
+    def of(self, rows: Array) -> Told:
+        """The same things of some of the rows `(r,)`."""
+        return Told(self.slices, self.member[rows], self.share[rows])
+
 
 def told(query: Query, values: Array) -> Told:
     """All columns or patches; of texts at most 20 words, those whose values `(R, U)` are largest on average.

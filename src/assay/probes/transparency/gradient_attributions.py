@@ -55,8 +55,7 @@ def gradient_attributions(gradient: Query, task: Task, draws: Draws) -> list[Mea
     gains, names = _gains(gradient, task, found.values)
     is_usable = _masked.finite(found.values, found.change, gains, shapley[places])
     sample = draws.of(rows)
-    told = _units.told(gradient, shapley)
-    told = _units.Told(told.slices, told.member[places], told.share[places])
+    told = _units.told(gradient, shapley).of(places)
     sizes = _units.means(told, found.values, is_usable, draws=sample, task=task, metric="gradient_attribution")
     gap = np.abs(found.total - found.change), np.abs(found.change)
     unforeseen = _masked.infidelity(masked, found.values, places)
@@ -64,14 +63,14 @@ def gradient_attributions(gradient: Query, task: Task, draws: Draws) -> list[Mea
     agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
     bounds = (-1, 1) if task.classes else (None, None)
     gained = _masked.row_means(sample, np.nan_to_num(gains), is_usable, bounds=bounds)
+    fits = _masked.share(sample, *gap, is_usable, nothing="no answer moves from b")
+    foreseen = _masked.share(sample, *unforeseen, is_usable, nothing="no masked answer differs")
     told_apart: list[tuple[Estimate, str, str, str, Better]] = [
-        (_masked.share(sample, *gap, is_usable, nothing="no answer moves from b"), "completeness_gap", "", "fraction",
-         "lower"),
-        (_masked.share(sample, *unforeseen, is_usable, nothing="no masked answer differs"), "gradient_infidelity", "",
-         "fraction", "lower"),
+        (fits, "completeness_gap", "", "fraction", "lower"),
+        (foreseen, "gradient_infidelity", "", "fraction", "lower"),
         (agrees, "gradient_shapley_agreement", "", "rank correlation", "higher"),
         *((one, *name, _masked.unit(task), "higher") for one, name in zip(gained, names, strict=True)),
-    ]  # fmt: skip
+    ]
     errored = int((~is_usable).sum())
     return sizes + [
         measured(one, metric, unit=unit, better=better, slice=slice_, attempted=len(rows), errored=errored)
