@@ -31,6 +31,7 @@ class Budget:
 BUDGETS = {"table": Budget(64, 25, 3), "image": Budget(48, 10, 2), "text": Budget(64, 8, 0)}
 ALL_ERRORED = "every explained row errored"
 _KERNEL_WIDTH = 0.75  # LIME's default for tables, per square root of the number of columns
+Bounds = tuple[float | None, float | None]
 _RIDGE = 1.0  # LIME's default penalty on weights that add up to the number of samples
 
 
@@ -115,6 +116,11 @@ def unit(task: Task) -> str:
     return "probability" if task.classes else "unit of the target"
 
 
+def bounds(task: Task) -> Bounds:
+    """Between which a difference of two explained outputs must lie."""
+    return (-1, 1) if task.classes else (None, None)
+
+
 def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
     """LIME's weights `(R, F)` from the same passes: ridge regression of outputs on masks, near coalitions first.
 
@@ -151,9 +157,6 @@ def finite(*arrays: Array) -> Array:
     """`(R,)` bool: rows with nothing missing in any of the `(R, ...)` arrays."""
     flat = np.concatenate([one.reshape(len(one), -1) for one in arrays], axis=1)
     return np.array(np.isfinite(flat).all(axis=1))
-
-
-Bounds = tuple[float | None, float | None]
 
 
 def row_means(draws: Draws, values: Array, is_usable: Array, *, bounds: Bounds = (None, None)) -> list[Estimate]:

@@ -48,7 +48,7 @@ def attention_rollout(gradient: Query, task: Task, draws: Draws) -> list[Measure
     gain = gains[:, names.index(("rollout_faithfulness_gain", ""))]
     is_usable = _masked.finite(values, gain, looked)
     sample, errored = draws.of(rows), int((~is_usable).sum())
-    bounds = (-1, 1) if task.classes else (None, None)
+    bounds = _masked.bounds(task)
     alike = _masked.rank_correlation(looked, np.abs(values), is_unused)
     return [
         measured(
