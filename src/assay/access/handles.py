@@ -211,9 +211,18 @@ class Reference:
 
     system: System
     members: Array  # (N_train,) bool: the rows it was trained on
-    train_logits: Array  # (N_train, K)
-    test_logits: Array  # (N_test, K)
+    logits: Callable[[str], Array]  # of the "train" or the "test" rows (N, K), read when asked for: millions are many
     seed: int
+
+    @property
+    def train_logits(self) -> Array:
+        """`(N_train, K)`."""
+        return self.logits("train")
+
+    @property
+    def test_logits(self) -> Array:
+        """`(N_test, K)`."""
+        return self.logits("test")
 
 
 @dataclass(frozen=True)

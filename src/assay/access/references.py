@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -36,7 +37,7 @@ def halves(num_rows: int, num: int, data_digest: str) -> list[Array]:
 
 
 def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tuple[Reference, ...]:
-    """The reference models of a system, with their logits on the training and test rows.
+    """The reference models of a system; their logits on the training and test rows are in the workspace's cache.
 
     Trained by the recipe on halves of the training split; treatments of the model stage are then applied to them
     again from the lineage, so a model-stage treatment costs no training. Raises ModelError without a recipe.
@@ -50,12 +51,15 @@ def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tu
         seed = 1000 + index
         workspace.progress(f"{system.name}: reference models", index, len(masks))
         reference = _reference(system, mask, seed)
-        passes = {
-            name: observe(reference, name, want=frozenset(), workspace=workspace, ledger=ledger).arrays["logits"]
-            for name in ("train", "test")
-        }
-        found.append(Reference(reference, mask, passes["train"], passes["test"], seed))
+        logits = partial(_logits, reference, workspace, ledger)
+        for name in ("train", "test"):
+            logits(name)  # run now, and remembered by the workspace
+        found.append(Reference(reference, mask, logits, seed))
     return tuple(found)
+
+
+def _logits(reference: System, workspace: Workspace, ledger: Ledger, name: str) -> Array:
+    return observe(reference, name, want=frozenset(), workspace=workspace, ledger=ledger).arrays["logits"]
 
 
 def _reference(system: System, mask: Array, seed: int) -> System:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from assay.values import Array
 # Share of the gap between OUT and (unseen) IN confidence that is assumed to be closed: p(x) is estimated as
 # ((1 + a) p_out + 1 - a) / 2 (Zarifzadeh et al. 2024, eq. 11). One value for all data: tuning it would need members.
 INTERPOLATION = 0.5
+BLOCK = 1 << 16  # rows whose 64-bit copies exist at one time
 
 
 def true_probability(logits: Array, labels: Array) -> Array:
@@ -20,12 +21,16 @@ def true_probability(logits: Array, labels: Array) -> Array:
     >>> true_probability(np.array([[0.0, 0.0], [np.nan, 1.0]]), np.array([1, 0]))
     array([0.5, nan])
     """
-    wide = np.asarray(logits, dtype=np.float64)
-    errored: Array = np.logical_not(np.isfinite(wide).all(axis=1))
-    wide = np.where(errored[:, None], 0.0, wide)
-    wide = np.exp(wide - wide.max(axis=1, keepdims=True))
-    found: Array = wide[np.arange(len(wide)), labels] / wide.sum(axis=1)
-    return np.where(errored, np.nan, found)
+    found: Array = np.empty(len(logits))
+    for start in range(0, len(logits), BLOCK):
+        part = slice(start, start + BLOCK)
+        wide = np.asarray(logits[part], dtype=np.float64)
+        errored: Array = np.logical_not(np.isfinite(wide).all(axis=1))
+        wide = np.where(errored[:, None], 0.0, wide)
+        wide = np.exp(wide - wide.max(axis=1, keepdims=True))
+        right = wide[np.arange(len(wide)), labels[part]] / wide.sum(axis=1)
+        found[part] = np.where(errored, np.nan, right)
+    return found
 
 
 def out_masks(members: Sequence[Array], num_other: int, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -43,13 +48,22 @@ def out_masks(members: Sequence[Array], num_other: int, rng: np.random.Generator
     return ~masks, others
 
 
-def ratio_score(target: Array, references: Array, out: Array) -> Array:
-    """Ratio log p_target - log of the estimated average p, `(N,)`, from references `(R, N)` where `out (R, N)`.
+def ratio_score(target: Array, references: Iterable[Array], out: Array) -> Array:
+    """Ratio log p_target - log of the estimated average p, `(N,)`, from R references `(N,)` where `out (R, N)`.
+
+    References are read one at a time: of many rows it matters that not all of them are in memory at once.
 
     >>> ratio_score(np.array([0.5]), np.array([[0.5], [0.9]]), np.array([[True], [False]])).round(3)
     array([-0.223])
     """
-    average = (references * out).sum(axis=0) / out.sum(axis=0)
-    estimated = ((1 + INTERPOLATION) * average + 1 - INTERPOLATION) / 2
-    found: Array = np.log(np.maximum(target, 1e-300)) - np.log(estimated)
-    return np.where(np.isfinite(found), found, -np.inf)
+    average: Array = np.zeros(len(target))
+    for reference, counts in zip(references, out, strict=True):
+        average += reference * counts
+    average /= out.sum(axis=0)
+    average *= 1 + INTERPOLATION
+    average += 1 - INTERPOLATION
+    average /= 2
+    found = np.log(np.maximum(target, 1e-300))
+    found -= np.log(average, out=average)
+    found[~np.isfinite(found)] = -np.inf
+    return found

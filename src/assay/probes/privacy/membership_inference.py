@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,28 +53,42 @@ def membership_inference(retrain: Retrain, draws: Draws) -> list[Measurement]:
     """
     scores, sample = attack_scores(retrain)
     rng = retrain.rng("membership ties")
-    ratio, loss = (ranked(*scores[attack], rng) for attack in ("ratio", "loss"))
-    found = [*_overall(ratio, draws, sample, ""), *_overall(loss, draws, sample, "attack=loss")]
-    found += _curve(ratio, sample, draws.level)
-    return found + _by_group(ratio, sample, retrain, draws.level)
+    ratio = ranked(*scores.pop("ratio"), rng)
+    found, more = _overall(ratio, draws, sample, ""), _curve(ratio, sample, draws.level)
+    more += _by_group(ratio, sample, retrain, draws.level)
+    del ratio  # of millions of rows one attack at a time
+    found += _overall(ranked(*scores.pop("loss"), rng), draws, sample, "attack=loss")
+    return found + more
 
 
 def attack_scores(retrain: Retrain) -> tuple[dict[str, tuple[Array, Array]], Sample]:
     """Scores of the attack and of the baseline, for members `(M,)` and non-members `(N,)`."""
     num_train, num_test = len(retrain.train_labels), len(retrain.test_labels)
     rows = np.sort(retrain.rng("membership rows").permutation(num_train)[:num_test])
-    train, test = retrain.train_labels, retrain.test_labels
-    targets = [true_probability(retrain.target_train_logits[rows], train[rows])]
-    targets.append(true_probability(retrain.target_test_logits, test))
-    references = [np.stack([true_probability(one.train_logits[rows], train[rows]) for one in retrain.references])]
-    references.append(np.stack([true_probability(one.test_logits, test) for one in retrain.references]))
     rng = retrain.rng("membership halves")
-    mine, theirs = out_masks([one.members for one in retrain.references], num_test, rng)
-    errors = [~(np.isfinite(targets[i]) & np.isfinite(references[i]).all(axis=0)) for i in range(2)]
-    ratios = [ratio_score(targets[i], references[i], mask) for i, mask in enumerate((mine[:, rows], theirs))]
-    losses = [np.where(np.isfinite(target), target, -np.inf) for target in targets]
-    scores = {"ratio": (ratios[0], ratios[1]), "loss": (losses[0], losses[1])}
-    return scores, Sample(rows, errors[0], errors[1])
+    mine, theirs = out_masks([one.members[rows] for one in retrain.references], num_test, rng)
+    labels = retrain.train_labels[rows]
+    target = true_probability(retrain.target_train_logits[rows], labels)
+    members = _scored(target, (true_probability(one.train_logits[rows], labels) for one in retrain.references), mine)
+    labels = retrain.test_labels
+    target = true_probability(retrain.target_test_logits, labels)
+    others = _scored(target, (true_probability(one.test_logits, labels) for one in retrain.references), theirs)
+    scores = {"ratio": (members[0], others[0]), "loss": (members[1], others[1])}
+    return scores, Sample(rows, members[2], others[2])
+
+
+def _scored(target: Array, references: Iterable[Array], out: Array) -> tuple[Array, Array, Array]:
+    """Ratios, losses (no claim where the model errored), and which rows errored in any model, each `(N,)`."""
+    errored: Array = np.logical_not(np.isfinite(target))
+
+    def looked_at() -> Iterator[Array]:
+        for reference in references:
+            np.logical_or(errored, ~np.isfinite(reference), out=errored)
+            yield reference
+
+    ratio = ratio_score(target, looked_at(), out)
+    target[~np.isfinite(target)] = -np.inf
+    return ratio, target, errored
 
 
 def _overall(scored: Scored, draws: Draws, sample: Sample, slice: str) -> list[Measurement]:
