@@ -23,7 +23,7 @@ from assay.tasks import task_of
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
 
-MODELS = ("linear", "lstm", "gru", "transformer")
+MODELS = ("linear", "ngrams", "lstm", "gru", "transformer")
 SETTINGS = {
     "movie": {"learning_rate": 4e-3},
     "chinese": {"learning_rate": 3e-3},
@@ -36,6 +36,7 @@ SHARED = {
     "augment": ("token_dropout:0.1",),
     "max_grad_norm": 1.0,
 }
+OWN_SETTINGS = {"ngrams": {"epochs": 3, "learning_rate": 4e-3}}
 PARAMS = {"movie": {}, "chinese": {"max_length": 96}}
 GRAMS = {
     "movie": [{}, {"ngram_range": (1, 2), "sublinear_tf": True}],
@@ -55,12 +56,13 @@ def main() -> None:
     print({name: len(split) for name, split in data.splits.items()}, flush=True)
     if "linear" in asked.models:
         print(f"{asked.data}, TF-IDF and logistic regression: {linear(data, GRAMS[asked.data])}", flush=True)
-    settings = TrainSettings(**SHARED, **SETTINGS[asked.data])
     for name in [name for name in asked.models if name != "linear"]:
         found, seconds = [], []
+        settings = TrainSettings(**{**SHARED, **SETTINGS[asked.data], **OWN_SETTINGS.get(name, {})})
+        params = {} if name == "ngrams" else PARAMS[asked.data]  # what is given to networks that read word by word
         for seed in range(asked.seeds):
             began = time.process_time()
-            recipe = TrainRecipe(Architecture(name, PARAMS[asked.data]), task_of(data), settings)
+            recipe = TrainRecipe(Architecture(name, params), task_of(data), settings)
             model = recipe.fit(data.splits["train"], data, seed).model
             seconds.append(time.process_time() - began)
             right = model.outputs(data.splits["validation"].inputs).argmax(axis=1) == data.splits["validation"].labels

@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "gru": SMALL,
     "lstm_attention": SMALL,
     "transformer": {"dim": 16, "vocab_size": 60},
+    "ngrams": {"dim": 4, "vocab_size": 60, "num_grams": 200},
 }
 # What may refuse, and the word its sentence must hold; everything else must work.
 REFUSED = {
@@ -40,6 +41,7 @@ QUICK = {
     ("lstm", "prune_magnitude"),
     ("gru", "quantize_int8"),
     ("lstm", "fill_missing"),
+    ("ngrams", "prune_magnitude"),
 }
 
 

@@ -13,10 +13,11 @@ import pytest
 from torch import nn
 
 from assay.errors import ModelError
-from assay.models import BUILDERS, MLP, RESOLVERS, Architecture, build, resolve
+from assay.models import BUILDERS, MLP, RESOLVERS, Architecture, build, ngrams, resolve
 from assay.models.adapters.module import ModuleModel
 from assay.models.cnn import lenet, residual, vgg
 from assay.models.gan import discriminator, generator
+from assay.models.ngrams import NgramOptions
 from assay.models.recurrent import Recurrent
 from assay.models.store import load_system, read_manifest, save_system
 from assay.models.text import LANGUAGES
@@ -43,6 +44,7 @@ COLUMNS = {
     "gru": CHINESE,
     "lstm_attention": ENGLISH,
     "transformer": ENGLISH,
+    "ngrams": CHINESE,
 }
 FUNCTIONS: Mapping[str, Any] = {
     "mlp": (MLP.__init__, {"hidden": (7, 5), "num_bins": 2}),
@@ -57,6 +59,7 @@ FUNCTIONS: Mapping[str, Any] = {
     "gru": (Recurrent.__init__, {"num_hidden": 3}),
     "lstm_attention": (Recurrent.__init__, {"num_hidden": 3}),
     "transformer": (Encoder.__init__, {"num_heads": 2, "num_layers": 2, "num_hidden": 8, "positions": "learned"}),
+    "ngrams": (NgramOptions.__init__, {"dim": 3, "num_grams": 50}),
 }
 
 
@@ -85,6 +88,7 @@ def test_written_out_it_builds_the_same_whatever_the_defaults_become(
         monkeypatch.setitem(function.__kwdefaults__, parameter, value)
     monkeypatch.setitem(LANGUAGES, "zh", {"kind": "word", "vocab_size": 77})
     monkeypatch.setitem(LANGUAGES, "en", {"vocab_size": 55, "dim": 8, "num_bigrams": 9})
+    monkeypatch.setitem(ngrams.LANGUAGES, "zh", {"vocab_size": 77})
     changed = build(name, columns=columns, num_outputs=3)
     assert shapes(changed) != built, "the defaults did change"
     assert shapes(build(name, columns=columns, num_outputs=3, params=before.params)) == built

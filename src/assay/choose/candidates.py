@@ -11,7 +11,7 @@ from assay.models import Architecture
 from assay.tasks import task_of
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
-from assay.train.system import default_recipe
+from assay.train.system import recipe_for
 from assay.values import Data
 
 MAX_EPOCHS = 40  # that a part of the rows is seen at most, unless the settings say more
@@ -39,14 +39,13 @@ class Candidate:
 def candidates_for(data: Data) -> tuple[Candidate, ...]:
     """The candidates that suit the inputs: from a linear model to the largest that a small machine trains in minutes.
 
-    All are trained with the settings of the default recipe for these data.
+    All are trained with the settings of the default recipe for these data, n-grams of texts with a third pass.
 
     >>> from assay.data import load_adult
     >>> [one.name for one in candidates_for(load_adult())][:2]
     ['mlp hidden=[]', 'mlp hidden=[] num_bins=32']
     """
-    settings = default_recipe(data).settings
-    return tuple(_named(name, params, settings) for name, params in _TRIED[data.modality])
+    return tuple(_named(name, params, recipe_for(data, model=name).settings) for name, params in _TRIED[data.modality])
 
 
 def _named(name: str, params: Mapping[str, Any], settings: TrainSettings) -> Candidate:
@@ -72,6 +71,7 @@ _IMAGES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("cnn_vgg", {}),
 )
 _TEXTS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("ngrams", {}),
     ("rnn", {"num_hidden": 32}),
     ("gru", {"num_hidden": 32}),
     ("gru", {"num_hidden": 96}),

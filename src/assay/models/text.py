@@ -207,16 +207,22 @@ LANGUAGES: dict[str, dict[str, Any]] = {
 }
 
 
+def language_of(columns: Sequence[Column]) -> str:
+    """The language of a text column. Raises ModelError unless it is the only column."""
+    if len(columns) != 1 or columns[0].kind != "text":
+        found = ", ".join(f"{column.name} ({column.kind})" for column in columns)
+        raise ModelError(Problem(f"a text model was given the columns {found or 'none'}", "one column of kind text"))
+    return columns[0].language
+
+
 def text_options(columns: Sequence[Column], params: dict[str, Any]) -> TextOptions:
     """Take what belongs to reading out of `params`, and fill in the defaults of the column's language.
 
     Raises ModelError unless the only column is a text.
     """
-    if len(columns) != 1 or columns[0].kind != "text":
-        found = ", ".join(f"{column.name} ({column.kind})" for column in columns)
-        raise ModelError(Problem(f"a text model was given the columns {found or 'none'}", "one column of kind text"))
+    language = language_of(columns)
     given = {name: params.pop(name) for name in TextOptions.__dataclass_fields__ if name in params}
-    return TextOptions(**{**LANGUAGES.get(columns[0].language, {}), **given})
+    return TextOptions(**{**LANGUAGES.get(language, {}), **given})
 
 
 def resolve_text(columns: Sequence[Column], params: Mapping[str, Any], *, rest: Mapping[str, Any]) -> dict[str, Any]:

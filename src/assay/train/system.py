@@ -77,6 +77,7 @@ def recipe_for(
         raise ModelError(Problem(f"architecture {name!r} is not known", ", ".join(sorted(BUILDERS))))
     own = base.architecture.params if name == base.architecture.name else {}
     architecture = Architecture(name, {**own, **(params or {})})
+    base = text_recipe(data, model=name) if data.modality == "text" else base
     return TrainRecipe(architecture, base.task, replace(base.settings, **(settings or {})))
 
 
