@@ -16,6 +16,7 @@ from assay.errors import ModelError
 from assay.models import build, grams, tensors
 from assay.models.grams import LAST, GramBag
 from assay.models.kernels import written_out
+from assay.models.vectors import ByToken
 from assay.parts import texts
 from assay.train.texts import text_recipe
 from assay.values import Array, Column, Groups, Split
@@ -129,6 +130,25 @@ def test_it_answers_by_row_whatever_the_padding() -> None:
         assert model(found[:0]).shape == (0, 3)
     assert tensors(model, texts([])).shape == (0, 1)
     assert (together[0] - together[2]).abs().max() > 1e-2
+
+
+def test_it_can_be_entered_at_its_tokens() -> None:
+    model = classifier()
+    inputs = texts(["the cat sat on the mat the cat", "", "zebra", "dog the cat"])
+    assert isinstance(model, ByToken)
+    tokens = model.token_ids(inputs)
+    vectors = model.token_vectors(tokens)
+    with torch.no_grad():
+        torch.testing.assert_close(model.from_vectors(vectors, tokens), model(tensors(model, inputs)))
+    names, table = model.bag.names(model.encoder.tokens()), model.bag.embedding.weight  # type: ignore[union-attr, operator]
+    known = [run for run in runs_of("dog the cat") if run in names]
+    weights = {run: model.bag.weights[2 + names.index(run)] for run in known}  # type: ignore[union-attr, index]
+    length = torch.stack(list(weights.values())).norm()
+    holding = [run for run in known if "cat" in run]
+    assert {len(run) for run in holding} == {1, 2}
+    shares = [weights[run] / length / len(run) * table[2 + names.index(run)] for run in holding]  # type: ignore[index, operator]
+    torch.testing.assert_close(vectors[3, 2], torch.stack(shares).sum(dim=0))
+    assert [len(spans) for spans in model.token_spans(inputs)] == [8, 1, 1, 3]
 
 
 def test_gradients_of_single_rows_are_those_of_each_row_alone() -> None:

@@ -64,7 +64,11 @@ class GramBag(nn.Module):
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Token ids `(N, L)` to ids of their different runs `(N, M)` in rising order, 0 after the last; 1 if none."""
-        made = [self._numbers(rows) for rows in _parts(tokens)]
+        made = []
+        for part in _parts(tokens):
+            ids = self._placed(part)
+            ids = np.sort(np.where(ids == PADDING, LAST, ids), axis=1)  # those that are known first
+            made.append(np.where(ids == LAST, PADDING, ids))
         width = max([1, *(int((rows > 0).sum(axis=1).max(initial=0)) for rows in made)])
         found = np.zeros((len(tokens), width), dtype=np.int64)
         start = 0
@@ -82,6 +86,19 @@ class GramBag(nn.Module):
         vectors: Tensor = self.embedding(grams) * scaled[:, :, None]
         return vectors
 
+    def by_token(self, tokens: Tensor) -> Tensor:
+        """Token ids `(N, L)` to vectors `(N, L, dim)` that sum to the bag: a run is shared evenly by its tokens.
+
+        A run that stands in several places belongs to the first.
+        """
+        grams = torch.from_numpy(self._placed(tokens)).to(tokens.device)
+        vectors = self.embed(grams).view(len(tokens), self.longest, tokens.shape[1], -1)
+        found = torch.zeros_like(vectors[:, 0])
+        for size in range(1, self.longest + 1):
+            for place in range(min(size, tokens.shape[1])):
+                found[:, place:] += vectors[:, size - 1, : tokens.shape[1] - place] / size
+        return found
+
     def names(self, tokens: list[str]) -> list[tuple[str, ...]]:
         """What each known run is made of, by id from 2 on; `tokens` names the token of each id."""
         found = []
@@ -94,7 +111,7 @@ class GramBag(nn.Module):
         return found
 
     def _runs(self, tokens: Tensor) -> Array:
-        """The codes of a text's different runs in rising order `(N, longest L)`, 0 where there is none."""
+        """The code of the run that begins at a token, `(N, longest L)` by size; 0 for none, or one that came before."""
         given = tokens.cpu().numpy()
         code, fine, found = np.zeros_like(given), np.ones(given.shape, dtype=bool), []
         for place in range(self.longest):
@@ -102,17 +119,18 @@ class GramBag(nn.Module):
             fine = fine & (following >= NUM_SPECIAL)
             code = code * self.base + following
             found.append(np.where(fine, code, 0))
-        runs = np.sort(np.concatenate(found, axis=1), axis=1)
-        runs[:, 1:][runs[:, 1:] == runs[:, :-1]] = 0
+        runs = np.concatenate(found, axis=1)
+        order = np.argsort(runs, axis=1, kind="stable")
+        ordered = np.take_along_axis(runs, order, axis=1)
+        ordered[:, 1:][ordered[:, 1:] == ordered[:, :-1]] = 0
+        np.put_along_axis(runs, order, ordered, axis=1)
         return runs
 
-    def _numbers(self, tokens: Tensor) -> Array:
-        """The ids of a text's runs, those that are known first and in rising order."""
+    def _placed(self, tokens: Tensor) -> Array:
+        """The ids of those runs, 0 where it is none or not known."""
         runs, codes = self._runs(tokens), self.codes.cpu().numpy()
         place = np.searchsorted(codes, runs).clip(max=len(codes) - 1)
-        ids = np.where(codes[place] == runs, place + NUM_SPECIAL, LAST)
-        ids = np.sort(ids, axis=1)
-        return np.where(ids < LAST, ids, PADDING)
+        return np.where(codes[place] == runs, place + NUM_SPECIAL, PADDING)
 
 
 def _parts(tokens: Tensor) -> list[Tensor]:

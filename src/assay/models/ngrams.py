@@ -76,6 +76,23 @@ class NgramClassifier(Switched):
         outputs: Tensor = self.head(self.drop(embedded.sum(dim=1)))
         return outputs
 
+    def token_ids(self, inputs: Array) -> Tensor:
+        """Texts `(N,)` to token ids `(N, L)`, of which runs are made."""
+        tokens: Tensor = self.encoder(inputs)
+        return tokens
+
+    def token_vectors(self, tokens: Tensor) -> Tensor:
+        """Token ids `(N, L)` to vectors `(N, L, D)`: the runs that a token is in, shared by their tokens."""
+        return self.bag.by_token(tokens)
+
+    def from_vectors(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        """Vectors `(N, L, D)` of tokens to outputs `(N, K)`."""
+        return self.from_embeddings(vectors, tokens)
+
+    def token_spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
+        """Where each token stands in its text; see `ByToken`."""
+        return self.encoder.spans(inputs)
+
     def forward(self, grams: Tensor) -> Tensor:
         """Ids of runs `(N, M)` to outputs `(N, K)`."""
         if self.kernel == "fused" and len(grams):
