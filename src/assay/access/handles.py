@@ -101,20 +101,11 @@ class Query:
         cache.put(key, {"logits": logits}, {})
         return logits
 
-<<<<<<< HEAD
     def fresh_logits(self, inputs: Array, *, batch_size: int) -> Array:
         """`(M, ...)` to `(M, K)`, run anew whatever is remembered, in batches of `batch_size`; counts M rows."""
         self.ledger.add(self.kind, len(inputs))
         starts = range(0, max(len(inputs), 1), batch_size)
         return np.concatenate([run_model(self.system, inputs[start : start + batch_size]) for start in starts])
-=======
-    def logits_once(self, inputs: Array) -> Array:
-        """`logits` that are not remembered: for searches of thousands of steps that never ask the same twice."""
-        if not len(inputs):
-            return np.empty((0, self.system.task.num_outputs), dtype=np.float32)
-        self.ledger.add(self.kind, len(inputs))
-        return run_model(self.system, inputs)
->>>>>>> 772684f (Adversarial accuracy: APGD, FAB and Square in the order of their price, with masked gradients named)
 
     def probabilities(self, inputs: Array) -> Array:
         """`(M, F)` to `(M, K)`; for regression the predicted values `(M, 1)`."""

@@ -18,6 +18,7 @@ Norm = Literal["linf", "l2"]
 # Logits (m, K) and positions (m,) to what is climbed (m,), and its derivative by the logits (m, K) up to a factor.
 Objective = Callable[[Array, Array], tuple[Array, Array]]
 TINY = 1e-12
+BATCH = 8192  # rows that one call of the model takes
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Scope:
     def look(self, points: Array, at: Array) -> tuple[Array, Array]:
         """Logits `(A, K)`, and whether the answer is wrong `(A,)`."""
         raw = self.raw(self.settle(points, at), at)
-        logits = self.query.logits_once(raw)
+        logits = self.query.fresh_logits(raw, batch_size=BATCH)
         return logits, self._wrong(logits, raw, at)
 
     def slopes(self, points: Array, at: Array, objective: Objective) -> tuple[Array, Array, Array, Array]:
