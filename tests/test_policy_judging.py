@@ -184,6 +184,38 @@ def test_required_num_is_none_where_no_number_is_known(item):
     assert "no number of examples" in finding.reason
 
 
+def test_a_group_on_which_not_even_the_best_result_could_pass_is_too_small_to_judge():
+    policy = _policy('metric = "m"; at_most = 0.2; slice = "*"')
+    (small,) = judge(policy, [_proportion(1, 12, slice="town=c")])
+    assert small.verdict == "inconclusive"
+    assert outcome(small) == "indeterminate"
+    more = small.required_num - 12
+    assert f"too small to judge: n = 12; about {more} more of town=c would settle it" in small.reason
+    (settled,) = judge(policy, [_proportion(round((12 + more) / 12), 12 + more, slice="town=c")])
+    assert settled.verdict == "pass"
+    (larger,) = judge(policy, [_proportion(15, 100, slice="town=c")])  # a better result could have passed
+    assert larger.verdict == "inconclusive"
+    assert "too small" not in larger.reason
+
+
+@pytest.mark.parametrize("kind", ["at_most", "at_least"])
+@pytest.mark.parametrize("total", [5, 13, 14, 40])
+def test_too_small_means_that_no_count_at_all_would_pass(kind, total):
+    """By enumeration: over all counts of so many rows, one passes exactly where none is called too small."""
+    policy = _policy(f'metric = "m"; {kind} = {0.2 if kind == "at_most" else 0.8}')
+    findings = [judge(policy, [_proportion(hits, total)])[0] for hits in range(total + 1)]
+    small = {"too small" in one.reason for one in findings if one.verdict == "inconclusive"}
+    assert small == {"pass" not in {one.verdict for one in findings}}
+
+
+def test_an_interval_wider_than_all_that_passes_is_too_small_and_other_units_never_are():
+    policy = _policy('metric = "m"; at_most = 0.1')
+    wide = {"scored": 30, "attempted": 30, "method": "simultaneous MOVER"}
+    assert "too small" in judge(policy, [_measurement(0.05, 0.0, 0.3, **wide)])[0].reason
+    assert "too small" not in judge(policy, [_measurement(0.05, 0.0, 0.12, **wide)])[0].reason
+    assert "too small" not in judge(policy, [_measurement(0.05, 0.0, 0.3, unit="seconds", **wide)])[0].reason
+
+
 def test_no_word_of_conformity():
     policy = _policy('metric = "m"; at_most = 0.1; clauses = ["c"]')
     for triple in [(0.05, 0.04, 0.06), (0.15, 0.14, 0.16), (0.1, 0.05, 0.15)]:

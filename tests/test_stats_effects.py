@@ -8,7 +8,8 @@ from scipy import stats as reference
 
 from assay import stats
 from assay.estimation import effects as module
-from assay.estimation.effects import effects, required_num
+from assay.estimation.effects import effects
+from assay.estimation.needed import required_num
 from assay.values import Measurement
 
 
@@ -136,12 +137,12 @@ def test_required_num_settles_with_the_promised_power(bound):
     now = stats.measured(
         stats.rate(np.array([8.0]), np.array([80.0])), "rate", unit="share", better="lower", attempted=80
     )
-    needed = required_num(now, bound=bound)
+    needed = required_num(now, bound=bound, power=0.8)
     hits = rng.binomial(needed, 0.1, size=400)
     settled = [not e.low <= bound <= e.high for e in (stats.exact_rate(int(h), needed) for h in hits)]
     assert 0.65 <= np.mean(settled) <= 0.97
     assert required_num(replace(now, value=bound, low=0.0, high=1.0), bound=bound) is None
-    assert required_num(replace(now, low=None), bound=bound) is None
+    assert required_num(replace(now, low=None, high=None), bound=bound) is None
 
 
 def test_doc_lists_every_verdict():

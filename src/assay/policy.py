@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from assay.digests import digest_of
 from assay.errors import PolicyError, Problem, StorageError
+from assay.estimation.needed import TOO_SMALL, is_too_small, required_num
 from assay.estimation.widen import widened
 from assay.storage import read_regular
 from assay.values import Finding, Measurement, NotApplicable, Verdict
@@ -349,20 +350,21 @@ def _finding(policy: Policy, rule: Rule, item: Measurement, level: float) -> Fin
         return replace(blank, verdict="pass", reason=f"{shown} is {words} {rule.bound:g} at every point")
     if near is not None and sign * near > sign * rule.bound:
         return replace(blank, verdict="fail", reason=f"{shown} is {wrong} {rule.bound:g} at every point")
-    needed, why = _required(item, rule, low, high)
+    needed, why = _needed(item, rule, level)
     reason = f"{shown} reaches to both sides of {rule.bound:g}; {why}"
     return replace(blank, reason=reason, required_num=needed)
 
 
-def _required(item: Measurement, rule: Rule, low: float | None, high: float | None) -> tuple[int | None, str]:
-    """Examples at which the side of the interval that meets the bound would end there: it shrinks as 1/√n."""
-    num = item.scored or item.attempted
-    value = item.value if item.value is not None else rule.bound
-    edge = high if value < rule.bound else low
-    if value == rule.bound or edge is None or num == 0:
+def _needed(item: Measurement, rule: Rule, level: float) -> tuple[int | None, str]:
+    """Examples that would settle it, and in words; said otherwise where not even the best result could have passed."""
+    num, where = item.scored or item.attempted, f" of {item.slice}" if item.slice else ""
+    needed = required_num(item, bound=rule.bound, level=level)
+    if is_too_small(item, bound=rule.bound, kind=rule.kind, level=level):
+        small = f"{TOO_SMALL}: n = {num}"
+        more = "" if needed is None else f"; about {needed - num} more{where} would settle it if the value stays"
+        return needed, small + more
+    if needed is None:
         return None, "no number of examples is known that would settle it"
-    needed = max(num + 1, math.ceil(num * ((edge - value) / (rule.bound - value)) ** 2))
-    where = f" of {item.slice}" if item.slice else ""
     return needed, f"about {needed} examples{where} would settle it if the value stays (now {num})"
 
 

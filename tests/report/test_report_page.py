@@ -12,6 +12,7 @@ import pytest
 from assay import registry
 from assay.dossier import load_dossier
 from assay.errors import DossierError, UsageError
+from assay.estimation.needed import TOO_SMALL
 from assay.report import LANGUAGES, matrix_png, read_tables, render, write_report
 from assay.report.matrix_section import short_names
 from assay.report.numbers import limit, number
@@ -273,6 +274,19 @@ def test_a_number_of_rows_that_is_no_advice_is_not_given(loaded, parse):
     assert "about 10,000,000 rows would settle it" in shown[0]
     assert "10,000,001" not in shown[1]
     assert "the value is too close to the bound to settle with more rows" in shown[1]
+
+
+def test_a_group_too_small_to_judge_is_said_to_be_so(loaded):
+    dossier = loaded[0]
+    measured = next(one for one in dossier.measurements if one.low is not None and one.value is not None)
+    reason = f"0.1 [0, 0.5] reaches to both sides of 0.2; {TOO_SMALL}: n = {measured.scored}"
+    judged = Finding("r", "inconclusive", reason, measured.digest, measured.metric, "", measured.value, measured.low)
+    told = replace(judged, required_num=measured.scored + 180, bound="at_most 0.2")
+    few, never = (replace(dossier, findings=(one,), measurements=(measured,)) for one in (told, judged))
+    assert f"too small to judge: {measured.scored:,} rows" in rendered(few)
+    assert "about 180 more would settle it" in rendered(few)
+    assert "more would settle it" not in rendered(never)
+    assert "样本太少，无法判定" in rendered(few, "zh")
 
 
 def test_the_picture_is_a_png_in_both_languages(filed):

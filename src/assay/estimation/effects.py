@@ -1,4 +1,4 @@
-"""Effects: what changed from one system to another on the same rows, and how many rows would tell."""
+"""Effects: what changed from one system to another on the same rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from scipy import special
 
 from assay.estimation.intervals import critical_value, level_of
+from assay.estimation.widen import FRACTIONS
 from assay.values import Array, Measurement
 
 PSEUDO_DISCORDANT = 2  # rows on which two systems are taken to differ although none was seen to
-SHARES = frozenset({"fraction", "proportion", "probability", "rate", "share"})  # units of which one row moves 1/n
 EffectVerdict = Literal["better", "worse", "changed", "no detectable change", "not comparable"]
 
 
@@ -119,7 +119,7 @@ def _floor(after: Measurement, before: Measurement) -> float:
     """
     num = max(1, min(after.scored, before.scored))
     spreads = [float(np.nanstd(one.replicates)) for one in (after, before) if one.replicates is not None]
-    per_row = max(2 * max(spreads) * math.sqrt(num), 1.0 if after.unit in SHARES else 0.0)
+    per_row = max(2 * max(spreads) * math.sqrt(num), 1.0 if after.unit in FRACTIONS else 0.0)
     return math.sqrt(PSEUDO_DISCORDANT) * per_row / num
 
 
@@ -155,24 +155,6 @@ def _effect(pair: _Pair, critical: float, level: float) -> Effect:
     return Effect(pair.after.key, pair.value, low, high, verdict, level, method, covers)
 
 
-def required_num(measurement: Measurement, *, bound: float, power: float = 0.8) -> int | None:
-    """Examples that would settle the value against `bound`: n (h (1 + z_power / z) / |value - bound|)^2.
-
-    h is the distance from the value to the limit on the bound's side, which shrinks as 1/sqrt(n). None when the value
-    is on the bound, or there is no interval. Limits: a projection with chance `power`, not a promise.
-
-    >>> one = Measurement("", "gap", 0.08, 0.0, 0.16, 0.95, "", "fraction", "lower", attempted=100, scored=100)
-    >>> required_num(one, bound=0.10), required_num(one, bound=0.30)
-    (3270, 28)
-    """
-    value, low, high = measurement.value, measurement.low, measurement.high
-    if value is None or low is None or high is None or value == bound or measurement.scored <= 0:
-        return None
-    half = value - low if bound < value else high - value
-    factor = 1 + float(special.ndtri(power)) / critical_value(measurement.level)
-    return math.ceil(measurement.scored * (half * factor / abs(value - bound)) ** 2)
-
-
 def flip_floor(*tables: Mapping[tuple[str, str, str], Measurement]) -> float:
     """Flips that arithmetic alone makes in both systems together: batch sizes, threads, a second call; 0 unmeasured."""
     return sum(max((one.value or 0.0 for key, one in table.items() if _is_flips(key)), default=0.0) for table in tables)
@@ -189,7 +171,7 @@ def above_floor(effect: Effect, unit: str, floor: float) -> Effect:
     >>> above_floor(seen, "fraction", 0.02).verdict, above_floor(seen, "fraction", 0.0).verdict
     ('no detectable change', 'better')
     """
-    told = effect.verdict in ("better", "worse", "changed") and unit in SHARES and not _is_flips(effect.key)
+    told = effect.verdict in ("better", "worse", "changed") and unit in FRACTIONS and not _is_flips(effect.key)
     if not told or effect.value is None or abs(effect.value) > floor:
         return effect
     reason = f"no larger than the numeric noise of {floor:.2g}"

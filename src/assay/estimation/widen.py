@@ -24,9 +24,9 @@ import numpy as np
 
 from assay.values import Measurement
 
-__all__ = ["widened"]
+__all__ = ["FRACTIONS", "counted", "widened"]
 
-_FRACTIONS = frozenset({"fraction", "proportion", "probability", "rate", "share"})
+FRACTIONS = frozenset({"fraction", "proportion", "probability", "rate", "share"})  # of which one row moves 1/n
 _SAME = 1e-6  # how closely a recomputed interval must match the measured one
 
 
@@ -71,7 +71,7 @@ def _stretch(
 
 def _limits(measurement: Measurement) -> tuple[float, float]:
     """Where a value can lie at all: a fraction whose interval reaches below 0 is a difference, and is not cut."""
-    if measurement.unit not in _FRACTIONS or (measurement.low or 0.0) < 0.0 or (measurement.high or 0.0) > 1.0:
+    if measurement.unit not in FRACTIONS or (measurement.low or 0.0) < 0.0 or (measurement.high or 0.0) > 1.0:
         return -math.inf, math.inf
     return 0.0, 1.0
 
@@ -87,6 +87,21 @@ def _quantile(measurement: Measurement, level: float) -> float:
 
 def _from_counts(measurement: Measurement, level: float) -> tuple[float, float] | None:
     """The exact interval at `level` when the counts behind the measured interval can be told; else None."""
+    known = counted(measurement)
+    if known is None:
+        return None
+    from assay.estimation.intervals import clopper_pearson
+
+    low, high = clopper_pearson(*known, level=level)
+    return float(low), float(high)
+
+
+def counted(measurement: Measurement) -> tuple[int, int] | None:
+    """Hits and total of a proportion whose measured interval (Wilson, Clopper-Pearson) they reproduce; else None.
+
+    >>> from assay.values import Measurement
+    >>> counted(Measurement("p", "m", 0.1, 0.0025, 0.4450, 0.95, "normal", "share", "lower", scored=10))
+    """
     value, low, high = measurement.value, measurement.low, measurement.high
     name = measurement.method.lower()
     if value is None or low is None or high is None or not 0.0 <= value <= 1.0:
@@ -105,6 +120,5 @@ def _from_counts(measurement: Measurement, level: float) -> tuple[float, float] 
             limits = wilson(hits, num, critical=critical_value(measurement.level))
         same = max(abs(float(hits / num) - value), abs(float(limits[0]) - low), abs(float(limits[1]) - high)) <= _SAME
         if same:
-            wide = clopper_pearson(hits, num, level=level)
-            return float(wide[0]), float(wide[1])
+            return int(hits), total
     return None

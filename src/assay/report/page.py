@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from assay.estimation.needed import TOO_SMALL
 from assay.report.matrix_section import FAMILIES, matrix_section
 from assay.report.numbers import limit, number
 from assay.report.phrases import Phrases
@@ -82,9 +83,14 @@ def _reason(finding: Finding, measured: Mapping[str, Measurement], say: Phrases)
         return say.reason(finding.reason)
     if finding.verdict != "inconclusive":
         return say(f"reason {finding.verdict}")
-    if finding.required_num is None or finding.required_num > MOST_REQUIRED:
-        return f"{say('reason open')}{say('stop')}{say('reason at the bound')}"
     now = measured[finding.measurement].scored if finding.measurement in measured else 0
+    settled = finding.required_num is not None and finding.required_num <= MOST_REQUIRED
+    if TOO_SMALL in finding.reason:
+        more = f"{max(0, (finding.required_num or 0) - now):,}"
+        small = say("reason too small").format(now=f"{now:,}")
+        return f"{small}{say('stop')}{say('reason required more').format(more=more)}" if settled else small
+    if not settled:
+        return f"{say('reason open')}{say('stop')}{say('reason at the bound')}"
     needed = say("reason required").format(num=f"{finding.required_num:,}", now=f"{now:,}")
     return f"{say('reason open')}{say('stop')}{needed}"
 

@@ -21,6 +21,7 @@ class Partition:
     name: str  # "sex", or "sex & race"
     slices: tuple[str, ...]  # "sex=Female", or "sex=Female & race=Black"
     codes: Array  # (N,) in [0, G], G = missing
+    members: tuple[tuple[int, ...], ...] = ()  # which category of each column makes up a slice
 
     def counts(self, outcomes: Array, num_outcomes: int, draws: Draws) -> Array:
         """Rows by group and outcome under each draw, `(1+B, G, num_outcomes)`, for outcomes `(N,)`."""
@@ -66,7 +67,8 @@ def single(groups: Groups) -> list[Partition]:
         codes = groups.codes[:, index].astype(np.int64)
         num = len(column.categories)
         names = tuple(f"{column.name}={category}" for category in column.categories)
-        found.append(Partition(column.name, names, np.where((codes < 0) | (codes >= num), num, codes)))
+        known = np.where((codes < 0) | (codes >= num), num, codes)
+        found.append(Partition(column.name, names, known, tuple((code,) for code in range(num))))
     return found
 
 
@@ -77,15 +79,16 @@ def crossed(groups: Groups) -> list[Partition]:
 
 
 def _product(parts: Sequence[Partition]) -> Partition:
-    name, slices, codes = parts[0].name, parts[0].slices, parts[0].codes
+    name, slices, codes, members = parts[0].name, parts[0].slices, parts[0].codes, parts[0].members
     for one in parts[1:]:
         known = (codes < len(slices)) & (one.codes < len(one.slices))
         present, packed = np.unique(codes[known] * len(one.slices) + one.codes[known], return_inverse=True)
         pairs = [divmod(int(code), len(one.slices)) for code in present]
         name, slices = f"{name} & {one.name}", tuple(f"{slices[a]} & {one.slices[b]}" for a, b in pairs)
+        members = tuple(members[a] + one.members[b] for a, b in pairs)
         codes = np.full(len(codes), len(present), dtype=np.int64)
         codes[known] = packed
-    return Partition(name, slices, codes)
+    return Partition(name, slices, codes, members)
 
 
 def is_headline(order: int, groups: Groups) -> bool:
