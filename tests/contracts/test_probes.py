@@ -345,6 +345,7 @@ STOPS_EARLY = {
     "numeric_noise",
     "attention_rollout",
 }
+STOPS_EARLY |= {"attribute_inference"}  # asks about each value of the sensitive columns there are, of 16 at most
 
 
 FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}
