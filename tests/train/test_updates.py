@@ -249,6 +249,24 @@ def test_the_curve_is_what_was_measured() -> None:
     assert 0 < seconds[0] <= seconds[1] <= seconds[2] <= facts["seconds"]
 
 
+def test_a_line_tells_loss_metric_pace_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("assay.train.progress.EVERY", 0.0)  # a line after every step
+    told: list[tuple[str, int, int]] = []
+    hooks = Hooks(validation=make_split(100, 2, 201), progress=lambda *given: told.append(given))
+    settings = TrainSettings(epochs=2, batch_size=100)
+    facts = fit(network(), TRAIN, task=TASK, settings=settings, hooks=hooks)
+    lines = told[1:]  # the first tells what it costs
+    assert [(done, total) for _, done, total in lines] == [(1, 4), (2, 4), (2, 4), (3, 4), (4, 4), (4, 4)]
+    metrics = [f"accuracy {point['validation_metric']:.4g}" for point in facts["curve"]]
+    seen = [[metric in text for metric in metrics] for text, _, _ in lines]
+    assert not any(map(any, seen[:2])), "nothing was measured yet"
+    assert all(one for one, _ in seen[2:5]), "the last whole epoch's"
+    assert seen[5][1]
+    assert f"loss {facts['curve'][1]['train_loss']:.4g}" in lines[5][0]
+    assert all("examples/s" in text for text, _, _ in lines)
+    assert [text.endswith("s left") for text, _, _ in lines] == [True] * 4 + [False] * 2
+
+
 @pytest.mark.parametrize("name", ["image", "text", "regression"])
 def test_every_modality_learns_by_the_same_loop(name: str) -> None:
     module, split, task, settings, columns = task_of(name)
