@@ -5,8 +5,8 @@ Equality first: in float32, with the same seed, order and memory layout, our wei
 1e-5. Then CPU seconds of training on one thread for the same examples (modules built and texts encoded before): an own
 convolutional network on pictures, the default MLP on Adult, a GRU on texts. The limit is the bare forward, backward and
 optimizer step on one batch that is already in place. The loop's overhead is told step by step: after each of our steps
-a twin of the module makes a bare one on a batch cut before, so that both meet the same machine. The share of the peak is counted operations
-over the time and the rate of a matrix product measured in the same round.
+a twin of the module makes a bare one on a batch cut before, so that both meet the same machine. The share of the peak
+is counted operations over the time and the rate of a matrix product measured in the same round.
 """
 
 from __future__ import annotations
