@@ -16,7 +16,7 @@ from assay.models import Architecture, build, register_architecture, tensors
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.treatments.train import dp_sgd as private
-from assay.treatments.train._clipped_sums import ClippedSums, clipped_sums
+from assay.treatments.train._clipped_sums import ClippedSums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
 from assay.values import System
 from support import small_images, small_texts
@@ -70,7 +70,7 @@ def test_clipped_sum_is_the_definition(make, max_grad_norm):
     def losses(outputs, rows):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
-    sums, norms = clipped_sums(module, inputs, losses, max_grad_norm=max_grad_norm)
+    sums, norms = ClippedSums(module, max_grad_norm=max_grad_norm)(inputs, losses)
     expected, lengths = reference(module, inputs, losses, max_grad_norm)
     assert torch.allclose(norms, lengths.float(), rtol=1e-5)
     assert set(sums) == set(expected)
@@ -88,11 +88,8 @@ def test_no_row_moves_the_sum_by_more_than_the_bound():
 
     def sums(rows):
         rows = torch.tensor(rows)
-        answer, _ = clipped_sums(
-            module,
-            inputs[rows],
-            lambda outputs, at: functional.cross_entropy(outputs, labels[rows[at]], reduction="none"),
-            max_grad_norm=0.5,
+        answer, _ = ClippedSums(module, max_grad_norm=0.5)(
+            inputs[rows], lambda outputs, at: functional.cross_entropy(outputs, labels[rows[at]], reduction="none")
         )
         return torch.cat([one.flatten() for one in answer.values()])
 
@@ -133,7 +130,7 @@ def test_clipped_sum_of_other_layers_is_the_definition(name, params):
         expected, lengths = reference(module, inputs, losses, max_grad_norm)
         clip = ClippedSums(module, max_grad_norm=max_grad_norm)
         sums, norms = clip(inputs, losses)
-        assert clip.method == "one gradient a row"
+        assert clip.method == "one forward and one backward pass"
         assert torch.allclose(norms, lengths.float(), rtol=1e-4)
         assert set(sums) == set(expected)
         for one, value in expected.items():
@@ -201,7 +198,7 @@ def test_a_layer_used_twice_is_refused():
     shared = nn.Linear(4, 4)
     module = nn.Sequential(shared, nn.ReLU(), shared)
     with pytest.raises(ModelError, match="more than once"):
-        clipped_sums(module, torch.randn(3, 4), lambda outputs, at: outputs.sum(dim=1), max_grad_norm=1.0)
+        ClippedSums(module, max_grad_norm=1.0)(torch.randn(3, 4), lambda outputs, at: outputs.sum(dim=1))
 
 
 def test_batches_are_own_coins_and_the_sum_is_over_the_expected_size(trained, monkeypatch):

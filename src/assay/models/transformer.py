@@ -54,7 +54,9 @@ class Positioned(nn.Module):
         end = first + embedded.shape[1]
         if end > self.learned.num_embeddings:
             raise ModelError(Problem(f"a text of {end} tokens", f"{self.learned.num_embeddings} or fewer"))
-        placed: Tensor = embedded + self.learned(torch.arange(first, end, device=embedded.device))
+        # One lookup a row: a gradient of single rows can then be read off what was looked up.
+        places = torch.arange(first, end, device=embedded.device).expand(len(embedded), -1)
+        placed: Tensor = embedded + self.learned(places)
         return placed
 
 

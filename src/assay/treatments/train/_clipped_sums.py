@@ -2,111 +2,153 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
+from assay.treatments.train._forms import Form
+from assay.treatments.train._layers import Run, rule_of
+from assay.treatments.train._recurrent import Recorded, can_record
 from assay.treatments.train._row_gradients import MIN_NORM, Losses, RowGradients
 
-
-def clipped_sums(
-    module: nn.Module, inputs: Tensor, losses: Losses, *, max_grad_norm: float
-) -> tuple[dict[str, Tensor], Tensor]:
-    r"""$\sum_i g_i \min(1, C/\|g_i\|_2)$ by parameter name, and the norms `(n,)`; C = `max_grad_norm`.
-
-    For a linear layer with inputs a and output gradients d, example i has $\|g_i\|^2 = \|a_i\|^2\|d_i\|^2$ (and
-    $\|d_i\|^2$ for its bias), so norms need no per-example gradient, and the sum is one product $(c \odot d)^T a$ with
-    c the clipping factors: the arithmetic of an ordinary step. With a sequence axis the norm is
-    $\sum_{tu} (a_t \cdot a_u)(d_t \cdot d_u)$. Holds only while no row's output depends on another row. Each linear
-    layer must run exactly once. Raises ModelError when it does not.
-
-    Source: Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", section 3.
-    """
-    layers, given, gradients = _one_pass(module, inputs, losses)
-    squared = torch.zeros(len(inputs))
-    for name, gradient in gradients.items():
-        squared += _squared_norms(given[name], gradient, has_bias=layers[name].bias is not None)
-    norms = squared.sqrt()
-    factors = (max_grad_norm / norms.clamp_min(MIN_NORM)).clamp_max(1.0)
-    sums: dict[str, Tensor] = {}
-    for name, gradient in gradients.items():
-        scaled = gradient * factors.reshape(-1, *[1] * (gradient.ndim - 1))
-        flat, seen = scaled.flatten(0, -2), given[name].flatten(0, -2)
-        sums[f"{name}.weight"] = flat.T @ seen
-        if layers[name].bias is not None:
-            sums[f"{name}.bias"] = flat.sum(dim=0)
-    return sums, norms
-
-
-def _one_pass(
-    module: nn.Module, inputs: Tensor, losses: Losses
-) -> tuple[dict[str, nn.Linear], dict[str, Tensor], dict[str, Tensor]]:
-    """The linear layers, what each was given, and the gradient of the summed loss by what each answered."""
-    layers = {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
-    given: dict[str, Tensor] = {}
-    answered: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-        def record(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            if name in given:
-                raise ModelError(Problem(f"layer {name!r} runs more than once in a pass", "once"))
-            given[name] = arguments[0].detach()
-            # Parameters ask for no gradient here, so the first layer's output is where the graph begins.
-            answered[name] = output if output.requires_grad else output.requires_grad_()
-            return output
-
-        return record
-
-    parameters = list(module.parameters())
-    asked = [parameter.requires_grad for parameter in parameters]
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        outputs = module(inputs)
-        gradients = torch.autograd.grad(losses(outputs, torch.arange(len(inputs))).sum(), list(answered.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, before in zip(parameters, asked, strict=True):
-            parameter.requires_grad_(before)
-    return layers, given, dict(zip(answered, gradients, strict=True))
-
-
-def _squared_norms(given: Tensor, gradient: Tensor, *, has_bias: bool) -> Tensor:
-    if given.ndim == 2:
-        scale = given.square().sum(dim=1) + (1.0 if has_bias else 0.0)
-        return gradient.square().sum(dim=1) * scale
-    if given.ndim != 3:
-        raise ModelError(Problem(f"a linear layer was given {given.ndim} axes", "(n, in) or (n, T, in)"))
-    between = gradient @ gradient.transpose(1, 2)  # (n, T, T)
-    result = ((given @ given.transpose(1, 2)) * between).sum(dim=(1, 2))
-    if has_bias:
-        result = result + gradient.sum(dim=1).square().sum(dim=1)
-    return result.clamp_min(0)
-
-
-def only_linear(module: nn.Module) -> bool:
-    """Whether every trained parameter belongs to a plain linear layer, and to one only."""
-    layers = [layer for layer in module.modules() if type(layer) is nn.Linear]
-    own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    count = sum(len(list(layer.parameters())) for layer in layers)
-    return bool(own) and count == len(own) and all(id(parameter) in own for parameter in module.parameters())
+Clipping = Literal["flat", "per_layer"]
+ROWS_AT_ONCE = 256  # larger batches are summed in parts: memory does not grow with the batch
 
 
 class ClippedSums:
-    """`clipped_sums` for modules made of linear layers, gradients of single rows (`RowGradients`) for others."""
+    r"""$\sum_i g_i \min(1, C/\|g_i\|_2)$ by parameter name, and the norms `(n,)`; C = `max_grad_norm`.
 
-    def __init__(self, module: nn.Module, *, max_grad_norm: float) -> None:
-        self.module = module
-        self.max_grad_norm = max_grad_norm
-        self.rows = None if only_linear(module) else RowGradients(module, max_grad_norm=max_grad_norm)
+    Where every trained parameter belongs to a layer of a known form (`_layers`, `_recurrent`), one forward and one
+    backward pass give what each layer was given and the gradients by what it answered; norms and weighted sums follow
+    from both, and the weight gradients of an ordinary step are left out. Other modules take gradients of single rows
+    (`RowGradients`), several times slower. With "per_layer", each of the L layers is clipped to C / sqrt(L), which
+    bounds the whole gradient by C. Holds only while no row's output depends on another row. Raises ModelError when a
+    layer runs more than once, mixes rows, or answers what later code changes in place.
+
+    Source: Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", section 3.
+    """
+
+    def __init__(self, module: nn.Module, *, max_grad_norm: float, clipping: Clipping = "flat") -> None:
+        self.module, self.max_grad_norm, self.clipping = module, max_grad_norm, clipping
+        self.layers, self.cells = _known_layers(module)
+        known = [*self.layers.values(), *self.cells.values()]
+        self.rows = None if _covers(known, module) else RowGradients(module, max_grad_norm=max_grad_norm)
         self.method = "one forward and one backward pass" if self.rows is None else "one gradient a row"
+        if self.rows is not None and clipping != "flat":
+            raise ModelError(Problem("clipping per layer with layers of no known form", "flat clipping"))
 
     def __call__(self, inputs: Tensor, losses: Losses) -> tuple[dict[str, Tensor], Tensor]:
-        """Sums by parameter name, and norms `(n,)`."""
-        if self.rows is None:
-            return clipped_sums(self.module, inputs, losses, max_grad_norm=self.max_grad_norm)
-        return self.rows(inputs, losses)
+        """Sums by parameter name, and norms `(n,)` of the whole gradients."""
+        if self.rows is not None:
+            return self.rows(inputs, losses)
+        sums: dict[str, Tensor] = {}
+        norms = []
+        for start in range(0, len(inputs), ROWS_AT_ONCE):
+            at = torch.arange(start, min(start + ROWS_AT_ONCE, len(inputs)))
+            forms = self._forms(inputs[at] if len(inputs) > ROWS_AT_ONCE else inputs, at, losses)
+            squared = torch.stack([form.squared() for form in forms])  # (L, n)
+            norms.append(squared.sum(dim=0).sqrt())
+            factors = self._factors(squared)
+            for form, factor in zip(forms, factors, strict=True):
+                for name, total in form.sums(factor).items():
+                    sums[name] = sums[name] + total if name in sums else total
+        return sums, torch.cat(norms)
+
+    def _factors(self, squared: Tensor) -> Tensor:
+        """Clipping factors `(L, n)` from squared norms by layer."""
+        if self.clipping == "flat":
+            whole = squared.sum(dim=0).sqrt().clamp_min(MIN_NORM)
+            return (self.max_grad_norm / whole).clamp_max(1.0).expand(len(squared), -1)
+        share = self.max_grad_norm / len(squared) ** 0.5
+        return (share / squared.sqrt().clamp_min(MIN_NORM)).clamp_max(1.0)
+
+    def _forms(self, inputs: Tensor, at: Tensor, losses: Losses) -> list[Form]:
+        """One pass: what each layer adds to the gradient of each row."""
+        runs: dict[str, tuple[Tensor, Tensor, int]] = {}  # given, answered, and its version when it was made
+        recorded = {name: Recorded(name, cell) for name, cell in self.cells.items()}
+        with self._watched(runs, recorded):
+            total = losses(self.module(inputs), at).sum()
+            _check(runs, len(inputs))
+            asked = [answer for _, answer, _ in runs.values()]
+            asked += [leaf for one in recorded.values() for leaf in one.leaves]
+            if not total.requires_grad or not asked:
+                raise ModelError(Problem("the loss depends on no layer that is trained", "layers that reach the loss"))
+            gradients = torch.autograd.grad(total, asked, allow_unused=True)
+        forms = [form for one in recorded.values() for form in one.forms()]
+        for (name, (given, _, _)), gradient in zip(runs.items(), gradients, strict=False):
+            rule = rule_of(self.layers[name])
+            if gradient is not None and rule is not None:
+                forms.append(rule(name, self.layers[name], Run(given, gradient)))
+        return forms
+
+    @contextmanager
+    def _watched(
+        self, runs: dict[str, tuple[Tensor, Tensor, int]], recorded: dict[str, Recorded]
+    ) -> Iterator[None]:
+        """Inside, layers show what they were given and what they answered, and no parameter asks for a gradient."""
+
+        def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+            def record(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                if name in runs:
+                    raise ModelError(Problem(f"layer {name!r} runs more than once in a pass", "once"))
+                # Parameters ask for no gradient here, so the first layer's output is where the graph begins.
+                answer = output if output.requires_grad else output.requires_grad_()
+                runs[name] = (arguments[0].detach(), answer, answer._version)
+                return answer
+
+            return record
+
+        asking = [one for one in self.module.parameters() if one.requires_grad]
+        in_place = [layer for layer in self.module.modules() if getattr(layer, "inplace", False) is True]
+        with ExitStack() as stack:
+            for name, layer in self.layers.items():
+                stack.callback(layer.register_forward_hook(watch(name)).remove)
+            for name, cell in self.cells.items():
+                object.__setattr__(cell, "forward", recorded[name])
+                stack.callback(object.__delattr__, cell, "forward")
+            for layer in in_place:  # what a layer answered must stay what it was
+                setattr(layer, "inplace", False)  # noqa: B010
+                stack.callback(setattr, layer, "inplace", True)
+            for parameter in asking:
+                stack.callback(parameter.requires_grad_, True)
+                parameter.requires_grad_(False)
+            yield
+
+
+def _check(runs: dict[str, tuple[Tensor, Tensor, int]], num_rows: int) -> None:
+    """Every answer is of its own rows alone, and is still what the layer gave."""
+    wrong = []
+    for name, (_, answer, version) in runs.items():
+        if len(answer) != num_rows:
+            wrong.append(Problem(f"layer {name!r} answers {len(answer)} rows of {num_rows}", "one answer a row"))
+        if answer._version != version:
+            wrong.append(Problem(f"what layer {name!r} answers is changed in place later", "code that leaves it"))
+    if wrong:
+        raise ModelError(wrong)
+
+
+def _known_layers(module: nn.Module) -> tuple[dict[str, nn.Module], dict[str, nn.RNNBase]]:
+    """Layers of a known form whose parameters are all trained, and recurrent ones, by dotted name."""
+    layers: dict[str, nn.Module] = {}
+    cells: dict[str, nn.RNNBase] = {}
+    for name, layer in module.named_modules():
+        own = list(layer.parameters(recurse=False))
+        if not own or not all(parameter.requires_grad for parameter in own):
+            continue
+        if isinstance(layer, nn.RNNBase) and can_record(layer):
+            cells[name] = layer
+        elif rule_of(layer) is not None:
+            layers[name] = layer
+    return layers, cells
+
+
+def _covers(layers: list[nn.Module], module: nn.Module) -> bool:
+    """Whether every trained parameter belongs to one of these layers, and to one only."""
+    own = [id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)]
+    trained = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+    shared = [id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False)]
+    return bool(own) and trained == set(own) and all(shared.count(one) == 1 for one in own)

@@ -1,0 +1,217 @@
+r"""The three forms a layer's gradient of one row takes: a product, a lookup, a scale. Each knows norms and weighted sums.
+
+What a layer was given and the gradient by what it answered are enough: neither norms nor sums need a pass of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+KEPT_NUMBERS = 1 << 23  # gradients of single rows kept between norms and sums: at most 32 MiB a layer
+AT_ONCE = 1 << 22  # numbers unfolded together: 16 MiB, so that they stay near the processor
+
+
+class Form(Protocol):
+    """What one layer adds to the gradient of each of n rows."""
+
+    def squared(self) -> Tensor:
+        r"""$\|g_i\|^2$ of this layer's parameters, `(n,)`."""
+        ...
+
+    def sums(self, factors: Tensor) -> dict[str, Tensor]:
+        r"""$\sum_i c_i g_i$ by parameter name, for factors `(n,)`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One weight `(O, ...)` and its bias, and what it was multiplied with: `given (n, T, I)`, or raw images."""
+
+    weight: str
+    bias: str | None
+    shape: torch.Size  # of the weight
+    given: Tensor
+
+
+@dataclass(frozen=True)
+class Filter:
+    """How a convolution becomes a product: `unfold` gives `(n G, T, I)`, `fold` brings sums `(O, I)` back in order."""
+
+    unfold: Callable[[Tensor], Tensor]
+    fold: Callable[[Tensor], Tensor]
+    groups: int = 1
+
+
+@dataclass
+class Product:
+    r"""$g_i = \sum_t d_{it} \otimes a_{it}$: linear layers, convolutions and the gates of recurrent layers.
+
+    `gradient (n, T, O)` is shared by all parts: an LSTM's two weights have one. With T = 1 the norm is
+    $\|a\|\|d\|$. Else either the gradients of single rows are formed (n T I O operations, those of an ordinary step's
+    weight gradient), or norms come from Gram matrices, $\sum_{tu} (a_t \cdot a_u)(d_t \cdot d_u)$, whichever is
+    smaller.
+
+    Source: Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", section 3.
+    """
+
+    parts: list[Part]
+    gradient: Tensor
+    filter: Filter | None = None
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    total: Tensor | None = None  # a bias' gradient of each row
+
+    def squared(self) -> Tensor:
+        """See `Form.squared`."""
+        num_biases = sum(part.bias is not None for part in self.parts)
+        if self.filter is None and self.gradient.shape[1] == 1:
+            given = torch.stack([torch.linalg.vector_norm(one.given, dim=(1, 2)).square() for one in self.parts])
+            lengths = given.sum(dim=0) + num_biases
+            return torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * lengths
+        if self._by_gram:
+            squared = self._gram()
+        else:
+            squared = torch.stack([self._formed(part) for part in self.parts]).sum(dim=0)
+        if num_biases:
+            self.total = self.gradient.sum(dim=1)
+            squared = squared + num_biases * torch.linalg.vecdot(self.total, self.total)
+        return squared
+
+    def sums(self, factors: Tensor) -> dict[str, Tensor]:
+        """See `Form.sums`."""
+        found: dict[str, Tensor] = {}
+        if any(part.bias is not None for part in self.parts):
+            bias = factors @ (self.gradient[:, 0] if self.total is None else self.total)
+            found |= {part.bias: bias for part in self.parts if part.bias is not None}
+        weighted = None
+        for part in self.parts:
+            if part.weight in self.kept:
+                each = [factors[rows] @ one for rows, one in zip(self._rows(part), self.kept[part.weight], strict=True)]
+            elif self.filter is None:
+                weighted = self._weighted(factors) if weighted is None else weighted
+                each = [weighted.T @ self._flat(part.given)]
+            else:
+                each = [self._filtered(part, rows, factors) for rows in self._rows(part)]
+            total = (each[0] if len(each) == 1 else torch.stack(each).sum(dim=0)).reshape(part.shape[0], -1)
+            found[part.weight] = total if self.filter is None else self.filter.fold(total)
+        self.kept = {}
+        return found
+
+    @property
+    def _groups(self) -> int:
+        return 1 if self.filter is None else self.filter.groups
+
+    @property
+    def _by_gram(self) -> bool:
+        """Whether T x T matrices are smaller than the gradients of single rows."""
+        if self.filter is not None and self.filter.groups > 1:
+            return False
+        outputs = self.gradient.shape[2]
+        inputs = sum(part.shape.numel() // part.shape[0] for part in self.parts)
+        return self.gradient.shape[1] * (inputs + outputs) < inputs * outputs
+
+    def _rows(self, part: Part) -> list[slice]:
+        """Parts of the batch that are handled together: all rows, but for what is unfolded."""
+        num_rows, length = self.gradient.shape[:2]
+        size = length * part.shape.numel() // part.shape[0] * self._groups
+        step = num_rows if self.filter is None else max(1, AT_ONCE // max(1, size))
+        return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, max(1, step))]
+
+    def _pair(self, part: Part, rows: slice) -> tuple[Tensor, Tensor]:
+        """Given `(n G, T, I)` and gradients `(n G, T, O / G)` of some rows."""
+        gradient = self.gradient[rows]
+        if self.filter is None:
+            return part.given[rows], gradient
+        if self.filter.groups > 1:
+            gradient = gradient.unflatten(2, (self.filter.groups, -1)).transpose(1, 2).flatten(0, 1)
+        return self.filter.unfold(part.given[rows]), gradient
+
+    def _gram(self) -> Tensor:
+        found = []
+        for rows in self._rows(self.parts[0]):
+            pairs = [self._pair(part, rows) for part in self.parts]
+            given = sum_of([one @ one.transpose(1, 2) for one, _ in pairs])
+            gradient = pairs[0][1]
+            both = (gradient @ gradient.transpose(1, 2)).flatten(1)
+            found.append(torch.linalg.vecdot(both, given.flatten(1)).clamp_min(0))
+        return torch.cat(found)
+
+    def _formed(self, part: Part) -> Tensor:
+        found = []
+        is_kept = len(self.gradient) * part.shape.numel() <= KEPT_NUMBERS
+        for rows in self._rows(part):
+            given, gradient = self._pair(part, rows)
+            each = (gradient.transpose(1, 2) @ given).reshape(len(given) // self._groups, -1)
+            if is_kept:
+                self.kept.setdefault(part.weight, []).append(each)
+            found.append(torch.linalg.vecdot(each, each))
+        return torch.cat(found)
+
+    def _flat(self, one: Tensor) -> Tensor:
+        """`(n, T, C)` to `(n T, C)`, or `(T n, C)` where time lies outermost: without a copy."""
+        return (one if self.gradient.is_contiguous() else one.transpose(0, 1)).flatten(0, 1)
+
+    def _weighted(self, factors: Tensor) -> Tensor:
+        is_rows_first = self.gradient.is_contiguous()
+        gradient = self.gradient if is_rows_first else self.gradient.transpose(0, 1)
+        return (gradient * (factors[:, None, None] if is_rows_first else factors[None, :, None])).flatten(0, 1)
+
+    def _filtered(self, part: Part, rows: slice, factors: Tensor) -> Tensor:
+        given, gradient = self._pair(part, rows)
+        weighted = gradient * factors[rows].repeat_interleave(self._groups)[:, None, None]
+        if self._groups == 1:
+            return weighted.flatten(0, 1).T @ given.flatten(0, 1)
+        whole = weighted.unflatten(0, (-1, self._groups)).transpose(0, 1).flatten(1, 2)  # (G, n T, O / G)
+        return whole.transpose(1, 2) @ given.unflatten(0, (-1, self._groups)).transpose(0, 1).flatten(1, 2)
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """The sum of one tensor or more; the first itself where there is no other."""
+    found = tensors[0]
+    for one in tensors[1:]:
+        found = found + one
+    return found
+
+
+@dataclass
+class Lookup:
+    r"""$g_i$ adds $d_{it}$ to the table's entry of token $t$: $\|g_i\|^2 = \sum_{t,u} [t = u]\,d_t \cdot d_u$.
+
+    `places (n, T)` and `gradient (n, T, D)`, which is 0 at padding.
+    """
+
+    weight: str
+    shape: torch.Size
+    places: Tensor
+    gradient: Tensor
+
+    def squared(self) -> Tensor:
+        """See `Form.squared`."""
+        same = self.places[:, :, None] == self.places[:, None, :]
+        both = self.gradient @ self.gradient.transpose(1, 2)
+        return (both * same).sum(dim=(1, 2)).clamp_min(0)
+
+    def sums(self, factors: Tensor) -> dict[str, Tensor]:
+        """See `Form.sums`."""
+        table = torch.zeros(self.shape)
+        weighted = (self.gradient * factors[:, None, None]).flatten(0, 1)
+        return {self.weight: table.index_add_(0, self.places.flatten(), weighted)}
+
+
+@dataclass
+class Scale:
+    """Parameters `(C,)` that scale or shift what was normalised: gradients of single rows `(n, C)` are small."""
+
+    each: dict[str, Tensor]
+
+    def squared(self) -> Tensor:
+        """See `Form.squared`."""
+        return torch.stack([one.square().sum(dim=1) for one in self.each.values()]).sum(dim=0)
+
+    def sums(self, factors: Tensor) -> dict[str, Tensor]:
+        """See `Form.sums`."""
+        return {name: factors @ one for name, one in self.each.items()}
