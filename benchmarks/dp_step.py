@@ -8,10 +8,13 @@ Run: python -m benchmarks.dp_step [--rounds 9]
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +39,7 @@ class Reader(nn.Module):
         self.head = nn.Linear(64, 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """`(N, L)` to `(N, 2)`."""
         embedded = self.embedding(tokens)
         states = self.body(embedded)[0] if self.kind == "LSTM" else self.body(embedded, tokens >= 0)
         found: Tensor = self.head(states.mean(dim=1))
@@ -153,6 +157,28 @@ def time_of(steps: dict[str, Callable[[], None]], rounds: int) -> dict[str, list
     return found
 
 
+def way_of(name: str, way: str) -> Callable[[], None] | None:
+    """One way to take a step of one model; None where a peer refuses it."""
+    make, inputs, num_classes = models()[name]
+    labels = torch.randint(0, num_classes, (BATCH,), generator=torch.Generator().manual_seed(1))
+    if way in ("plain", "ours"):
+        return (plain if way == "plain" else ours)(make(), inputs, labels)
+    return opacus_step(make(), inputs, labels, is_ghost=way == "ghost")
+
+
+def peak(name: str, way: str) -> float | None:
+    """MiB that three steps add to the largest size of a process of their own."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    step = way_of(name, way)
+    if step is None:
+        return None
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(3):
+        step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
 def main() -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -160,23 +186,27 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    print(f"{'model':12}{'parameters':>12}{'equal to':>10}{'plain ms':>10}{'ours':>8}{'hooks':>8}{'ghost':>8}  (x plain, median)")
+    print(f"{'':44}{'CPU time, x plain (median)':>26}{'peak memory, MiB above the start':>36}")
+    print(f"{'model':12}{'parameters':>12}{'equal to':>10}{'plain ms':>10}{'ours':>8}{'hooks':>8}{'ghost':>8}", end="")
+    print(f"{'plain':>10}{'ours':>8}{'hooks':>8}{'ghost':>8}")
     for name, (make, inputs, num_classes) in models().items():
         labels = torch.randint(0, num_classes, (BATCH,), generator=torch.Generator().manual_seed(1))
         module = make()
-        steps = {"plain": plain(make(), inputs, labels), "ours": ours(make(), inputs, labels)}
-        for peer, is_ghost in (("hooks", False), ("ghost", True)):
-            other = opacus_step(make(), inputs, labels, is_ghost=is_ghost)
-            if other is not None:
-                steps[peer] = other
+        ways = {way: way_of(name, way) for way in ("plain", "ours", "hooks", "ghost")}
+        steps = {way: step for way, step in ways.items() if step is not None}
         error = equal(module, inputs, labels)
         found = time_of(steps, rounds)
         ratio = {
             way: statistics.median(a / b for a, b in zip(found[way], found["plain"], strict=True)) for way in found
         }
         size = sum(one.numel() for one in module.parameters())
-        told = "".join(f"{ratio[way]:8.2f}" if way in ratio else f"{'refused':>8}" for way in ("ours", "hooks", "ghost"))
-        print(f"{name:12}{size:12,}{error:10.0e}{1000 * statistics.median(found['plain']):10.1f}{told}", flush=True)
+        told = "".join(
+            f"{ratio[way]:8.2f}" if way in ratio else f"{'refused':>8}" for way in ("ours", "hooks", "ghost")
+        )
+        print(f"{name:12}{size:12,}{error:10.0e}{1000 * statistics.median(found['plain']):10.1f}{told}", end="")
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            peaks = list(pool.map(peak, [name] * 4, ["plain", "ours", "hooks", "ghost"]))
+        print("  " + "".join(f"{'refused' if one is None else format(one, '.0f'):>8}" for one in peaks), flush=True)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,123 @@ def test_what_cannot_be_computed_row_by_row_is_refused_before_any_training(small
         dp_sgd(system)
 
 
+class Cell(nn.Module):
+    """PyTorch's own recurrent layer over `(n, 5, 4)`, its states read at every place."""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.cell = kind(4, 3, **options)
+        self.head = nn.Linear(3 * (2 if options.get("bidirectional") else 1), 2)
+
+    def forward(self, inputs):
+        steps = inputs.reshape(-1, 5, 4)
+        if self.cell.batch_first:
+            return self.head(self.cell(steps)[0].tanh().mean(dim=1))
+        return self.head(self.cell(steps.transpose(0, 1))[0].tanh().mean(dim=0))
+
+
+class Conv(nn.Module):
+    def __init__(self, *layers):
+        super().__init__()
+        self.layers, self.head = nn.Sequential(*layers), nn.LazyLinear(2)
+
+    def forward(self, inputs):
+        return self.head(self.layers(inputs).flatten(1))
+
+
+LAYERS = {
+    "lstm": lambda: Cell(nn.LSTM, batch_first=True, num_layers=2, bidirectional=True),
+    "lstm, time first, no bias": lambda: Cell(nn.LSTM, bias=False),
+    "gru": lambda: Cell(nn.GRU, batch_first=True, num_layers=2),
+    "gru both ways": lambda: Cell(nn.GRU, batch_first=True, bidirectional=True, bias=False),
+    "rnn": lambda: Cell(nn.RNN, batch_first=True, bidirectional=True),
+    "conv1d": lambda: Conv(
+        nn.Unflatten(1, (2, 10)), nn.Conv1d(2, 4, 3, 2, padding=1), nn.ReLU(inplace=True), nn.Conv1d(4, 3, 2)
+    ),
+    "groups, dilation": lambda: Conv(
+        nn.Unflatten(1, (4, 5, 1)), nn.Conv2d(4, 6, (2, 1), groups=2), nn.GroupNorm(3, 6), nn.Conv2d(6, 6, (2, 1),
+        dilation=(2, 1), groups=6, bias=False)
+    ),
+    "norm over two axes": lambda: Conv(nn.Unflatten(1, (4, 5)), nn.Linear(5, 6), nn.LayerNorm((4, 6)), nn.Tanh()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_torch_itself_take_one_pass_and_give_the_definition(name):
+    torch.manual_seed(4)
+    module, inputs, labels = LAYERS[name](), torch.randn(9, 20), torch.randint(0, 2, (9,))
+    module(inputs)  # the lazy head takes its size
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    for max_grad_norm in (0.1, 1e6):
+        expected, lengths = reference(module, inputs, losses, max_grad_norm)
+        clip = ClippedSums(module, max_grad_norm=max_grad_norm)
+        assert clip.method == "one forward and one backward pass"
+        sums, norms = clip(inputs, losses)
+        assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+        assert set(sums) == set(expected)
+        for one, value in expected.items():
+            assert sums[one].shape == value.shape
+            assert torch.allclose(sums[one], value, rtol=1e-4, atol=1e-6), one
+    assert not any("forward" in vars(part) for part in module.modules())
+    assert all(part.inplace for part in module.modules() if isinstance(part, nn.ReLU))
+
+
+def test_large_batches_are_summed_in_parts(monkeypatch):
+    torch.manual_seed(5)
+    module, inputs, labels = LAYERS["gru"](), torch.randn(10, 20), torch.randint(0, 2, (10,))
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    whole, lengths = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
+    monkeypatch.setattr("assay.treatments.train._clipped_sums.ROWS_AT_ONCE", 3)
+    parts, norms = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
+    assert torch.allclose(norms, lengths, rtol=1e-6)
+    assert all(torch.allclose(parts[one], value, rtol=1e-5, atol=1e-7) for one, value in whole.items())
+
+
+def test_per_layer_clipping_bounds_each_layer_by_its_share():
+    torch.manual_seed(6)
+    module, inputs, labels = plain_net(), 10 * torch.randn(30, 20), torch.randint(0, 3, (30,))
+
+    def losses(outputs, rows):
+        return functional.cross_entropy(outputs, labels[rows], reduction="none")
+
+    for row in range(5):
+        at = torch.tensor([row])
+        sums, _ = ClippedSums(module, max_grad_norm=0.3, clipping="per_layer")(
+            inputs[at], lambda outputs, rows, at=at: losses(outputs, at[rows])
+        )
+        layers = [(sums["0.weight"], sums["0.bias"]), (sums["2.weight"],), (sums["4.weight"], sums["4.bias"])]
+        lengths = [math.sqrt(sum(float(one.square().sum()) for one in layer)) for layer in layers]
+        assert max(lengths) <= 0.3 / math.sqrt(3) * (1 + 1e-5)
+        assert max(lengths) > 0.99 * 0.3 / math.sqrt(3)
+
+
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [
+        (lambda self, inputs: self.layer(inputs).add_(1.0), "changed in place"),
+        (lambda self, inputs: self.layer(inputs[:1]).expand(len(inputs), -1), "answers 1 rows of 6"),
+        (lambda self, inputs: inputs, "depends on no layer"),
+    ],
+)
+def test_what_would_give_wrong_gradients_is_refused(forward, match):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.layer = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    Odd.forward = forward
+    module = Odd()
+    module.first.requires_grad_(False)
+    with pytest.raises(ModelError, match=match):
+        ClippedSums(module, max_grad_norm=1.0)(torch.randn(6, 4), lambda outputs, at: outputs.sum(dim=1))
+
+
 @pytest.mark.peer
 @pytest.mark.filterwarnings("ignore")
 def test_opacus_gives_the_same_gradients_of_rows():
@@ -194,11 +311,49 @@ def test_opacus_gives_the_same_gradients_of_rows():
         assert torch.allclose(sums[name], expected, rtol=1e-4, atol=1e-6), name
 
 
-def test_a_layer_used_twice_is_refused():
-    shared = nn.Linear(4, 4)
-    module = nn.Sequential(shared, nn.ReLU(), shared)
-    with pytest.raises(ModelError, match="more than once"):
-        ClippedSums(module, max_grad_norm=1.0)(torch.randn(3, 4), lambda outputs, at: outputs.sum(dim=1))
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, inputs):
+        return self.layer(torch.tanh(self.layer(inputs)))
+
+
+def shared_layer():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+@pytest.mark.parametrize("make", [Twice, shared_layer])
+def test_a_layer_used_twice_has_one_gradient(make):
+    torch.manual_seed(7)
+    module, inputs = make(), torch.randn(6, 4)
+
+    def losses(outputs, at):
+        return outputs.square().sum(dim=1)
+
+    expected, lengths = reference(module, inputs, losses, 0.5)
+    clip = ClippedSums(module, max_grad_norm=0.5)
+    sums, norms = clip(inputs, losses)
+    assert clip.method == "one gradient a row"
+    assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    assert all(torch.allclose(sums[one], value, rtol=1e-4, atol=1e-6) for one, value in expected.items())
+    with pytest.raises(ModelError, match=r"more than once|no known form"):
+        ClippedSums(module, max_grad_norm=0.5, clipping="per_layer")(inputs, losses)
+
+
+def test_batch_norm_gives_way_to_group_norm_where_the_architecture_has_both():
+    data = small_images(60)
+    architecture = Architecture("cnn_residual", {"width": 8})
+    system = train_system(data, recipe=TrainRecipe(architecture, task_of(data), TrainSettings(epochs=1)))
+    treated = dp_sgd(system, training={"epochs": 1, "batch_size": 16, "clipping": "per_layer"})
+    assert treated.lineage[-1].outcome["replaced"].startswith("BatchNorm by GroupNorm")
+    assert treated.lineage[-1].outcome["clipping"] == "per_layer, one forward and one backward pass"
+    kinds = {type(layer).__name__ for layer in treated.model.module.modules()}
+    assert "GroupNorm" in kinds
+    assert "BatchNorm2d" not in kinds
+    assert treated.recipe.base.architecture.params["norm"] == "group"
 
 
 def test_batches_are_own_coins_and_the_sum_is_over_the_expected_size(trained, monkeypatch):

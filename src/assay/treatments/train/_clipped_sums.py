@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
+from assay.treatments import _common
 from assay.treatments.train._forms import Form
 from assay.treatments.train._layers import Run, rule_of
 from assay.treatments.train._recurrent import Recorded, can_record
@@ -25,9 +26,9 @@ class ClippedSums:
     Where every trained parameter belongs to a layer of a known form (`_layers`, `_recurrent`), one forward and one
     backward pass give what each layer was given and the gradients by what it answered; norms and weighted sums follow
     from both, and the weight gradients of an ordinary step are left out. Other modules take gradients of single rows
-    (`RowGradients`), several times slower. With "per_layer", each of the L layers is clipped to C / sqrt(L), which
-    bounds the whole gradient by C. Holds only while no row's output depends on another row. Raises ModelError when a
-    layer runs more than once, mixes rows, or answers what later code changes in place.
+    (`RowGradients`), several times slower; so does a module that runs a layer twice. With "per_layer", each of the L
+    layers is clipped to C / sqrt(L), which bounds the whole gradient by C. Holds only while no row's output depends on
+    another row. Raises ModelError when a layer mixes rows, or answers what later code changes in place.
 
     Source: Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", section 3.
     """
@@ -35,16 +36,29 @@ class ClippedSums:
     def __init__(self, module: nn.Module, *, max_grad_norm: float, clipping: Clipping = "flat") -> None:
         self.module, self.max_grad_norm, self.clipping = module, max_grad_norm, clipping
         self.layers, self.cells = _known_layers(module)
-        known = [*self.layers.values(), *self.cells.values()]
-        self.rows = None if _covers(known, module) else RowGradients(module, max_grad_norm=max_grad_norm)
-        self.method = "one forward and one backward pass" if self.rows is None else "one gradient a row"
-        if self.rows is not None and clipping != "flat":
-            raise ModelError(Problem("clipping per layer with layers of no known form", "flat clipping"))
+        self.rows: RowGradients | None = None
+        self.method = "one forward and one backward pass"
+        if not _covers([*self.layers.values(), *self.cells.values()], module):
+            if clipping != "flat":
+                raise ModelError(Problem("clipping per layer with parameters of no known form", "flat clipping"))
+            self._by_row()
 
     def __call__(self, inputs: Tensor, losses: Losses) -> tuple[dict[str, Tensor], Tensor]:
         """Sums by parameter name, and norms `(n,)` of the whole gradients."""
-        if self.rows is not None:
-            return self.rows(inputs, losses)
+        if self.rows is None:
+            try:
+                return self._one_pass(inputs, losses)
+            except _RunsAgain as error:  # the gradients of two runs add up before they have a norm
+                if self.clipping != "flat":
+                    raise ModelError(error.problems) from error
+                self._by_row()
+        return _common.known(self.rows)(inputs, losses)
+
+    def _by_row(self) -> None:
+        self.rows = RowGradients(self.module, max_grad_norm=self.max_grad_norm)
+        self.method = "one gradient a row"
+
+    def _one_pass(self, inputs: Tensor, losses: Losses) -> tuple[dict[str, Tensor], Tensor]:
         sums: dict[str, Tensor] = {}
         norms = []
         for start in range(0, len(inputs), ROWS_AT_ONCE):
@@ -62,16 +76,18 @@ class ClippedSums:
         """Clipping factors `(L, n)` from squared norms by layer."""
         if self.clipping == "flat":
             whole = squared.sum(dim=0).sqrt().clamp_min(MIN_NORM)
-            return (self.max_grad_norm / whole).clamp_max(1.0).expand(len(squared), -1)
+            factors: Tensor = (self.max_grad_norm / whole).clamp_max(1.0)
+            return factors.expand(len(squared), -1)
         share = self.max_grad_norm / len(squared) ** 0.5
-        return (share / squared.sqrt().clamp_min(MIN_NORM)).clamp_max(1.0)
+        by_layer: Tensor = (share / squared.sqrt().clamp_min(MIN_NORM)).clamp_max(1.0)
+        return by_layer
 
     def _forms(self, inputs: Tensor, at: Tensor, losses: Losses) -> list[Form]:
         """One pass: what each layer adds to the gradient of each row."""
         runs: dict[str, tuple[Tensor, Tensor, int]] = {}  # given, answered, and its version when it was made
         recorded = {name: Recorded(name, cell) for name, cell in self.cells.items()}
         with self._watched(runs, recorded):
-            total = losses(self.module(inputs), at).sum()
+            total = losses(_outputs(self.module, inputs), at).sum()
             _check(runs, len(inputs))
             asked = [answer for _, answer, _ in runs.values()]
             asked += [leaf for one in recorded.values() for leaf in one.leaves]
@@ -86,15 +102,13 @@ class ClippedSums:
         return forms
 
     @contextmanager
-    def _watched(
-        self, runs: dict[str, tuple[Tensor, Tensor, int]], recorded: dict[str, Recorded]
-    ) -> Iterator[None]:
+    def _watched(self, runs: dict[str, tuple[Tensor, Tensor, int]], recorded: dict[str, Recorded]) -> Iterator[None]:
         """Inside, layers show what they were given and what they answered, and no parameter asks for a gradient."""
 
         def watch(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
             def record(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
                 if name in runs:
-                    raise ModelError(Problem(f"layer {name!r} runs more than once in a pass", "once"))
+                    raise _RunsAgain(Problem(f"layer {name!r} runs more than once in a pass", "once"))
                 # Parameters ask for no gradient here, so the first layer's output is where the graph begins.
                 answer = output if output.requires_grad else output.requires_grad_()
                 runs[name] = (arguments[0].detach(), answer, answer._version)
@@ -117,6 +131,20 @@ class ClippedSums:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
             yield
+
+
+class _RunsAgain(ModelError):
+    """A layer runs more than once in a pass."""
+
+
+def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
+    try:
+        outputs: Tensor = module(inputs)
+    except RuntimeError as error:
+        if "in-place" not in str(error):
+            raise
+        raise ModelError(Problem("what a layer answers is changed in place later", "code that leaves it")) from error
+    return outputs
 
 
 def _check(runs: dict[str, tuple[Tensor, Tensor, int]], num_rows: int) -> None:

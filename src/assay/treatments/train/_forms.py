@@ -1,4 +1,4 @@
-r"""The three forms a layer's gradient of one row takes: a product, a lookup, a scale. Each knows norms and weighted sums.
+r"""The three forms that a layer's gradient of one row takes: a product, a lookup, a scale.
 
 What a layer was given and the gradient by what it answered are enough: neither norms nor sums need a pass of their own.
 """
@@ -62,6 +62,7 @@ class Product:
     parts: list[Part]
     gradient: Tensor
     filter: Filter | None = None
+    may_change: bool = False  # whether the gradient belongs to nobody else, and may be scaled in place
     kept: dict[str, list[Tensor]] = field(default_factory=dict)
     total: Tensor | None = None  # a bias' gradient of each row
 
@@ -71,11 +72,9 @@ class Product:
         if self.filter is None and self.gradient.shape[1] == 1:
             given = torch.stack([torch.linalg.vector_norm(one.given, dim=(1, 2)).square() for one in self.parts])
             lengths = given.sum(dim=0) + num_biases
-            return torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * lengths
-        if self._by_gram:
-            squared = self._gram()
-        else:
-            squared = torch.stack([self._formed(part) for part in self.parts]).sum(dim=0)
+            found: Tensor = torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * lengths
+            return found
+        squared = self._gram() if self._by_gram else sum_of([self._formed(part) for part in self.parts])
         if num_biases:
             self.total = self.gradient.sum(dim=1)
             squared = squared + num_biases * torch.linalg.vecdot(self.total, self.total)
@@ -93,11 +92,12 @@ class Product:
                 each = [factors[rows] @ one for rows, one in zip(self._rows(part), self.kept[part.weight], strict=True)]
             elif self.filter is None:
                 weighted = self._weighted(factors) if weighted is None else weighted
-                each = [weighted.T @ self._flat(part.given)]
+                flat = self._flat(part.given)  # with T > 1 the product is long and narrow: faster the other way round
+                each = [weighted.T @ flat if self.gradient.shape[1] == 1 else (flat.T @ weighted).T]
             else:
                 each = [self._filtered(part, rows, factors) for rows in self._rows(part)]
             total = (each[0] if len(each) == 1 else torch.stack(each).sum(dim=0)).reshape(part.shape[0], -1)
-            found[part.weight] = total if self.filter is None else self.filter.fold(total)
+            found[part.weight] = total.contiguous() if self.filter is None else self.filter.fold(total)
         self.kept = {}
         return found
 
@@ -127,7 +127,8 @@ class Product:
         if self.filter is None:
             return part.given[rows], gradient
         if self.filter.groups > 1:
-            gradient = gradient.unflatten(2, (self.filter.groups, -1)).transpose(1, 2).flatten(0, 1)
+            wide = gradient.reshape(*gradient.shape[:2], self.filter.groups, -1)
+            gradient = wide.transpose(1, 2).flatten(0, 1)
         return self.filter.unfold(part.given[rows]), gradient
 
     def _gram(self) -> Tensor:
@@ -158,15 +159,19 @@ class Product:
     def _weighted(self, factors: Tensor) -> Tensor:
         is_rows_first = self.gradient.is_contiguous()
         gradient = self.gradient if is_rows_first else self.gradient.transpose(0, 1)
-        return (gradient * (factors[:, None, None] if is_rows_first else factors[None, :, None])).flatten(0, 1)
+        wide = factors[:, None, None] if is_rows_first else factors[None, :, None]
+        return (gradient.mul_(wide) if self.may_change else gradient * wide).flatten(0, 1)
 
     def _filtered(self, part: Part, rows: slice, factors: Tensor) -> Tensor:
         given, gradient = self._pair(part, rows)
         weighted = gradient * factors[rows].repeat_interleave(self._groups)[:, None, None]
         if self._groups == 1:
             return weighted.flatten(0, 1).T @ given.flatten(0, 1)
-        whole = weighted.unflatten(0, (-1, self._groups)).transpose(0, 1).flatten(1, 2)  # (G, n T, O / G)
-        return whole.transpose(1, 2) @ given.unflatten(0, (-1, self._groups)).transpose(0, 1).flatten(1, 2)
+        left, right = (
+            one.reshape(-1, self._groups, *one.shape[1:]).transpose(0, 1).flatten(1, 2) for one in (weighted, given)
+        )  # (G, n T, ...)
+        found: Tensor = left.transpose(1, 2) @ right
+        return found
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:
@@ -204,14 +209,14 @@ class Lookup:
 
 @dataclass
 class Scale:
-    """Parameters `(C,)` that scale or shift what was normalised: gradients of single rows `(n, C)` are small."""
+    """Parameters that scale or shift what was normalised: gradients of single rows `(n, ...)` are small."""
 
     each: dict[str, Tensor]
 
     def squared(self) -> Tensor:
         """See `Form.squared`."""
-        return torch.stack([one.square().sum(dim=1) for one in self.each.values()]).sum(dim=0)
+        return sum_of([one.flatten(1).square().sum(dim=1) for one in self.each.values()])
 
     def sums(self, factors: Tensor) -> dict[str, Tensor]:
         """See `Form.sums`."""
-        return {name: factors @ one for name, one in self.each.items()}
+        return {name: torch.tensordot(factors, one, dims=1) for name, one in self.each.items()}

@@ -66,7 +66,9 @@ def convolution(name: str, layer: nn.Module, run: Run) -> Form:
     return Product([Part(weight, bias, shape, run.given)], gradient, Filter(unfold, fold, groups))
 
 
-Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]  # kernel, stride, padding, dilation
+Geometry = tuple[
+    tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]
+]  # kernel, stride, padding, dilation
 
 
 def unfolded(given: Tensor, geometry: Geometry, *, groups: int) -> Tensor:
@@ -91,7 +93,7 @@ def unfolded(given: Tensor, geometry: Geometry, *, groups: int) -> Tensor:
     )
     if groups == 1:
         return seen.reshape(num_rows, down * across, -1)
-    parts = seen.unflatten(5, (groups, channels // groups)).permute(0, 5, 1, 2, 3, 4, 6)
+    parts = seen.reshape(num_rows, down * across, -1, groups, channels // groups).permute(0, 3, 1, 2, 4)
     return parts.reshape(num_rows * groups, down * across, -1)
 
 
@@ -117,7 +119,7 @@ def layer_norm(name: str, layer: nn.Module, run: Run) -> Form:
     between = tuple(range(1, run.given.ndim - len(shape)))
 
     def total(one: Tensor) -> Tensor:
-        return (one.sum(dim=between) if between else one).flatten(1)
+        return one.sum(dim=between) if between else one
 
     each = {weight: total(normed * run.gradient)}
     return Scale(each if bias is None else each | {bias: total(run.gradient)})

@@ -107,28 +107,26 @@ def _lstm(given: Tensor, way: Way, seen: Tensor | None) -> Steps:
 
 def _lstm_back(up: Tensor, saved: list[Tensor], way: Way, seen: Tensor | None) -> tuple[Tensor, Tensor]:
     _, opened, memories, tanhs = saved
+    # All that does not depend on what comes back is computed for all steps at once, in the gates' own place.
     shape = (*up.shape[:2], 4, up.shape[2])
     enter, forget, new, out = opened.view(shape).unbind(2)
-    # All that does not depend on what comes back is computed for all steps at once.
     by_state = _masked(torch.addcmul(out, out, tanhs.square(), value=-1), seen)
-    slopes = torch.empty(shape)
-    torch.mul(torch.addcmul(enter, enter, enter, value=-1), new, out=slopes[:, :, 0])
-    torch.mul(torch.addcmul(forget, forget, forget, value=-1), memories, out=slopes[:, :, 1])
-    torch.addcmul(enter, enter, new.square(), value=-1, out=slopes[:, :, 2])
-    torch.mul(torch.addcmul(out, out, out, value=-1), tanhs, out=slopes[:, :, 3])
-    gates = torch.empty(shape)
-    _masked(slopes.flatten(2), seen)
+    kept_share = forget.contiguous()
+    by_new = torch.addcmul(enter, enter, new.square(), value=-1)
+    enter.addcmul_(enter, enter, value=-1).mul_(new)
+    forget.addcmul_(forget, forget, value=-1).mul_(memories)
+    out.addcmul_(out, out, value=-1).mul_(tanhs)
+    new.copy_(by_new)
+    gates = _masked(opened, seen)
     carried, kept = up.new_zeros(up.shape[1:]), up.new_zeros(up.shape[1:])
     for t in reversed(way.order):
         carried = carried + up[t]
         held = kept if seen is None else kept * seen[t]
         fresh = torch.addcmul(held, carried, by_state[t])
-        torch.mul(slopes[t, :, :3], fresh[:, None], out=gates[t, :, :3])
-        torch.mul(slopes[t, :, 3], carried, out=gates[t, :, 3])
-        kept = fresh * forget[t] if seen is None else torch.addcmul(kept - held, fresh, forget[t])
-        carried = _joined(_passed(carried, seen, t), gates[t].flatten(1), way.weights["weight_hh"])
-    flat = gates.flatten(2)
-    return flat, flat
+        gates[t].mul_(torch.cat([fresh, fresh, fresh, carried], dim=1))
+        kept = fresh * kept_share[t] if seen is None else torch.addcmul(kept - held, fresh, kept_share[t])
+        carried = _joined(_passed(carried, seen, t), gates[t], way.weights["weight_hh"])
+    return gates, gates
 
 
 def _gru(given: Tensor, way: Way, seen: Tensor | None) -> Steps:
@@ -179,7 +177,7 @@ class _OneWay(torch.autograd.Function):
     """States of one direction; its backward pass leaves the gradients by the gates in the `Way`."""
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, way: Way, layer: nn.RNNBase, seen: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, inputs: Tensor, way: Way, layer: nn.RNNBase, seen: Tensor | None) -> Tensor:
         """Inputs `(T, n, I)` and the mask `(T, n, 1)` of 0 and 1, None where all is seen, to states `(T, n, H)`."""
         shift = way.weights.get("bias_ih")
         if shift is not None and not isinstance(layer, nn.GRU):
@@ -192,7 +190,7 @@ class _OneWay(torch.autograd.Function):
         return states
 
     @staticmethod
-    def backward(ctx: Any, *up: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, *up: Tensor) -> Any:
         """Gradient by the inputs; those by the gates go to the way."""
         way = ctx.way
         way.gates, way.recurrent = ctx.back(up[0].contiguous(), ctx.saved, way, ctx.seen)
@@ -212,7 +210,7 @@ class Recorded:
         """As the layer's own: a batch or a packed one to states; the last state is not handed out."""
         if self.ways or start is not None:
             what = "runs more than once in a pass" if self.ways else "starts from a given state"
-            raise ModelError(Problem(f"layer {self.name!r} {what}", "once, from zeros"))
+            raise ModelError(Problem(f"recurrent layer {self.name!r} {what}", "once, from zeros"))
         packed = isinstance(inputs, PackedSequence)
         if packed:
             batch, lengths = pad_packed_sequence(inputs)
@@ -253,7 +251,7 @@ class Recorded:
                 continue  # nothing of it reaches the loss: its gradient is 0
             parts = [self._part("ih", way, way.given), self._part("hh", way, way.before)]
             if way.gates is way.recurrent:  # one gradient serves both
-                found.append(Product(parts, way.gates.transpose(0, 1)))
+                found.append(Product(parts, way.gates.transpose(0, 1), may_change=True))
             else:
                 found.append(Product(parts[:1], way.gates.transpose(0, 1)))
                 found.append(Product(parts[1:], way.recurrent.transpose(0, 1)))

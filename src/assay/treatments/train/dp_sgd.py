@@ -15,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import FitsEncoding, tensors
+from assay.models import Architecture, FitsEncoding, tensors
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Loss, TrainRecipe, task_loss
 from assay.train.loop import check_split, threads
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
-from assay.treatments.train._clipped_sums import ClippedSums
+from assay.treatments.train._clipped_sums import ClippedSums, Clipping
 from assay.values import Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
 
 Ranges = Mapping[str, Sequence[float]]
+CLIPPINGS = ("flat", "per_layer")
 LEARNED: Mapping[Modality, str] = {  # what a system takes from its training rows before any noise is added
     "table": "means, scales and quantiles of the encoding were computed on the training rows",
     "image": "mean and standard deviation of each channel were computed on the training pictures",
@@ -45,6 +46,7 @@ class DpSettings:
     learning_rate: float = 5e-3
     secure_noise: bool = False
     public_ranges: Ranges | None = None
+    clipping: Clipping = "flat"
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def fit_private(
     module.train()
     with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
         torch.manual_seed(seed)
-        clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm)
+        clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm, clipping=settings.clipping)
         for step in range(steps):
             rows = torch.nonzero(draw.uniform(num_rows) < sample_rate).reshape(-1)
             sums = _sums(clip, (inputs, weights), rows, loss)
@@ -131,7 +133,7 @@ def fit_private(
         # Expected, not counted: how many rows were drawn or clipped is a number about the data without noise.
         "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
-        "clipping": clip.method,
+        "clipping": f"{settings.clipping}, {clip.method}",
         **privacy_facts(settings, num_rows, has_weights=split.weights is not None, kind=kind),
     }
 
@@ -201,22 +203,24 @@ def dp_sgd(
     *,
     epsilon: float = 3.0,
     delta: float = 1e-5,
-    training: Mapping[str, float] | None = None,
+    training: Mapping[str, Any] | None = None,
     secure_noise: bool = False,
     public_ranges: Ranges | None = None,
 ) -> System:
     r"""Train again so that for any row and any set S of weights $P(w\in S) \le e^\varepsilon P'(w\in S) + \delta$.
 
-    The noise multiplier is the smallest that keeps epsilon, by privacy loss distributions. `training` sets
-    batch_size, epochs, learning_rate and max_grad_norm. `public_ranges` gives (low, high) of every numeric column
-    from public knowledge; without it the encoding's statistics come from the training rows and are not covered,
-    which the outcome says, beside all else that is not. `secure_noise` draws batches and noise from the operating
-    system: do that for a model that is published; then the seed no longer gives the same model again. Limits: an
-    upper bound for one row, in this implementation's arithmetic of floats; small groups usually lose most accuracy.
-    Clipping takes one pass for modules of linear layers, and one gradient a row for others (convolutions, recurrent
-    layers, attention, embeddings): several times slower. Raises TreatmentError without a plain recipe, after
-    model-stage treatments, for BatchNorm, for a module whose gradients cannot be taken row by row, and for numbers out
-    of range.
+    The noise multiplier is the smallest that keeps epsilon, by privacy loss distributions. `training` sets batch_size,
+    epochs, learning_rate, max_grad_norm and clipping ("flat", or "per_layer": each of L layers to max_grad_norm /
+    sqrt(L)). `public_ranges` gives (low, high) of every numeric column from public knowledge; without it the encoding's
+    statistics come from the training rows and are not covered, which the outcome says, beside all else that is not.
+    `secure_noise` draws batches and noise from the operating system: do that for a model that is published; then the
+    seed no longer gives the same model again. BatchNorm mixes rows: where the architecture also comes with GroupNorm,
+    that takes its place, and the outcome says so. Limits: an upper bound for one row, in this implementation's
+    arithmetic of floats; small groups usually lose most accuracy. Clipping takes one forward and one backward pass for
+    linear, convolutional, recurrent, embedding and norm layers, and one gradient a row, several times slower, for a
+    module with other parameters. Raises TreatmentError without a plain recipe, after model-stage treatments, for
+    BatchNorm that cannot be replaced, for a module whose gradients cannot be taken row by row, and for numbers out of
+    range.
 
     Source: Abadi et al. 2016, algorithm 1; Mironov, Talwar and Zhang 2019, section 1 (Poisson sampling).
     """
@@ -232,7 +236,8 @@ def dp_sgd(
         *_wrong_settings(system, settings, chosen),
     ]
     _common.refuse("dp_sgd", system, problems)
-    recipe = DpRecipe(_common.train_recipe(system), settings)
+    base, replaced = without_batch_norm(_common.train_recipe(system), system.data)
+    recipe = DpRecipe(base, settings)
     train = system.data.splits["train"]
     _common.refuse("dp_sgd", system, [_cannot_clip(system, train, recipe)])
     fitted = recipe.fit(train, system.data, system.seed)
@@ -243,12 +248,22 @@ def dp_sgd(
         "secure_noise": secure_noise,
         "public_ranges": ranges,
     }
-    outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")}
+    outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")} | replaced
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
 
 
-def _settings(epsilon: float, delta: float, training: Mapping[str, float]) -> DpSettings:
+def without_batch_norm(recipe: TrainRecipe, data: Data) -> tuple[TrainRecipe, dict[str, str]]:
+    """The recipe with GroupNorm where its architecture has BatchNorm and offers both; and what was said of it."""
+    resolved = recipe.resolved(data.columns)
+    if resolved.architecture.params.get("norm") != "batch":
+        return recipe, {}
+    params = {**resolved.architecture.params, "norm": "group"}
+    changed = replace(resolved, architecture=Architecture(resolved.architecture.name, params))
+    return changed, {"replaced": "BatchNorm by GroupNorm: BatchNorm mixes rows, so no gradient would be one row's own"}
+
+
+def _settings(epsilon: float, delta: float, training: Mapping[str, Any]) -> DpSettings:
     usual = DpSettings(epsilon, delta)
     return replace(
         usual,
@@ -256,11 +271,12 @@ def _settings(epsilon: float, delta: float, training: Mapping[str, float]) -> Dp
         batch_size=int(training.get("batch_size", usual.batch_size)),
         epochs=int(training.get("epochs", usual.epochs)),
         learning_rate=float(training.get("learning_rate", usual.learning_rate)),
+        clipping=training.get("clipping", usual.clipping),
     )
 
 
-def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str, float]) -> list[Problem | None]:
-    known = ("batch_size", "epochs", "learning_rate", "max_grad_norm")
+def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str, Any]) -> list[Problem | None]:
+    known = ("batch_size", "epochs", "learning_rate", "max_grad_norm", "clipping")
     unknown = sorted(set(training) - set(known))
     train = system.data.splits.get("train")
     num_rows = 0 if train is None else len(train)
@@ -273,6 +289,7 @@ def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str,
             "A larger delta would allow publishing one row in full",
         ),
         _common.unless(settings.max_grad_norm > 0, f"max_grad_norm is {settings.max_grad_norm}", "a positive number"),
+        _common.unless(settings.clipping in CLIPPINGS, f"clipping is {settings.clipping!r}", ", ".join(CLIPPINGS)),
         _common.unless(not unknown, f"training sets {', '.join(unknown)}", ", ".join(known)),
         _common.unless(
             settings.batch_size >= 1 and settings.epochs >= 1 and settings.learning_rate > 0,
@@ -314,7 +331,8 @@ def _cannot_clip(system: System, train: Split, recipe: DpRecipe) -> Problem | No
     loss = task_loss(rows, recipe.base.task)
     try:
         with torch.random.fork_rng(devices=[]):  # dropout draws
-            ClippedSums(module, max_grad_norm=1.0)(tensors(module, rows.inputs), loss)
+            clip = ClippedSums(module, max_grad_norm=1.0, clipping=recipe.settings.clipping)
+            clip(tensors(module, rows.inputs), loss)
     except ModelError as error:
         return error.problems[0]
     return None
