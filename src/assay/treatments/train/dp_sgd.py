@@ -241,13 +241,8 @@ def dp_sgd(
     train = system.data.splits["train"]
     _common.refuse("dp_sgd", system, [_cannot_clip(system, train, recipe)])
     fitted = recipe.fit(train, system.data, system.seed)
-    parameters = {
-        "epsilon": float(epsilon),
-        "delta": float(delta),
-        "training": None if training is None else dict(training),
-        "secure_noise": secure_noise,
-        "public_ranges": ranges,
-    }
+    parameters = {"epsilon": float(epsilon), "delta": float(delta), "training": training and dict(training)}
+    parameters |= {"secure_noise": secure_noise, "public_ranges": ranges}
     outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")} | replaced
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
