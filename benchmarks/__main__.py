@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
     "group_metrics": ["--peer-rounds", "1"],
     "shapley": [],
+    "gradient_suite": [],
     "slices": [],
     "thresholds": [],
     "membership": [],

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from assay.access.handles import Query
+from assay.explain import quality
 from assay.probes.transparency import _masked
+from assay.units import Ground
 from assay.values import Array, Column, modality
 
 NUM_RANDOM = 2  # random orders; each serves forwards and backwards
-_CHUNK = 1 << 24  # numbers in one batch of inputs
 
 
 def orders(values: Sequence[Array], rng: np.random.Generator) -> Array:
@@ -43,27 +44,8 @@ def mean_row(background: Array, columns: tuple[Column, ...]) -> Array:
 
 def areas(query: Query, rows: Array, baselines: Array, *, ranks: Array, target: Array) -> Array:
     """Areas `(R, Q, Z, 2)` under the insertion and deletion curves, for ranks `(R, Q, U)` and baselines `(Z, ...)`."""
-    num_rows, num_orders, num_units = ranks.shape
-    first = ranks[:, :, None, None, :] < np.arange(1, num_units)[:, None]
-    masks = np.concatenate([first, ~first], axis=3)
-    pairs, steps = num_orders * len(baselines), 2 * (num_units - 1)  # an order and a baseline stand in for one block
-    masks = np.broadcast_to(masks, (num_rows, num_orders, len(baselines), steps, num_units))
-    masks = masks.reshape(num_rows, pairs, steps, num_units)
-    others = np.concatenate([baselines] * num_orders)
-    outputs = np.zeros((num_rows, num_orders, len(baselines), steps))
-    step = max(1, _CHUNK // max(1, pairs * steps * max(num_units, rows[:1].size)))
-    for start in range(0, num_rows if num_units > 1 else 0, step):
-        part = slice(start, start + step)
-        own = masks[part]
-        inputs = query.ground.units.mix(rows[part], own, np.broadcast_to(others, (len(own), *others.shape)))
-        found = query.probabilities(inputs).reshape(len(own), pairs * steps, -1)
-        outputs[part] = np.take_along_axis(found, target[part, None, None], axis=2).reshape(-1, *outputs.shape[1:])
-    full = query.probabilities(rows)[np.arange(num_rows), target][:, None, None]
-    empty = query.probabilities(baselines)[:, target].T[:, None, :]
-    ends = (full + empty) / 2  # the trapezoid counts both ends half
-    kept, gone = outputs[..., : num_units - 1].sum(axis=3), outputs[..., num_units - 1 :].sum(axis=3)
-    areas: Array = np.stack([kept + ends, gone + ends], axis=3) / num_units
-    return areas
+    ground = Ground(baselines, query.ground.units)
+    return quality.areas(query.probabilities, rows, ground, ranks=ranks, target=target)
 
 
 def gains(areas: Array, prefixes: Sequence[str] = ("", "lime_")) -> tuple[Array, list[tuple[str, str]]]:
