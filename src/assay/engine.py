@@ -136,7 +136,8 @@ def sizes_of(system: System) -> Sizes:
     splits = system.data.splits
     columns = system.data.columns
     num_units, num_outputs = units.num_units(columns), system.task.num_outputs
-    return Sizes(len(splits["test"]), len(splits["train"]), num_units, num_outputs, system.data.modality)
+    shared = len(units.group_features(columns, system.data.group_columns))
+    return Sizes(len(splits["test"]), len(splits["train"]), num_units, num_outputs, system.data.modality, shared)
 
 
 def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:

@@ -57,6 +57,7 @@ class Sizes:
     num_units: int  # columns, patches or runs of words
     num_outputs: int
     modality: Modality = "table"
+    num_group_features: int = 0  # sensitive columns that the model reads
 
 
 @dataclass(frozen=True)

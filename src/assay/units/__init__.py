@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Protocol
 
 from assay.units.image import Patches
-from assay.units.table import Columns
+from assay.units.table import Columns, group_features
 from assay.units.text import Words
 from assay.values import Array, Column, modality
 
-__all__ = ["Columns", "Ground", "Patches", "Units", "Words", "num_units", "of"]
+__all__ = ["Columns", "Ground", "Patches", "Units", "Words", "group_features", "num_units", "of"]
 
 
 class Units(Protocol):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from assay.values import Array
+from assay.values import Array, Column
 
 
 @dataclass(frozen=True)
@@ -32,3 +33,22 @@ class Columns:
         """`(r, F)`, `(r, W, C, F)` and `(r, W, F)` to `(r W C, F)`."""
         mixed: Array = np.where(own, rows[:, None, None, :], background[:, :, None, :])
         return mixed.reshape(-1, rows.shape[1])
+
+
+def group_features(columns: Sequence[Column], group_columns: Sequence[Column]) -> dict[int, int]:
+    """Sensitive columns that the model reads: place among the group columns to place among the features.
+
+    The feature has the same name and all the categories, of which there are two or more.
+
+    >>> sex = Column("sex", "categorical", ("f", "m"))
+    >>> group_features([Column("age", "numeric"), sex], [Column("race", "categorical", ("a", "b")), sex])
+    {1: 1}
+    """
+    features = {column.name: place for place, column in enumerate(columns) if column.kind == "categorical"}
+    return {
+        index: features[group.name]
+        for index, group in enumerate(group_columns)
+        if group.name in features
+        and len(group.categories) > 1
+        and set(group.categories) <= set(columns[features[group.name]].categories)
+    }
