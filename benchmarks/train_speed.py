@@ -197,7 +197,7 @@ def overhead(work: Work, *, bfloat16: bool = False, num_steps: int = 0) -> float
     """
     twin, inputs, labels = work.make(), tensors(work.make(), work.split.inputs), torch.from_numpy(work.split.labels)
     precision = "bfloat16" if bfloat16 else "float32"
-    num_steps = num_steps or 10 * work.settings.max_steps
+    num_steps = num_steps or 8 * work.settings.max_steps
     settings = replace(work.settings, epochs=10**6, max_steps=num_steps, precision=precision)
     if inputs.ndim == 4:
         twin.to(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """A small residual network on Fashion-MNIST: trained, audited, pruned, compared with itself, filed, read as a page.
 
-`python recipes/train_images.py FOLDER 10` trains for ten passes over the data, which the benchmark's figures are for;
-without a number it makes one.
+`python recipes/train_images.py FOLDER 10` trains for ten passes over the data; without a number it makes one. The
+settings of the benchmark's figures are in `benchmarks/accuracy_images.py`.
 """
 
 from __future__ import annotations
