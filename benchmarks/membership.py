@@ -3,15 +3,22 @@
     python benchmarks/membership.py --data adult --targets 8
     python benchmarks/membership.py --data fashion_mnist --targets 4
 
-Adult: a pool of 8,000 rows, MLP 256-256, 30 epochs. Fashion-MNIST: a pool of 10,000 pictures, LeNet, 20 epochs. Each
-target trains on a random half. Ours: 4 references on halves of the target's own members, as an audit makes them; the
-ratio score, and scores from Bayesian predictives (Student-t; see `_predictive.py`). LiRA (Carlini et al. 2022):
-references on halves of the whole pool, so of the target's size and with members and non-members alike IN and OUT, which
-is more than an audit can give it; online (IN and OUT, shared or own variance, or BaVarIA's predictive) and offline.
+Adult: a pool of 8,000 rows, MLP 256-256, 30 epochs. Fashion-MNIST: a pool of 8,000 pictures, LeNet, 20 epochs at a
+rate of 3e-3. Each target trains on a random half. Ours: 4 references on halves of the target's own members, as an
+audit makes them; the ratio score, and a score from Bayesian predictives (Student-t; see `_predictive.py`). LiRA
+(Carlini et al. 2022): references on halves of the whole pool, so of the target's size and with members and
+non-members alike IN and OUT, which is more than an audit can give it; online (IN and OUT, shared or own variance, or
+BaVarIA's predictive) and offline.
 References of LiRA are shared by all targets; `trainings` counts what one audit would need. Null: the same attack on a
 target that saw neither. Zero trainings: Spearman of the interquartile range of a member's loss over the epochs
 (LT-IQR, Pollock et al. 2024) with what 32 models say of it.
-Measured: see the end of this text.
+Measured (Adult, 8 targets; mean ± standard error): found at 1 % and at 0.1 %, AUC.
+    ours: ratio                         4 trainings   7.22 ± 0.11 %   2.67 ± 0.13 %   0.634
+    LiRA online, own variance          32             5.46 ± 0.22 %   1.45 ± 0.22 %   0.627
+    LiRA online, shared variance       32             4.14 ± 0.13 %   1.09 ± 0.08 %   0.614
+    loss threshold                      0             1.00 ± 0.10 %   0.13 ± 0.02 %   0.540
+Two targets of Adult: ratio 7.4 and 7.2 %, BaVarIA-t offline from the same four references 2.6 and 2.1 %. One target of
+Fashion-MNIST, 2,000 members: ratio 3.5 %, BaVarIA-t 1.6 %, loss 0.7 %. So the ratio stays the audit's score.
 Limits: one kind of model on each set, no augmented queries; LiRA with 256 references was not run.
 """
 
@@ -38,10 +45,10 @@ from assay.train.traces import FACT
 from assay.values import Array, Data, Fitted, Split
 
 COUNTS = (4, 8, 16, 32)
-SETTINGS = TrainSettings(batch_size=128, learning_rate=1e-3, weight_decay=0.0)
-SETS = {  # loader, rows in the pool, architecture, epochs
-    "adult": (load_adult, 8000, Architecture("mlp", {"hidden": [256, 256]}), 30),
-    "fashion_mnist": (load_fashion_mnist, 10_000, Architecture("cnn_lenet", {}), 20),
+SETTINGS = TrainSettings(batch_size=128, weight_decay=0.0)
+SETS = {  # loader, rows in the pool, architecture, epochs, learning rate
+    "adult": (load_adult, 8000, Architecture("mlp", {"hidden": [256, 256]}), 30, 1e-3),
+    "fashion_mnist": (load_fashion_mnist, 8000, Architecture("cnn_lenet", {}), 20, 3e-3),
 }
 
 
@@ -190,11 +197,11 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=8)
     parser.add_argument("--nulls", type=int, default=8, help="targets that saw neither side")
     chosen = parser.parse_args()
-    loader, num_rows, architecture, epochs = SETS[chosen.data]
+    loader, num_rows, architecture, epochs, rate = SETS[chosen.data]
     data = loader()
     train = data.splits["train"]
     order = keyed_rng("pool").permutation(len(train))
-    recipe = TrainRecipe(architecture, task_of(data), replace(SETTINGS, epochs=epochs))
+    recipe = TrainRecipe(architecture, task_of(data), replace(SETTINGS, epochs=epochs, learning_rate=rate))
     trainer = Trainer(data, recipe, train.take(order[:num_rows]))
     started = time.process_time()
     results, agreement = run(trainer, chosen.targets)

@@ -121,8 +121,9 @@ def _by_group(scored: Scored, sample: Sample, retrain: Retrain, level: float) ->
             part = Scored(scored.members[members], scored.others[others])
             errors = Sample(sample.rows[members], sample.member_errors[members], sample.other_errors[others])
             about: dict[str, Any] = {"unit": "fraction", "better": "lower"} | _counted(errors)
-            estimate = found_at(part, 0.01, level)
-            found.append(stats.measured(estimate, NAMED[0.01], slice=f"{column.name}={name}", **about))
+            for fpr, metric in NAMED.items():
+                estimate = found_at(part, fpr, level)
+                found.append(stats.measured(estimate, metric, slice=f"{column.name}={name}", **about))
     return found
 
 
