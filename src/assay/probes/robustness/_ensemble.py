@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import binomtest
 
-from assay.probes.robustness._apgd import climb, cross_entropy, towards
+from assay.probes.robustness._apgd import Climbed, climb, cross_entropy, towards
 from assay.probes.robustness._fab import approach
 from assay.probes.robustness._scope import Objective, Scope
 from assay.probes.robustness._square import scatter
@@ -21,8 +21,12 @@ from assay.values import Array
 
 MOST_TARGETS = 9  # Croce and Hein 2020, section 6
 NEAREST = 3  # classes
+NEAR_SHARE = 0.3  # of the rows that hold: searched further after a first look at every class
 STRETCH = 0.1  # of the rows that hold: searched at length in one go
 LEAST_STRETCH = 16  # rows
+MOST_ROUNDS = 6  # of a stretch, each from new random starts
+PATIENCE = 2  # rounds in a row that may yield nothing
+POLISH = 0.25  # of the radius: first step from the highest point of a climb towards the nearest class
 RANDOM_TRIES = 10
 WATCHED = 50  # rows on which random squares and gradients are compared
 LEVEL = 0.05
@@ -36,7 +40,8 @@ class Effort:
     first: int = 25  # the first climb, of every row
     target: int = 20  # towards every class
     long: int = 75  # towards the classes that came nearest
-    full: int = 100  # of the rows that came nearest
+    full: int = 100  # of the rows that came nearest, each round
+    polish: int = 40
     fab: int = 60
     watched_squares: int = 500
     near_squares: int = 1000  # of the rows that came nearest
@@ -47,12 +52,12 @@ class Effort:
         targets, near = min(MOST_TARGETS, num_outputs - 1), min(NEAREST, num_outputs - 1)
         first = 3 + RANDOM_TRIES + 1 + self.first  # answer, slope, one step, random points, first climb
         second = targets * (1 + self.target) + near * (1 + self.long)
-        third = (1 + self.full) + near * (2 + self.full + self.fab)
+        third = MOST_ROUNDS * 3 * (2 + self.full + self.polish) + near * (1 + self.fab)
         return first + second + third + 2 + self.watched_squares + max(self.full_squares, self.near_squares)
 
 
 # Of a picture as AutoAttack spends them; a table's row has few columns, and its searches end sooner.
-EFFORTS = {"image": Effort(), "table": Effort(15, 10, 25, 40, 25, 100, 200, 1000)}
+EFFORTS = {"image": Effort(), "table": Effort(15, 10, 25, 40, 16, 25, 100, 200, 1000)}
 
 
 @dataclass
@@ -157,52 +162,74 @@ class _Hunt:
             places = places[~wrong]
         self.found.note("random", right, broken)
 
-    def _climb(self, name: str, active: Array, objective: Objective, *, num_steps: int) -> Array:
-        """Climb from a random start; the highest value of each active row, inf where broken."""
-        if not len(active):
-            return np.zeros(0)
+    def _climb(self, name: str, active: Array, objective: Objective, *, num_steps: int) -> Climbed:
+        """Climb from a new random start of each active row."""
         self.climbs += 1
         start = self.scope.random_start(self.rng(f"climb {self.climbs}"))[active]
         climbed = climb(self.scope, start, active, objective=objective, num_steps=num_steps)
         self.found.note(name, active, climbed.broken)
-        return climbed.values
+        return climbed
 
     def by_target(self) -> None:
-        """A few steps towards every class in the order of the logits, then more towards the nearest ones."""
+        """A few steps towards every class in the order of the logits; more towards the nearest, of the nearest rows."""
         scope, num_targets = self.scope, self.targets.shape[1]
         values = np.full(self.targets.shape, -np.inf)
         for place in range(num_targets):
             active = self.holding()
             objective = towards(scope.labels, self.targets[:, place])
-            values[active, place] = self._climb("apgd_t", active, objective, num_steps=self.effort.target)
+            climbed = self._climb("apgd_t", active, objective, num_steps=self.effort.target)
+            values[active, place] = climbed.values
         order = np.argsort(-values, axis=1, kind="stable")
         self.targets = np.take_along_axis(self.targets, order, axis=1)
         self.near = np.take_along_axis(values, order, axis=1)[:, 0]
+        active = self._nearest_first()[: int(np.ceil(NEAR_SHARE * len(self.holding())))]
         for place in range(min(NEAREST, num_targets)):
-            active = self.holding()
+            active = active[self.found.holds[active]]
             objective = towards(scope.labels, self.targets[:, place])
-            reached = self._climb("apgd_t", active, objective, num_steps=self.effort.long)
-            self.near[active] = np.maximum(self.near[active], reached)
+            climbed = self._climb("apgd_t", active, objective, num_steps=self.effort.long)
+            self.near[active] = np.maximum(self.near[active], climbed.values)
 
     def at_length(self) -> None:
-        """All attacks by gradient at full length, on the rows that came nearest, until a stretch of them all hold."""
+        """Rounds of full climbs of the rows that came nearest, stretch by stretch, until one of them holds whole."""
         for active in self._stretches():
-            before = len(self.holding())
-            left = active
-            self._climb("apgd_ce", left, cross_entropy(self.scope.labels), num_steps=self.effort.full)
-            for place in range(min(NEAREST, self.targets.shape[1])):
-                left = left[self.found.holds[left]]
-                objective = towards(self.scope.labels, self.targets[:, place])
-                self._climb("apgd_t", left, objective, num_steps=self.effort.full)
-                left = left[self.found.holds[left]]
-                broken = approach(self.scope, left, targets=self.targets[:, place], num_steps=self.effort.fab)
-                self.found.note("fab_t", left, broken)
+            before, dry = len(self.holding()), 0
+            for number in range(MOST_ROUNDS):
+                start = len(self.holding())
+                self._round(active)
+                if number == 0:
+                    self._to_the_boundary(active)
+                dry = dry + 1 if len(self.holding()) == start else 0
+                if dry == PATIENCE:
+                    break
             if len(self.holding()) == before:
                 break
 
-    def _stretches(self) -> list[Array]:
+    def _round(self, active: Array) -> None:
+        """Climb the loss and towards the two nearest classes, and from each highest point on in small steps."""
+        labels, scope = self.scope.labels, self.scope
+        places = range(min(2, self.targets.shape[1]))
+        classes = [("apgd_t", towards(labels, self.targets[:, place])) for place in places]
+        for name, objective in [("apgd_ce", cross_entropy(labels)), *classes]:
+            active = active[self.found.holds[active]]
+            climbed = self._climb(name, active, objective, num_steps=self.effort.full)
+            active, best = active[~climbed.broken], climbed.points[~climbed.broken]
+            near = classes[0][1]
+            steps, size = self.effort.polish, POLISH
+            polished = climb(scope, best, active, objective=near, num_steps=steps, first_step=size)
+            self.found.note("apgd_t", active, polished.broken)
+
+    def _to_the_boundary(self, active: Array) -> None:
+        for place in range(min(NEAREST, self.targets.shape[1])):
+            active = active[self.found.holds[active]]
+            broken = approach(self.scope, active, targets=self.targets[:, place], num_steps=self.effort.fab)
+            self.found.note("fab_t", active, broken)
+
+    def _nearest_first(self) -> Array:
         holding = self.holding()
-        order = holding[np.argsort(-self.near[holding], kind="stable")]
+        return holding[np.argsort(-self.near[holding], kind="stable")]
+
+    def _stretches(self) -> list[Array]:
+        order = self._nearest_first()
         size = max(LEAST_STRETCH, int(np.ceil(STRETCH * len(order))))
         return [order[begin : begin + size] for begin in range(0, len(order), size)]
 
