@@ -43,6 +43,7 @@ LAYERS = [
         "estimation.widen",
         "estimation.effects",
         "estimation.needed",
+        "estimation.votes",
     },
     {"stats"},
     {"data", "models", "train"},

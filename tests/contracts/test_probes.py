@@ -340,6 +340,7 @@ def audited(probe, systems, folder):
 STOPS_EARLY = {
     "gradient_attack",
     "adversarial_accuracy",
+    "certified_radius",
     "corruption_accuracy",
     "corruption_accuracy_of_all_rows",
     "numeric_noise",
@@ -350,7 +351,7 @@ STOPS_EARLY |= {"attribute_inference"}  # asks about each value of the sensitive
 
 
 FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}
-DEAR = {"adversarial_accuracy"}  # hundreds of passes in a row: two audits take three seconds
+DEAR = {"adversarial_accuracy", "certified_radius"}  # hundreds of passes in a row: two audits take seconds
 ACTIVE_CASES = [
     pytest.param(
         probe, kind, id=f"{probe.name}-{kind}",
