@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import expit, logit
 from scipy.stats import rankdata
 
 from assay.probes.utility._classes import left_out, share
+from assay.probes.utility._ranking import MOST_CLASSES, area_estimate, one_against_rest
 from assay.registry import probe
-from assay.stats import Draws, Estimate, statistic
+from assay.stats import Draws
 from assay.values import Array, Measurement, Task
-
-MOST_CLASSES = 50  # beyond this only the mean is reported
 
 
 @probe("utility")
@@ -37,11 +35,7 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
     >>> area_under_roc(labels, np.column_stack([1 - chance, chance]), task, draws)[0].value
     0.75
     """
-    errored: Array = np.logical_not(np.isfinite(probabilities).all(axis=1))
-    wanted = np.arange(task.num_outputs) if task.positive_index is None else np.array([task.positive_index])
-    belongs: Array = np.equal(labels[:, None], wanted)
-    # An errored example ranks lowest among the rows of its class and highest among the others.
-    values = np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities[:, wanted])
+    wanted, belongs, values, errored = one_against_rest(labels, probabilities, task)
     own = belongs.sum(axis=0)
     pairs: Array = np.minimum(own, len(labels) - own)  # how many pairs share no row
     kept = np.flatnonzero(pairs)
@@ -49,14 +43,16 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
     average = influence[:, kept].sum(axis=1, keepdims=True) / max(1, len(kept))
     shown = range(len(wanted)) if 1 < len(wanted) <= MOST_CLASSES else ()
     changes = draws.sums(np.concatenate([average, influence[:, : len(shown)]], axis=1))
-    whole = _area(areas[kept].mean() if len(kept) else np.nan, changes[:, 0], min(pairs[kept], default=0), draws.level)
+    whole = area_estimate(
+        areas[kept].mean() if len(kept) else np.nan, changes[:, 0], min(pairs[kept], default=0), level=draws.level
+    )
     note = left_out(pairs == 0, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
     whole = replace(whole, reason=whole.reason or note)
     metric = "area_under_roc" if len(wanted) == 1 else "macro_area_under_roc"
     rows = (len(labels), int(errored.sum()))
     found = [share(whole, metric, rows, headline=True)]
     for k in shown:
-        one = _area(areas[k], changes[:, 1 + k], pairs[k], draws.level)
+        one = area_estimate(areas[k], changes[:, 1 + k], pairs[k], level=draws.level)
         found.append(share(one, "area_under_roc", rows, where=f"class={task.classes[k]}"))
     return found
 
@@ -74,19 +70,3 @@ def _areas(belongs: Array, values: Array) -> tuple[Array, Array]:
         areas[k] = above[own].mean()
         influence[:, k] = (above - areas[k]) / np.where(own, own.sum(), (~own).sum())
     return areas, influence
-
-
-def _area(area: float, changes: Array, num_pairs: int, level: float) -> Estimate:
-    method = "DeLong, log-odds scale"
-    if num_pairs == 0:
-        return Estimate(None, None, None, method, reason="the class or the rest has no rows", level=level)
-    if 0 < area < 1:
-        scaled = statistic(logit(area) + changes / (area * (1 - area)), level=level)
-        if scaled.low is None or scaled.high is None:
-            reason = "no interval: every row is ranked alike"
-            return Estimate(float(area), None, None, method, area + changes[1:], reason, level)
-        low, high = float(expit(scaled.low)), float(expit(scaled.high))
-        return Estimate(float(area), low, high, method, area + changes[1:], "", level)
-    edge = ((1 - level) / 2) ** (1 / num_pairs)  # this many independent pairs all came out the same way
-    low, high = (edge, 1.0) if area >= 1 else (0.0, 1 - edge)
-    return Estimate(float(area), low, high, "exact, disjoint pairs", area + changes[1:], "", level)

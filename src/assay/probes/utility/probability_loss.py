@@ -8,15 +8,17 @@ from assay.registry import probe
 from assay.stats import Draws, Estimate, mean, measured
 from assay.values import Array, Measurement, Task
 
+MOST_CLASSES = 50  # looked at one by one
 
-@probe("utility")
+
+@probe("utility", version=2)
 def probability_loss(labels: Array, probabilities: Array, task: Task, draws: Draws) -> list[Measurement]:
     """Brier loss and log loss: the two usual proper losses of stated probabilities.
 
     Definition: brier_loss = mean_i sum_k (p_ik - [labels[i] = k])^2, halved for two classes (then it is the squared
         error of the positive class); log_loss = mean_i -log p_i,labels[i], with p at least the smallest float32
         spacing (1.2e-7). An errored example has the worst Brier loss, 1 (2 for more than two classes); its log loss has
-        no worst value, so the mean is undefined.
+        no worst value, so the mean is undefined. log_loss, slice "class=...", is over the rows labelled so.
     Shapes: labels (N,), probabilities (N, K).
     Direction: lower is better; unit 1 for the Brier loss, nats for the log loss.
     Limits: mixes calibration with the power to tell cases apart; a rare positive class makes every system look good.
@@ -29,7 +31,7 @@ def probability_loss(labels: Array, probabilities: Array, task: Task, draws: Dra
     >>> labels, chance = np.array([0, 1]), np.array([0.5, 0.5])
     >>> task, draws = Classification(("no", "yes")), make_draws(b"key", "split", [labels])
     >>> found = probability_loss(labels, np.column_stack([1 - chance, chance]), task, draws)
-    >>> [(one.metric, round(one.value, 4)) for one in found]
+    >>> [(one.metric, round(one.value, 4)) for one in found[:2]]
     [('brier_loss', 0.25), ('log_loss', 0.6931)]
     """
     errored = ~np.isfinite(probabilities).all(axis=1) | (labels < 0)
@@ -48,7 +50,26 @@ def probability_loss(labels: Array, probabilities: Array, task: Task, draws: Dra
         rest = f"; over the other {scored} it is {logs.sum() / scored:.6g}" if scored else ""
         reason = f"{num_errored} of {len(labels)} examples errored, and their log loss has no bound{rest}"
         found[1] = Estimate(None, None, None, "skewness-corrected t", reason=reason, level=draws.level)
-    return [
+    results = [
         measured(one, metric, unit=unit, better="lower", attempted=len(labels), errored=num_errored)
         for one, metric, unit in zip(found, ("brier_loss", "log_loss"), ("1", "nats"), strict=True)
     ]
+    return results + _by_class(labels, logs, errored, task, draws)
+
+
+def _by_class(labels: Array, logs: Array, errored: Array, task: Task, draws: Draws) -> list[Measurement]:
+    """Log loss of the rows of each class."""
+    if task.num_outputs > MOST_CLASSES:
+        return []
+    member = labels[:, None] == np.arange(task.num_outputs)
+    sums = draws.sums(np.column_stack([member * logs[:, None], member]))
+    found = []
+    for k, name in enumerate(task.classes):
+        rows, lost = int(member[:, k].sum()), int((member[:, k] & errored).sum())
+        one = mean(sums[:, k], sums[:, task.num_outputs + k], level=draws.level, bounds=(0.0, None))
+        if lost:
+            reason = f"{lost} of {rows} examples errored, and their log loss has no bound"
+            one = Estimate(None, None, None, one.method, reason=reason, level=draws.level)
+        where = f"class={name}"
+        found.append(measured(one, "log_loss", unit="nats", better="lower", slice=where, attempted=rows, errored=lost))
+    return found

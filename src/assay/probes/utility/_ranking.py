@@ -1,0 +1,39 @@
+"""What the ranking metrics share: each class against the rest, and an interval on the log-odds scale."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import expit, logit
+
+from assay.stats import Estimate, statistic
+from assay.values import Array, Task
+
+MOST_CLASSES = 50  # beyond this only the mean is reported
+
+
+def one_against_rest(labels: Array, probabilities: Array, task: Task) -> tuple[Array, Array, Array, Array]:
+    """Classes that are looked at `(C,)`; which rows are theirs and how they rank, `(N, C)` each; which rows errored."""
+    errored: Array = np.logical_not(np.isfinite(probabilities).all(axis=1))
+    wanted = np.arange(task.num_outputs) if task.positive_index is None else np.array([task.positive_index])
+    belongs: Array = np.equal(labels[:, None], wanted)
+    # An errored example ranks lowest among the rows of its class and highest among the others.
+    values = np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities[:, wanted])
+    return wanted, belongs, values, errored
+
+
+def area_estimate(
+    area: float, changes: Array, num_pairs: int, *, level: float, method: str = "DeLong, log-odds scale"
+) -> Estimate:
+    """An area in (0, 1) with its first-order changes under the draws `(1 + B,)`."""
+    if num_pairs == 0:
+        return Estimate(None, None, None, method, reason="the class or the rest has no rows", level=level)
+    if 0 < area < 1:
+        scaled = statistic(logit(area) + changes / (area * (1 - area)), level=level)
+        if scaled.low is None or scaled.high is None:
+            reason = "no interval: every row is ranked alike"
+            return Estimate(float(area), None, None, method, area + changes[1:], reason, level)
+        low, high = float(expit(scaled.low)), float(expit(scaled.high))
+        return Estimate(float(area), low, high, method, area + changes[1:], "", level)
+    edge = ((1 - level) / 2) ** (1 / num_pairs)  # this many independent pairs all came out the same way
+    low, high = (edge, 1.0) if area >= 1 else (0.0, 1 - edge)
+    return Estimate(float(area), low, high, "exact, disjoint pairs", area + changes[1:], "", level)
