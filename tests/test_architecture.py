@@ -60,6 +60,7 @@ LAYERS = [
     {"dossier"},
     {"evidence.sealed"},
     {"story"},
+    {"advise"},
     {"report", "serve"},
     {"commands"},
     {"cli"},

@@ -13,7 +13,7 @@ import pytest
 from assay.dossier import load_dossier
 from cli_kit import Ran, Run, runner, write_policy, write_table
 
-VERBS = ("train", "audit", "treat", "compare", "report", "verify", "serve", "list", "demo")
+VERBS = ("train", "audit", "treat", "compare", "report", "verify", "serve", "list", "demo", "choose", "slim", "data")
 PROBES = "accuracy,group_error_rates,model_bytes"
 
 

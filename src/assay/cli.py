@@ -1,4 +1,4 @@
-"""The command line: eleven verbs. Nothing heavy is imported until a verb runs."""
+"""The command line: twelve verbs. Nothing heavy is imported until a verb runs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from assay.commands.choose_verb import choose
 from assay.commands.data_verb import data_app
+from assay.commands.slim_verb import slim
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(choose)
+app.command()(slim)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
@@ -102,7 +104,9 @@ def audit(
 @app.command()
 def treat(
     system: Annotated[str, typer.Argument(help="System or Hugging Face folder, or package.module:function.")],
-    treatment: Annotated[str, typer.Option("--with", help="A treatment, or several in order: a+b.")],
+    treatment: Annotated[str, typer.Option("--with", help="A treatment, or several in order: a+b.")] = "",
+    suggest: Annotated[bool, typer.Option("--suggest", help="Try what could move each finding that fails.")] = False,
+    policy: PolicyName = "default",
     options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: sparsity=0.5.")] = "",
     data: DataName = "",
     label: Label = "",
@@ -112,10 +116,12 @@ def treat(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Apply a treatment. The input is unchanged; the result has no evidence until it is audited."""
-    from assay.commands.treat import run
+    """Apply a treatment, or try those that could help. The result has no evidence until it is audited."""
+    from assay.commands.treat import run, run_suggest
 
-    run((system, (data, label, groups, text)), treatment, options, out, _console(json, quiet))
+    if suggest:
+        return run_suggest((system, (data, label, groups, text)), treatment, policy, _console(json, quiet))
+    return run((system, (data, label, groups, text)), treatment, options, out, _console(json, quiet))
 
 
 @app.command()

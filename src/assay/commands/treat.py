@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assay.commands.console import Console
+from assay.commands.console import VERDICT_CODES, Console
 from assay.commands.files import require_folder
 from assay.commands.options import parse_options
-from assay.commands.sources import DataSpec, open_system, save
+from assay.commands.sources import DataSpec, names, open_system, save
 from assay.errors import Problem, UsageError
+from assay.report.numbers import bounds, number
 
 
 def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, console: Console) -> None:
     """Treat a system and write the new one; the folder of the input stays as it is."""
     from assay.story import treat
 
+    if not treatment:
+        allowed = "--with NAME, or --suggest"
+        raise UsageError(Problem("no treatment is named", allowed, "assay list treatments shows them"))
     target = source[0]
     if Path(target).resolve() == out.resolve():
         raise UsageError(Problem("the treated system would replace the one it came from", "another folder for --out"))
@@ -32,3 +36,30 @@ def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, c
     console.say(f"system: {out} (digest {treated.digest[:16]}); it has no evidence until it is audited")
     console.say(f"next:   assay audit {out}")
     console.finish({"system": str(out), "digest": treated.digest, "lineage": treated.lineage})
+
+
+def run_suggest(source: tuple[str, DataSpec], treatments: str, policy: str, console: Console) -> None:
+    """Try treatments on each finding that did not pass, and show what each did. Exit code by the system's verdict."""
+    from assay.advise import suggest
+    from assay.story import owner_workspace
+
+    system, _ = open_system(*source)
+    with console.progress() as progress:
+        workspace = owner_workspace(progress=progress)
+        found = suggest(system, policy=policy, treatments=list(names(treatments)) or None, workspace=workspace)
+    rows = []
+    for one in found.suggestions:
+        effect = one.effect
+        shown = "" if effect is None else f"{number(effect.value)} {bounds(effect.low, effect.high)}"
+        where = f"{one.rule} {one.slice}".strip()
+        rows.append([where, one.treatment, one.standing, shown, one.verdict or "", one.reason or one.side_effects])
+    if not found.findings:
+        console.say("every rule passes: there is nothing to treat")
+    if rows:
+        head = ["finding", "treatment", "measured here", "effect", "verdict after", "what else moved"]
+        console.table(head, rows, title=f"{system.name}: what was tried on what did not pass, best first")
+    for finding in found.without:
+        where = f"{finding.rule} {finding.slice}".strip()
+        console.say(f"{where}: no treatment declares to move {finding.metric}; name some with --with a,b to try them")
+    document = {"findings": found.findings, "suggestions": found.suggestions, "without": found.without}
+    console.finish(document | {"verdict": found.judged.verdict}, code=VERDICT_CODES[found.judged.verdict])

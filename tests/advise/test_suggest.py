@@ -1,0 +1,71 @@
+"""What is suggested was tried here, and stands in the order of what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from assay.advise import suggest
+from assay.errors import UsageError
+from assay.observe import Workspace
+from assay.policy import Policy
+from assay.story import treat
+from assay.values import System
+
+Make = Callable[..., Policy]
+
+
+@pytest.mark.slow
+def test_treatments_of_what_fails_are_tried_and_ranked_by_what_they_did(
+    system: System, workspace: Workspace, policy: Make
+) -> None:
+    smallest = treat(system, "distill").model.num_bytes
+    assert system.model.num_bytes is not None
+    assert smallest is not None
+    rules = policy(("model_bytes", "at_most", smallest + 1), ("accuracy", "at_least", 0.6))
+    found = suggest(system, policy=rules, workspace=workspace)
+    assert [one.rule for one in found.findings] == ["model_bytes"]  # accuracy passes: nothing is tried for it
+    tried = [one.treatment for one in found.suggestions]
+    assert {"distill", "prune_magnitude", "quantize_int8"} <= set(tried)
+    assert not {"reweigh_groups", "group_thresholds"} & set(tried)  # they do not declare to move bytes
+    values = [one.effect.value for one in found.suggestions if one.effect and one.standing == "better"]
+    assert values == sorted(values, key=lambda value: -abs(value))
+    by_name = {one.treatment: one for one in found.suggestions}
+    assert by_name["distill"].verdict == "pass"
+    assert by_name["distill"].effect is not None
+    assert by_name["distill"].effect.value == smallest - system.model.num_bytes
+    assert by_name["prune_magnitude"].verdict == "fail"
+    assert "model_bytes" in by_name["distill"].side_effects
+    assert found.without == ()
+
+
+@pytest.mark.slow
+def test_what_no_treatment_declares_is_said_and_others_can_be_named(
+    system: System, workspace: Workspace, policy: Make
+) -> None:
+    rules = policy(("worst_group_accuracy", "at_least", 0.99, "sex"))
+    found = suggest(system, policy=rules, workspace=workspace)
+    assert found.suggestions == ()
+    assert [one.metric for one in found.without] == ["worst_group_accuracy"]
+    named = suggest(system, policy=rules, treatments=["quantize_int8"], workspace=workspace)
+    assert [(one.treatment, one.standing) for one in named.suggestions] == [("quantize_int8", "no detectable change")]
+    with pytest.raises(UsageError, match="'make_it_fair' is not known"):
+        suggest(system, policy=rules, treatments=["make_it_fair"], workspace=workspace)
+
+
+@pytest.mark.slow
+def test_nothing_is_tried_where_all_passes(system: System, workspace: Workspace, policy: Make) -> None:
+    found = suggest(system, policy=policy(("accuracy", "at_least", 0.5)), workspace=workspace)
+    assert (found.findings, found.suggestions, found.comparison) == ((), (), None)
+
+
+@pytest.mark.slow
+def test_a_treatment_that_does_not_fit_is_shown_with_the_reason(
+    system: System, workspace: Workspace, policy: Make
+) -> None:
+    treated = treat(system, "quantize_int8")
+    rules = policy(("model_bytes", "at_most", 10))
+    found = suggest(treated, policy=rules, treatments=["distill", "quantize_int8"], workspace=workspace)
+    assert {one.standing for one in found.suggestions} == {"errored"}
+    assert all("does not fit" in one.reason for one in found.suggestions)
