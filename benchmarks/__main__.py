@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
     "group_metrics": ["--peer-rounds", "1"],
+    "published_fairness": [],
     "shapley": [],
     "gradient_suite": [],
     "slices": [],

@@ -31,7 +31,7 @@ def calibration_by_group(
         hold. What cancels within a bin is not seen.
     Source: Kleinberg, Mullainathan & Raghavan (2017), condition A; Van Calster et al. (2019), calibration-in-the-large;
         Kumar, Liang & Ma (2019), section 4 (debiased). Intervals: skewness-corrected t, Bonferroni over groups; error:
-        normal on its square.
+        score limits on its square.
 
     >>> import numpy as np
     >>> from assay.stats import make_draws
