@@ -336,7 +336,7 @@ def audited(probe, systems, folder):
 
 
 # Run fewer rows when examples are broken before the last step, a language has no cases, a black box no threads to set,
-# a model no attention.
+# a model no attention, a row the other answer after one change.
 STOPS_EARLY = {
     "gradient_attack",
     "adversarial_accuracy",
@@ -345,6 +345,7 @@ STOPS_EARLY = {
     "corruption_accuracy_of_all_rows",
     "numeric_noise",
     "attention_rollout",
+    "recourse",
     "identity_swap",  # test texts that name nobody are not run
 }
 STOPS_EARLY |= {"attribute_inference"}  # asks about each value of the sensitive columns there are, of 16 at most
