@@ -94,7 +94,7 @@ def test_intervals_cover():
     error = risk[-1]
     truth = risk.mean(), risk.mean() - (error + (1 - error) * np.log(1 - error))
     covered = []
-    for seed in range(250):
+    for seed in range(200):
         labels, chance = rows(seed, 600)
         found = measure(labels, chance, num_draws=500, seed=str(seed))
         one, two = (found[f"{kind}area_under_risk_coverage", ""] for kind in ("", "excess_"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.special import expit, logit
+from scipy.stats import rankdata
 
 from assay.stats import Estimate, statistic
 from assay.values import Array, Task
@@ -37,3 +38,18 @@ def area_estimate(
     edge = ((1 - level) / 2) ** (1 / num_pairs)  # this many independent pairs all came out the same way
     low, high = (edge, 1.0) if area >= 1 else (0.0, 1 - edge)
     return Estimate(float(area), low, high, "exact, disjoint pairs", area + changes[1:], "", level)
+
+
+def areas_under_roc(belongs: Array, values: Array) -> tuple[Array, Array]:
+    """Areas `(K,)` and the first-order change `(N, K)` that one more of each row makes; NaN and 0 where undefined."""
+    areas, influence = np.full(belongs.shape[1], np.nan), np.zeros(belongs.shape)
+    for k, own in enumerate(belongs.T):
+        if own.all() or not own.any():
+            continue
+        ranks = rankdata(values[:, k])
+        above = np.empty(len(own))  # share of the other side that this row is ranked rightly against
+        above[own] = (ranks[own] - rankdata(values[own, k])) / (~own).sum()
+        above[~own] = 1 - (ranks[~own] - rankdata(values[~own, k])) / own.sum()
+        areas[k] = above[own].mean()
+        influence[:, k] = (above - areas[k]) / np.where(own, own.sum(), (~own).sum())
+    return areas, influence

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import rankdata
 
 from assay.probes.utility._classes import left_out, share
-from assay.probes.utility._ranking import MOST_CLASSES, area_estimate, one_against_rest
+from assay.probes.utility._ranking import MOST_CLASSES, area_estimate, areas_under_roc, one_against_rest
 from assay.registry import probe
 from assay.stats import Draws
 from assay.values import Array, Measurement, Task
@@ -39,7 +38,7 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
     own = belongs.sum(axis=0)
     pairs: Array = np.minimum(own, len(labels) - own)  # how many pairs share no row
     kept = np.flatnonzero(pairs)
-    areas, influence = _areas(belongs, values)
+    areas, influence = areas_under_roc(belongs, values)
     average = influence[:, kept].sum(axis=1, keepdims=True) / max(1, len(kept))
     shown = range(len(wanted)) if 1 < len(wanted) <= MOST_CLASSES else ()
     changes = draws.sums(np.concatenate([average, influence[:, : len(shown)]], axis=1))
@@ -55,18 +54,3 @@ def area_under_roc(labels: Array, probabilities: Array, task: Task, draws: Draws
         one = area_estimate(areas[k], changes[:, 1 + k], pairs[k], level=draws.level)
         found.append(share(one, "area_under_roc", rows, where=f"class={task.classes[k]}"))
     return found
-
-
-def _areas(belongs: Array, values: Array) -> tuple[Array, Array]:
-    """Areas `(K,)` and the first-order change `(N, K)` that one more of each row makes; NaN and 0 where undefined."""
-    areas, influence = np.full(belongs.shape[1], np.nan), np.zeros(belongs.shape)
-    for k, own in enumerate(belongs.T):
-        if own.all() or not own.any():
-            continue
-        ranks = rankdata(values[:, k])
-        above = np.empty(len(own))  # share of the other side that this row is ranked rightly against
-        above[own] = (ranks[own] - rankdata(values[own, k])) / (~own).sum()
-        above[~own] = 1 - (ranks[~own] - rankdata(values[~own, k])) / own.sum()
-        areas[k] = above[own].mean()
-        influence[:, k] = (above - areas[k]) / np.where(own, own.sum(), (~own).sum())
-    return areas, influence
