@@ -48,7 +48,7 @@ LAYERS = [
     {"stats"},
     {"data", "models", "train"},
     {"observe"},
-    {"access.gradients"},
+    {"access.gradients", "access.inversion"},
     {"access.handles"},
     {"access.references", "access.canaries"},
     {"probes", "treatments", "choose"},

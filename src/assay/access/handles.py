@@ -12,6 +12,7 @@ import numpy as np
 
 from assay import units
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
+from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
@@ -133,6 +134,21 @@ class Query:
     def _per_column(self, values: list[Any], dtype: Any) -> Array:
         found = np.array(values, dtype=dtype)
         return found.reshape(1, 1, 1) if self.system.data.modality == "image" else found
+
+    def inverted(self, rows: Array, *, steps: int) -> Inverted | None:
+        """White box: test rows `(n,)` recovered from one gradient of the weights each; see `assay.access.inversion`.
+
+        Exact where a linear layer comes first, else by `steps` of matching for pixels, else None. Counts every row run.
+        """
+        module, inputs, labels = module_of(self.system), self.inputs[rows], self.labels[rows]
+        is_exact = first_linear(module, inputs) is not None
+        is_image = self.system.data.modality == "image"
+        ways = {True: 1 + len(rows) + len(self.background), False: 1 + len(rows) * (steps + 1) if is_image else 1}
+        self.ledger.add(self.kind, ways[is_exact])
+        if is_exact:
+            return solve(module, inputs, labels, self.background)
+        rng = self.rng("inversion")
+        return match(module, inputs, labels, self.background, steps=steps, rng=rng) if is_image else None
 
     def losses_and_gradients(self, inputs: Array, labels: Array) -> tuple[Array, Array]:
         """White box: losses `(M,)` and gradients `(M, ...)`, zero for categorical columns; counts M rows."""
