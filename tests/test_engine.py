@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from assay import engine, registry
 from assay.access.references import reference_models
 from assay.errors import BudgetError, RegistryError
-from assay.observe import Ledger, Workspace
+from assay.observe import Ledger, Workspace, run_model
 from assay.registry import Sizes, probe
 from assay.stats import exact_rate, mean, measured, rate
 from assay.tasks import Identity, Regression
@@ -265,6 +266,24 @@ def test_reference_models_depend_on_the_rows_that_stop_training(small_data: Data
     found = [reference_models(one, Workspace(num_references=2), Ledger(10**7)) for one in systems]
     digests = [[one.system.model.digest for one in references] for references in found]
     assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_answers_of_reference_models_are_run_once_and_read_again_when_asked_for(
+    small_data: Data, tmp_path: Path, on_disk: bool
+) -> None:
+    recipe = default_recipe(small_data)
+    recipe = replace(recipe, settings=replace(recipe.settings, epochs=1))
+    ledger, workspace = Ledger(10**7), Workspace(folder=tmp_path if on_disk else None, key=b"k", num_references=2)
+    references = reference_models(train_system(small_data, recipe=recipe), workspace, ledger)
+    splits = small_data.splits
+    rows = 2 * (len(splits["train"]) + len(splits["test"]))
+    assert ledger.total == rows
+    for one in references:
+        for name, logits in (("train", one.train_logits), ("test", one.test_logits)):
+            np.testing.assert_array_equal(logits, run_model(one.system, splits[name].inputs))
+    assert (one.train_logits is one.train_logits) != on_disk, "of files no copy is kept in memory"
+    assert ledger.total == rows, "nothing was run again"
 
 
 def test_a_deep_probe_runs_when_it_is_named_and_says_so_when_it_is_not(
