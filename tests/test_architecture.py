@@ -28,6 +28,7 @@ LAYERS = [
         "storage.heap",
         "storage.cache",
         "meter",
+        "meter.grid",
         "meter.joules",
         "evidence",
         "estimation",

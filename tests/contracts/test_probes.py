@@ -344,6 +344,7 @@ STOPS_EARLY = {
     "corruption_accuracy",
     "corruption_accuracy_of_all_rows",
     "numeric_noise",
+    "roofline",
     "attention_rollout",
     "recourse",
     "identity_swap",  # test texts that name nobody are not run
@@ -353,7 +354,8 @@ STOPS_EARLY |= {"attribute_inference"}  # asks about each value of the sensitive
 
 
 FAST = {("image", "input_noise"), ("text", "input_noise"), ("image", "model_bytes"), ("text", "shapley_attributions")}
-DEAR = {"adversarial_accuracy", "certified_radius"}  # hundreds of passes in a row: two audits take seconds
+# Hundreds of passes in a row, or nine trainings: two audits take seconds.
+DEAR = {"adversarial_accuracy", "certified_radius", "model_extraction", "suspected_poison"}
 ACTIVE_CASES = [
     pytest.param(
         probe, kind, id=f"{probe.name}-{kind}",

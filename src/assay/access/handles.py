@@ -16,7 +16,7 @@ from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
-from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, run_model
+from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, observe, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
@@ -107,6 +107,13 @@ class Query:
         self.ledger.add(self.kind, len(inputs))
         starts = range(0, max(len(inputs), 1), batch_size)
         return np.concatenate([run_model(self.system, inputs[start : start + batch_size]) for start in starts])
+
+    def train_embeddings(self) -> Array:
+        """White box: embeddings `(N_train, D)` of the training rows, from a pass that is counted and remembered."""
+        want = frozenset({"embeddings"})
+        return observe(self.system, "train", want=want, workspace=self.workspace, ledger=self.ledger).arrays[
+            "embeddings"
+        ]
 
     def probabilities(self, inputs: Array) -> Array:
         """`(M, F)` to `(M, K)`; for regression the predicted values `(M, 1)`."""

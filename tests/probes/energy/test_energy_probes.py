@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from assay.meter import Energy
+from assay.meter import Energy, EnergyMeter
 from assay.meter.joules import CpuEstimate
+from assay.probes.energy._timing import percentile
+from assay.probes.energy.carbon_intensity import carbon_intensity
 from assay.probes.energy.energy_use import energy_use, of_training
-from assay.probes.energy.latency import REPEATS, latency, percentile, timed_rows
+from assay.probes.energy.latency import REPEATS, latency, timed_rows
 from assay.probes.energy.model_bytes import model_bytes
+from assay.probes.energy.roofline import Machine, measured_machine, roof
 from assay.registry import PROBES, Sizes
 from assay.values import plain
 
@@ -148,3 +151,80 @@ def test_training_energy_that_is_not_known_is_never_zero(facts):
     found = of_training(facts)
     assert found.value is None
     assert found.reason
+
+
+# ------------------------------------------------------------------ carbon and roofline
+
+
+def test_carbon_adds_its_parts_as_the_standard_has_it():
+    meter = FakeMeter()  # 20.48 J in 1 s for 5,120 rows
+    found = by_key(carbon_intensity(meter, {"grid": "FRA"}))
+    assert meter.rows == PROBES["carbon_intensity"].cost(SIZES)["carbon_intensity"] == 5120
+    used = found["electricity_carbon_per_1000_predictions", ""]
+    made = found["embodied_carbon_per_1000_predictions", ""]
+    assert used.value == pytest.approx(4.0 / 3.6e6 * 56)  # 4 J for 1,000 rows
+    assert made.value == pytest.approx(1e6 * (1 / 5.12) / (4 * 365.25 * 86400) / 64)
+    whole = found["carbon_per_1000_predictions", ""]
+    assert (whole.value, whole.low, whole.high) == pytest.approx(
+        (used.value + made.value, used.low + made.low, used.high + made.high)
+    )
+    assert "yearly average of FRA" in used.method
+
+
+def test_an_undeclared_place_widens_the_interval_and_says_so():
+    unknown = by_key(carbon_intensity(FakeMeter(), {}))["carbon_per_1000_predictions", ""]
+    known = by_key(carbon_intensity(FakeMeter(), {"grid": 475, "embodied_grams": 0}))["carbon_per_1000_predictions", ""]
+    assert "place not declared" in unknown.method
+    assert unknown.low < known.low < known.high < unknown.high
+    dark = FakeMeter(window=Energy(None, None, None, "not measured", "", 1.0, 1.0, "no reader"))
+    lost = by_key(carbon_intensity(dark, {}))
+    assert lost["carbon_per_1000_predictions", ""].value is None
+    assert lost["carbon_per_1000_predictions", ""].reason == "no reader"
+    assert lost["embodied_carbon_per_1000_predictions", ""].value > 0
+
+
+def test_roofline_counts_a_known_network_by_hand(small_data):
+    import torch
+
+    from assay import engine
+    from assay.models.adapters.module import ModuleModel
+    from assay.observe import Workspace
+    from assay.tasks import Argmax, task_of
+    from assay.values import System
+    from support import KnownModel
+
+    module = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    before = [part.training for part in module.modules()]
+    system = System("net", ModuleModel(module), small_data, task_of(small_data), Argmax())
+    audit = engine.audit(system, probes=["roofline"], workspace=Workspace())
+    found = {one.metric: one for one in audit.measurements}
+    assert found["flops_per_example"].value == 2 * (4 * 32 + 32 * 2)
+    weights = 4 * (4 * 32 + 32 + 32 * 2 + 2)
+    assert found["bytes_per_example"].value == pytest.approx(weights / 64 + 2 * 4 * (32 + 32 + 2) + 4 * 4)
+    share = found["attained_share"]
+    assert 0 < share.low <= share.value <= share.high
+    assert [part.training for part in module.modules()] == before
+    box = System("box", KnownModel(), small_data, task_of(small_data), Argmax())
+    told = engine.audit(box, probes=["roofline"], workspace=Workspace()).measurements
+    assert {one.reason for one in told} == {"the system has no module whose operations could be counted"}
+
+
+def test_the_roof_is_the_lower_of_two():
+    assert roof(Machine(100.0, 10.0), 9.9) == 99.0
+    assert roof(Machine(100.0, 10.0), 11.0) == 100.0
+    machine = measured_machine()
+    assert machine.peak > 1e8
+    assert machine.bandwidth > 1e7
+
+
+def test_the_meter_takes_less_than_a_thousandth_of_a_second_of_work():
+    import time
+
+    meter = EnergyMeter()
+    spent = []
+    for _ in range(20):
+        before = time.process_time()
+        meter.start()
+        meter.stop()
+        spent.append(time.process_time() - before)
+    assert np.median(spent) < 1e-3  # of a window of one second: 0.1 %

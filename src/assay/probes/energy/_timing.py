@@ -1,0 +1,31 @@
+"""Percentiles of timed passes, with bounds: shared by the probes of this family."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import binom
+
+from assay.stats import Estimate
+from assay.values import Array
+
+LEVEL = 0.95
+WARM_UP = 3  # passes that the meter runs and does not report
+
+
+def percentile(seconds: Array, share: float, *, level: float = LEVEL) -> Estimate:
+    """A percentile with distribution-free bounds; a bound that needs more passes than there are is None, and said."""
+    method = "order statistics; no replicates"
+    ordered, num = np.sort(np.asarray(seconds, dtype=np.float64)), len(seconds)
+    if num == 0 or not np.isfinite(ordered).all():
+        return Estimate(None, None, None, method, None, "no pass could be timed", level)
+    tail = (1 - level) / 2
+    below = int(binom.ppf(tail, num, share))  # P(B < below) <= tail, so the below-th smallest is under the percentile
+    above = int(binom.ppf(1 - tail, num, share)) + 1
+    value = float(ordered[max(1, math.ceil(share * num - 1e-9)) - 1])
+    low = float(ordered[below - 1]) if below >= 1 else None
+    high = float(ordered[above - 1]) if above <= num else None
+    missing = [name for name, bound in (("lower", low), ("upper", high)) if bound is None]
+    reason = f"{num} passes are too few for the {' and '.join(missing)} bound" if missing else ""
+    return Estimate(value, low, high, method, None, reason, level)

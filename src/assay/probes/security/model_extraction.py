@@ -1,0 +1,118 @@
+"""How well a stranger can copy the model by asking it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assay import stats
+from assay.probes.security._student import Coordinates, answers_of, imitate
+from assay.registry import Sizes, probe
+from assay.stats import Draws
+from assay.units.text import words
+from assay.values import Array, Measurement, Task, modality, texts
+
+if TYPE_CHECKING:
+    from assay.access.handles import Query
+
+QUERIES = (100, 1000, 5000)
+
+
+def all_questions(sizes: Sizes) -> dict[str, int]:
+    """The largest number of questions; smaller numbers ask the first of them."""
+    return {"model_extraction": max(QUERIES)}
+
+
+@probe("security", cost=all_questions, deep=True)
+def model_extraction(query: Query, predictions: Array, task: Task, draws: Draws) -> list[Measurement]:
+    """Agreement with the system of a student trained on its answers to 100, 1,000 and 5,000 made-up questions.
+
+    Definition: agreement = mean[student(x) = system(x)] over test rows; the student has one hidden layer of 64 units
+        and learns from the answers alone (`answers=labels`) or from probabilities (`answers=probabilities`). Questions
+        are drawn from the training split's marginals: each column of a table, each quarter of a picture, or each word
+        of a text from a random row. `answers=public`: the same student on as many real training rows with their true
+        labels, without asking: what extraction must beat. extraction_area = area under agreement over log Q, from 100
+        to 5,000, divided by its width. A row that errors, or an errored answer, counts as no agreement.
+    Shapes: predictions (N,), the system's answers to the test rows, and 5,000 made-up rows through the query handle.
+    Direction: lower is better (a copy is worth less); unit fraction.
+    Limits: one kind of student, and questions that ask nothing cleverly: an attacker with a better architecture, or who
+        chooses questions by what was answered, gets more. Agreement is high by itself where one class is most of the
+        rows. Replicates are of the rows, with the student as it was trained.
+    Source: Tramer et al. 2016, section 4; Jagielski et al. 2020, section 3 (fidelity); interval: Wilson (1927).
+
+    >>> import numpy as np
+    >>> round(float(area(np.array([[0.6, 0.8, 0.9]]))[0]), 3)
+    0.762
+    """
+    rng = query.rng("extraction")
+    asked = questions(query, max(QUERIES), rng)
+    groups = query.groups.take(rng.integers(0, len(query.groups), len(asked)))
+    shares = query.probabilities(asked)
+    given = query.system.decision.decide(shares, asked, groups)
+    known = np.isfinite(shares).all(axis=1) & (given >= 0)
+    train = query.system.data.splits["train"]
+    order = rng.permutation(len(train))
+    ways = {
+        "labels": (asked[known], np.eye(task.num_outputs)[given[known]]),
+        "probabilities": (asked[known], shares[known]),
+        "public": (train.inputs[order], np.eye(task.num_outputs)[np.maximum(train.labels[order], 0)]),
+    }
+    errored = int((predictions < 0).sum())
+    about: dict[str, Any] = {"unit": "fraction", "better": "lower", "attempted": len(predictions), "errored": errored}
+    found: list[Measurement] = []
+    for way, (inputs, targets) in ways.items():
+        agree = np.stack([_agreement(query, inputs[:num], targets[:num], predictions) for num in QUERIES], axis=1)
+        sums = draws.sums(agree.astype(np.float64))
+        totals = np.full(len(sums), float(len(predictions)))
+        for place, num in enumerate(QUERIES):
+            rate = stats.rate(sums[:, place], totals, level=draws.level)
+            where = f"answers={way} & queries={num}"
+            found.append(stats.measured(rate, "extraction_agreement", slice=where, **about))
+        whole = stats.statistic(area(sums / totals[:, None]), level=draws.level, bounds=(0.0, 1.0), num=len(agree))
+        found.append(stats.measured(whole, "extraction_area", slice=f"answers={way}", **about))
+    return found
+
+
+def area(agreement: Array) -> Array:
+    """Mean height `(B,)` of agreement `(B, 3)` over the logarithm of the number of questions, by trapezia."""
+    steps = np.diff(np.log(QUERIES))
+    heights = (agreement[:, 1:] + agreement[:, :-1]) / 2
+    found: Array = heights @ steps / steps.sum()
+    return found
+
+
+def _agreement(query: Query, inputs: Array, targets: Array, predictions: Array) -> Array:
+    """`(N,)` bool: the student trained on these answers gives the system's answer."""
+    if not len(inputs):
+        return np.zeros(len(predictions), dtype=bool)
+    coder = Coordinates(query.columns, inputs)
+    seed = int(query.rng("student").integers(1 << 31))
+    student = imitate(coder.of(inputs), targets, seed=seed)
+    agreed: Array = answers_of(student, coder.of(query.inputs)) == predictions
+    return agreed
+
+
+def questions(query: Query, num: int, rng: np.random.Generator) -> Array:
+    """Made-up rows `(num, ...)`: parts of random training rows put together, whole rows only by chance."""
+    rows = query.system.data.splits["train"].inputs
+    kind = modality(query.columns)
+    if kind == "table":
+        places = rng.integers(0, len(rows), (num, rows.shape[1]))
+        return np.take_along_axis(rows, places, axis=0).astype(np.float32)
+    if kind == "text":
+        column = query.columns[0]
+        told = rows.tolist()
+        bags = [words(told[place], column.language) or [""] for place in rng.integers(0, len(told), num * 4)]
+        lengths = rng.integers(0, len(bags), num)
+        made = []
+        for length in lengths:
+            picked = [bags[place] for place in rng.integers(0, len(bags), max(1, len(bags[length])))]
+            made.append("".join(bag[rng.integers(len(bag))] for bag in picked).strip())
+        return texts(made)
+    half = [size // 2 for size in rows.shape[2:]]
+    found = rows[rng.integers(0, len(rows), num)].copy()
+    for down in (slice(0, half[0]), slice(half[0], None)):
+        for across in (slice(0, half[1]), slice(half[1], None)):
+            found[:, :, down, across] = rows[rng.integers(0, len(rows), num)][:, :, down, across]
+    return found
