@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUNS = {
     "group_metrics": ["--peer-rounds", "1"],
     "published_fairness": [],
-    "shapley": [],
+    "shapley": ["--wide"],
     "gradient_suite": [],
     "slices": [],
     "thresholds": [],
