@@ -20,6 +20,7 @@ from assay.report.sections import (
     membership_figures,
     reliability_figure,
     slice_figure,
+    tree_figure,
 )
 from assay.report.training_section import training_section
 from assay.values import Dossier, Finding, Measurement
@@ -47,6 +48,7 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         matrix=None if matrix is None else matrix_section(matrix, say),
         groups=group_figures(dossier, say),
         slices=slice_figure(dossier, say),
+        tree=tree_figure(dossier, say),
         attributions=attribution_figures(dossier, say),
         reliability=reliability_figure(dossier, say),
         membership=membership_figures(dossier, say),

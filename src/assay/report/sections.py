@@ -59,6 +59,12 @@ def slice_figure(dossier: Dossier, say: Phrases) -> Figure | None:
     return _dots(found, say.metric("accuracy_deficit"), say) if found else None
 
 
+def tree_figure(dossier: Dossier, say: Phrases) -> Figure | None:
+    """The leaves of the error tree, most errors first."""
+    found = rows_of(dossier, "leaf_error_rate")
+    return _dots(found, say.metric("leaf_error_rate"), say) if found else None
+
+
 def attribution_figures(dossier: Dossier, say: Phrases) -> list[Figure]:
     """Shapley values, LIME weights and gradients, columns or words in the same order in all; of pictures maps."""
     first = sorted(rows_of(dossier, "attribution"), key=lambda one: -(one.value or 0.0))

@@ -5,13 +5,11 @@ import pytest
 
 from assay.probes.utility.regression_error import regression_error
 from assay.stats import make_draws
-from assay.values import Groups
 
 
 def measure(labels, predictions, num_draws=200):
     draws = make_draws(b"key", "split", [np.zeros(len(labels), dtype=int)], num_draws=num_draws)
-    nobody = Groups(np.zeros((len(labels), 0)), ())
-    return {one.metric: one for one in regression_error(labels, predictions, nobody, draws)}
+    return {one.metric: one for one in regression_error(labels, predictions, draws)}
 
 
 def test_equals_summing_by_hand():

@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.probes.utility._classes import class_counts, ratio, share
 from assay.registry import probe
-from assay.stats import Draws, Estimate, measured, rate, statistic
+from assay.stats import Draws, Estimate, mean, measured, rate
 from assay.values import Array, Measurement, Task
 
 TOP = (2, 3, 5)
@@ -58,16 +58,17 @@ def class_agreement(
     }
     found = []
     for metric, (value, least, unit) in values.items():
-        one = _explained(statistic(value, level=level, bounds=(least, 1.0), num=len(labels) or None), level)
+        one = _estimate(value, num, least, level)
         found.append(measured(one, metric, unit=unit, better="higher", attempted=rows[0], errored=rows[1]))
     return found + _top(labels, probabilities, rows, draws)
 
 
-def _explained(one: Estimate, level: float) -> Estimate:
-    if one.value is not None:
-        return one
+def _estimate(values: Array, num: Array, least: float, level: float) -> Estimate:
+    """A mean of first order: its skewed draws get the interval of one."""
+    if np.isfinite(values[0]):
+        return mean(values * num, num, level=level, bounds=(least, 1.0))
     reason = "all labels, or all answers, are one class"
-    return Estimate(None, None, None, one.method, reason=reason, level=level)
+    return Estimate(None, None, None, "skewness-corrected t", reason=reason, level=level)
 
 
 def _top(labels: Array, probabilities: Array, rows: tuple[int, int], draws: Draws) -> list[Measurement]:

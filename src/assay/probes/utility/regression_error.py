@@ -6,16 +6,16 @@ import numpy as np
 
 from assay.registry import probe
 from assay.stats import Draws, Estimate, mean, measured, statistic
-from assay.values import Array, Better, Groups, Measurement
+from assay.values import Array, Better, Measurement
 
 
-@probe("utility", tasks=("regression",), version=2)
-def regression_error(labels: Array, predictions: Array, groups: Groups, draws: Draws) -> list[Measurement]:
+@probe("utility", tasks=("regression",))
+def regression_error(labels: Array, predictions: Array, draws: Draws) -> list[Measurement]:
     """Mean absolute error, root mean squared error and share of variance explained.
 
     Definition: with e = predictions - labels: mean_absolute_error = mean |e|; root_mean_squared_error = sqrt(mean e^2);
-        r_squared = 1 - sum e^2 / sum (labels - mean labels)^2. mean_absolute_error is given of each group as well.
-    Shapes: labels (N,), predictions (N,), groups codes (N, G).
+        r_squared = 1 - sum e^2 / sum (labels - mean labels)^2.
+    Shapes: labels (N,), predictions (N,).
     Direction: errors lower, r_squared higher; errors in the unit of the target, r_squared 1 at best, unbounded below.
     Limits: an errored example (NaN) has no largest error, so with any errored example all three are undefined and the
         reason gives the value over the others. r_squared is undefined when all labels are equal. Heavy tails make the
@@ -25,8 +25,8 @@ def regression_error(labels: Array, predictions: Array, groups: Groups, draws: D
     >>> import numpy as np
     >>> from assay.stats import make_draws
     >>> labels, predictions = np.array([3, -0.5, 2, 7]), np.array([2.5, 0.0, 2, 8])
-    >>> draws, nobody = make_draws(b"key", "split", [np.zeros(4, dtype=int)]), Groups(np.zeros((4, 0)), ())
-    >>> [(one.metric, round(one.value, 3)) for one in regression_error(labels, predictions, nobody, draws)]
+    >>> draws = make_draws(b"key", "split", [np.zeros(4, dtype=int)])
+    >>> [(one.metric, round(one.value, 3)) for one in regression_error(labels, predictions, draws)]
     [('mean_absolute_error', 0.5), ('root_mean_squared_error', 0.612), ('r_squared', 0.949)]
     """
     scored = np.isfinite(predictions) & np.isfinite(labels)
@@ -47,7 +47,7 @@ def regression_error(labels: Array, predictions: Array, groups: Groups, draws: D
         ),
         ("r_squared", "share", "higher", statistic(explained, level=level, bounds=(None, 1.0))),
     ]
-    results = [
+    return [
         measured(
             _unless_errored(estimate, num_errored, len(labels)),
             metric,
@@ -59,33 +59,6 @@ def regression_error(labels: Array, predictions: Array, groups: Groups, draws: D
         )
         for metric, unit, better, estimate in found
     ]
-    return results + _by_group(np.abs(errors), ~scored, groups, draws)
-
-
-def _by_group(errors: Array, failed: Array, groups: Groups, draws: Draws) -> list[Measurement]:
-    """Mean absolute error of the rows of each group."""
-    found = []
-    for place, column in enumerate(groups.columns):
-        member = groups.codes[:, [place]] == np.arange(len(column.categories))
-        sums = draws.sums(np.column_stack([member * errors[:, None], member]))
-        for k, category in enumerate(column.categories):
-            rows, lost = int(member[:, k].sum()), int((member[:, k] & failed).sum())
-            if not rows:
-                continue
-            totals = sums[:, len(column.categories) + k]
-            one = _unless_errored(mean(sums[:, k], totals, level=draws.level, bounds=(0.0, None)), lost, rows)
-            found.append(
-                measured(
-                    one,
-                    "mean_absolute_error",
-                    unit="target",
-                    better="lower",
-                    slice=f"{column.name}={category}",
-                    attempted=rows,
-                    errored=lost,
-                )
-            )
-    return found
 
 
 def _root(one: Estimate) -> Estimate:
