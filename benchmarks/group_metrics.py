@@ -31,7 +31,7 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from assay.stats import Estimate, largest_gap, make_draws, rates, worst  # noqa: E402
+from assay.stats import Estimate, largest_gaps, make_draws, rates, worsts  # noqa: E402
 from assay.values import Array  # noqa: E402
 
 METRICS = ("selection_rate", "accuracy", "true_positive_rate", "false_positive_rate", "precision")
@@ -104,8 +104,12 @@ def joint(columns: Columns) -> Array:
 def ours(columns: Columns, num_draws: int) -> tuple[dict[str, list[Estimate]], dict[str, tuple[Estimate, Estimate]]]:
     """Every rate of every group with its interval, and of every metric the largest gap and the worst group."""
     parts = drawn(columns, num_draws)
-    found = {m: rates(hits, totals) for m, (hits, totals) in parts.items()}
-    return found, {m: (largest_gap(*both), worst(*both, better="higher")) for m, both in parts.items()}
+    hits, totals = (np.stack([both[place] for both in parts.values()], axis=1) for place in (0, 1))  # (1+B, M, G)
+    num = hits.shape[2]
+    flat = rates(hits.reshape(len(hits), -1), totals.reshape(len(totals), -1))
+    gaps, lowest = largest_gaps(hits, totals), worsts(hits, totals, better="higher")
+    found = {metric: flat[at * num : (at + 1) * num] for at, metric in enumerate(parts)}
+    return found, dict(zip(parts, zip(gaps, lowest, strict=True), strict=True))
 
 
 def peer(columns: Columns, num_draws: int) -> Any:

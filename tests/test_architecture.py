@@ -46,6 +46,7 @@ LAYERS = [
         "estimation.needed",
         "estimation.votes",
     },
+    {"estimation.extremes"},
     {"stats"},
     {"data", "models", "train"},
     {"observe"},

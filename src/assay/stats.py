@@ -19,6 +19,7 @@ from assay.errors import Problem, UsageError
 from assay.estimation import cells as cell
 from assay.estimation import intervals
 from assay.estimation.estimate import Bounds, Estimate, flat, ratio, undefined, within
+from assay.estimation.extremes import largest_gap, largest_gaps, worst, worsts
 from assay.values import Array, Better, Measurement
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "difference",
     "exact_rate",
     "largest_gap",
+    "largest_gaps",
     "make_draws",
     "mean",
     "measured",
@@ -34,10 +36,10 @@ __all__ = [
     "rates",
     "statistic",
     "worst",
+    "worsts",
 ]
 
 CHUNK = 1 << 22  # weights held in one go
-SMALL_GROUP = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,11 +211,12 @@ def rates(hits: Array, totals: Array, *, level: float = 0.95) -> list[Estimate]:
     method = "adjusted Wilson"
     low, high = intervals.adjusted_wilson(hits[0], np.maximum(totals[0], 1), level=level)
     ratios = ratio(hits, totals)
+    told = zip(ratios[0].tolist(), low.tolist(), high.tolist(), (totals[0] > 0).tolist(), ratios[1:].T, strict=True)
     return [
-        Estimate(float(column[0]), float(below), float(above), method, column[1:], "", level)
-        if total > 0
+        Estimate(value, below, above, method, drawn, "", level)
+        if known
         else undefined(method, "no examples in the denominator", level)
-        for column, below, above, total in zip(ratios.T, low, high, totals[0], strict=True)
+        for value, below, above, known, drawn in told
     ]
 
 
@@ -296,67 +299,6 @@ def difference(hits: Array, totals: Array, *, level: float = 0.95) -> Estimate:
     low, high = intervals.pairwise_differences(hits[0], totals[0], critical=intervals.critical_value(level))
     gaps = np.subtract(*ratio(hits, totals).T)
     return Estimate(float(gaps[0]), float(low[0, 1]), float(high[0, 1]), method, gaps[1:], "", level)
-
-
-def _groups(hits: Array, totals: Array) -> tuple[Array, Array, str]:
-    kept = totals[0] > 0
-    small = int((totals[0][kept] < SMALL_GROUP).sum())
-    reasons = []
-    if not kept.all():
-        reasons.append(f"{int((~kept).sum())} of {len(kept)} groups have no examples and are left out")
-    if small:
-        reasons.append(f"{small} of {len(kept)} groups have fewer than {SMALL_GROUP} examples, which widens the band")
-    return totals[0][kept], ratio(hits[:, kept], totals[:, kept]), "; ".join(reasons)
-
-
-def largest_gap(hits: Array, totals: Array, *, level: float = 0.95) -> Estimate:
-    """Largest minus smallest group rate, `(1 + B, G)` each, of separate rows, with simultaneous limits.
-
-    low = max over pairs of a lower limit corrected for all pairs (studentized range); high = max over pairs of an
-    uncorrected upper limit, since the truth is one of the pairs. Groups without examples are left out, and said so.
-    Limits: the value itself is biased upward for many small groups; the band is not. Replicates follow the pair that is
-    observed to be extreme, so an effect on the gap is never a difference of maxima.
-
-    >>> found = largest_gap(np.array([[90.0, 50.0]]), np.array([[100.0, 100.0]]))
-    >>> round(found.value, 2), round(found.low, 2), round(found.high, 2)
-    (0.4, 0.28, 0.51)
-    """
-    method = "simultaneous MOVER"
-    sizes, ratios, reason = _groups(hits, totals)
-    if len(sizes) < 2:
-        return undefined(method, "fewer than two groups have examples", level)
-    top, bottom = int(ratios[0].argmax()), int(ratios[0].argmin())
-    jointly, alone = intervals.range_critical(len(sizes), level), intervals.critical_value(level)
-    low = max(0.0, float(intervals.pairwise_differences(ratios[0] * sizes, sizes, critical=jointly)[0].max()))
-    high = min(1.0, float(intervals.pairwise_differences(ratios[0] * sizes, sizes, critical=alone)[1].max()))
-    gaps = ratios[:, top] - ratios[:, bottom]
-    return Estimate(float(gaps[0]), low, high, method, gaps[1:], reason, level)
-
-
-def worst(hits: Array, totals: Array, *, better: Better, level: float = 0.95) -> Estimate:
-    """Smallest group rate where higher is better, largest where lower is, `(1 + B, G)` each.
-
-    Exact (Clopper-Pearson) limits of every group: corrected for G groups on the side where any group could fake a less
-    bad worst, uncorrected on the other, where only the truly worst group can err. Each side errs at most
-    (1 - level)/2, whatever the rates. Raises UsageError for better="neither".
-
-    >>> found = worst(np.array([[90.0, 50.0]]), np.array([[100.0, 100.0]]), better="higher")
-    >>> found.value, round(found.low, 2), round(found.high, 2)
-    (0.5, 0.4, 0.62)
-    """
-    method = "simultaneous Clopper-Pearson"
-    if better == "neither":
-        raise UsageError(Problem("the worst group needs a direction", "higher, lower"))
-    sizes, ratios, reason = _groups(hits, totals)
-    if not len(sizes):
-        return undefined(method, "no group has examples", level)
-    alone = intervals.clopper_pearson(ratios[0] * sizes, sizes, level=level)
-    jointly = intervals.clopper_pearson(ratios[0] * sizes, sizes, level=1 - (1 - level) / len(sizes))
-    if better == "higher":
-        index, low, high = int(ratios[0].argmin()), alone[0].min(), jointly[1].min()
-    else:
-        index, low, high = int(ratios[0].argmax()), jointly[0].max(), alone[1].max()
-    return Estimate(float(ratios[0, index]), float(low), float(high), method, ratios[1:, index], reason, level)
 
 
 def measured(  # noqa: PLR0913

@@ -108,9 +108,7 @@ def first_rows(classes: Array, num_classes: int) -> Array:
     """
     first = np.full(num_classes, -1, dtype=np.int64)
     for part in blocks(len(classes)):
-        block = classes[part]
-        fresh = np.flatnonzero(first.take(block) < 0)
-        first[block[fresh]] = fresh + part.start
+        first[classes[part]] = np.arange(part.start, part.stop)
         if first.min() >= 0:
             break
     return first

@@ -52,7 +52,7 @@ def clopper_pearson(hits: Array | float, totals: Array | float, *, level: float 
 
 
 def beta_limits(
-    hits: Array | float, totals: Array | float, *, level: float, shift: float = 1 / 3
+    hits: Array | float, totals: Array | float, *, level: Array | float, shift: float = 1 / 3
 ) -> tuple[Array, Array]:
     """Quantiles of Beta(x + a, n - x + 1 - a) and Beta(x + 1 - a, n - x + a), a = `shift`.
 
@@ -99,10 +99,12 @@ def adjusted_wilson(hits: Array | float, totals: Array | float, *, level: float 
     misses = totals - hits
     low, high = wilson(hits, totals, critical=critical_value(level) * (1 + 1.5 / totals))
     few = 3 if level <= NORMAL_LEVEL else np.inf
-    below = special.betaincinv(np.maximum(hits, 1e-9), misses + 1, 1 - level)
-    above = special.betaincinv(hits + 1, np.maximum(misses, 1e-9), level)
-    low = np.where((hits > 0) & (hits <= few), np.minimum(low, below), low)
-    return low, np.where((misses > 0) & (misses <= few), np.maximum(high, above), high)
+    rare, common = (hits > 0) & (hits <= few), (misses > 0) & (misses <= few)
+    if rare.any():
+        low = np.where(rare, np.minimum(low, special.betaincinv(np.maximum(hits, 1e-9), misses + 1, 1 - level)), low)
+    if common.any():
+        high = np.where(common, np.maximum(high, special.betaincinv(hits + 1, np.maximum(misses, 1e-9), level)), high)
+    return low, high
 
 
 def pairwise_differences(hits: Array, totals: Array, *, critical: float) -> tuple[Array, Array]:
@@ -119,6 +121,38 @@ def pairwise_differences(hits: Array, totals: Array, *, critical: float) -> tupl
     down, up = (rates - low) ** 2, (high - rates) ** 2
     gaps = rates[:, None] - rates[None, :]
     return gaps - np.sqrt(down[:, None] + up[None, :]), gaps + np.sqrt(up[:, None] + down[None, :])
+
+
+def extreme_differences(hits: Array, totals: Array, *, jointly: float, alone: float) -> tuple[Array, Array]:
+    """Largest lower limit at `jointly` and largest upper limit at `alone`, `(M,)` each, over pairs of G groups.
+
+    The limits of `pairwise_differences`, of M metrics `(M, G)` at once and without those that are not asked for.
+
+    >>> low, high = extreme_differences(np.array([[90.0, 50.0]]), np.full((1, 2), 100.0), jointly=1.96, alone=1.96)
+    >>> round(float(low[0]), 2), round(float(high[0]), 2)
+    (0.28, 0.51)
+    """
+    criticals = np.array([jointly, alone])[:, None, None]
+    low, high = beta_limits(hits, totals, level=1 - 2 * special.ndtr(-criticals * (1 + 0.5 / totals)))
+    rates = hits / totals
+    down, up = (rates - low) ** 2, (high - rates) ** 2
+    gaps = rates[:, :, None] - rates[:, None, :]
+    below = gaps - np.sqrt(down[0][:, :, None] + up[0][:, None, :])
+    above = gaps + np.sqrt(up[1][:, :, None] + down[1][:, None, :])
+    return below.max(axis=(1, 2)), above.max(axis=(1, 2))
+
+
+def exact_limits(hits: Array, totals: Array, below: Array | float, above: Array | float) -> tuple[Array, Array]:
+    """Clopper-Pearson limits with a chance of error of its own on each side: `below` and `above`.
+
+    >>> low, high = exact_limits(np.array(0.0), np.array(10.0), 0.025, 0.025)
+    >>> float(low), round(float(high), 4)
+    (0.0, 0.3085)
+    """
+    misses = totals - hits
+    low = special.betaincinv(np.maximum(hits, 1e-9), misses + 1, below)
+    high = special.betaincinv(hits + 1, np.maximum(misses, 1e-9), 1 - np.asarray(above))
+    return np.where(hits > 0, low, 0.0), np.where(misses > 0, high, 1.0)
 
 
 def skewed_t(value: float, spread: float, *, skewness: float, freedom: float, level: float) -> tuple[float, float]:

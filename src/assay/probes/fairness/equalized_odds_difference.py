@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.probes.fairness._groups import every, is_headline, largest_of, share_of_level
 from assay.registry import probe
-from assay.stats import Draws, largest_gap
+from assay.stats import Draws, largest_gaps
 from assay.values import Array, Groups, Measurement, Task
 
 
@@ -50,10 +50,8 @@ def equalized_odds_difference(
         hit = predictions == (labels if positive is None else positive)
         counts = part.counts((given * 2 + hit).astype(np.int64), 2 * (len(names) + 1), draws)
         level = share_of_level(draws.level, len(names))
-        gaps = [
-            largest_gap(counts[:, :, 2 * k + 1], counts[:, :, 2 * k] + counts[:, :, 2 * k + 1], level=level)
-            for k in range(len(names))
-        ]
+        both = counts.reshape(*counts.shape[:2], len(names) + 1, 2)[:, :, : len(names)].swapaxes(1, 2)
+        gaps = largest_gaps(both[..., 1], both.sum(axis=3), level=level)
         gap = largest_of(gaps, names, level=draws.level)
         headline = is_headline(order, groups)
         found.append(part.measured(gap, "equalized_odds_difference", better="lower", errored=failed, headline=headline))

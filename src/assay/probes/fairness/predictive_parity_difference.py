@@ -8,7 +8,7 @@ import numpy as np
 
 from assay.probes.fairness._groups import every, largest_of, share_of_level
 from assay.registry import probe
-from assay.stats import Draws, largest_gap, rates
+from assay.stats import Draws, largest_gaps, rates
 from assay.values import Array, Groups, Measurement, Task
 
 
@@ -49,7 +49,8 @@ def predictive_parity_difference(
     for part in every(groups):
         counts = part.counts(outcomes, 2 * num + 2, draws)
         hits, chosen = counts[:, :, 1::2], counts[:, :, ::2] + counts[:, :, 1::2]
-        gaps = [largest_gap(hits[:, :, k], chosen[:, :, k], level=level) for k in wanted]
+        asked = list(wanted)
+        gaps = largest_gaps(hits[:, :, asked].swapaxes(1, 2), chosen[:, :, asked].swapaxes(1, 2), level=level)
         gap = largest_of(gaps, [f"class={task.classes[k]}" for k in wanted], level=draws.level)
         metric = "predictive_parity_difference"
         found.append(part.measured(gap, metric, better="lower", errored=failed, headline=False))

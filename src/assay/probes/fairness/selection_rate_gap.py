@@ -8,7 +8,7 @@ import numpy as np
 
 from assay.probes.fairness._groups import every, is_headline, largest_of, share_of_level
 from assay.registry import probe
-from assay.stats import Draws, largest_gap, rate
+from assay.stats import Draws, largest_gaps, rate
 from assay.values import Array, Groups, Measurement, Task
 
 
@@ -46,7 +46,8 @@ def selection_rate_gap(predictions: Array, groups: Groups, task: Task, draws: Dr
         counts = part.counts(answers, num + 1, draws)
         totals = counts.sum(axis=2)
         level = share_of_level(draws.level, len(wanted))
-        gaps = [largest_gap(counts[:, :, k], totals, level=level) for k in wanted]
+        chosen = counts[:, :, list(wanted)].swapaxes(1, 2)
+        gaps = largest_gaps(chosen, np.broadcast_to(totals[:, None], chosen.shape), level=level)
         gap = largest_of(gaps, [f"class={task.classes[k]}" for k in wanted], level=draws.level)
         headline = is_headline(order, groups)
         metric = "demographic_parity_difference"
