@@ -129,6 +129,7 @@ def rollout(maps: Array) -> Array:
 def is_attending(module: nn.Module) -> bool:
     """Whether tokens attend to each other in this module.
 
+    >>> from assay.models.attention import MultiHeadAttention
     >>> is_attending(nn.Linear(2, 2)), is_attending(MultiHeadAttention(4, 2))
     (False, True)
     """
