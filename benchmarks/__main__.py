@@ -19,6 +19,7 @@ RUNS = {
     "membership": [],
     "serving": [],
     "train_speed": ["--lightning"],
+    "dp_step": [],
 }
 HEAD = """# Benchmarks
 
