@@ -36,6 +36,10 @@ UNFIT = {
     "drop_suspected_labels": {"regression"},
     "fill_missing": {"texts"},
     "redact_personal_data": {"table"},
+    "round_outputs": {"regression", "no module"},
+    "weigh_classes": {"regression"},
+    "group_dro": {"regression", "no groups"},
+    "retrain_last_layer": {"regression", "no groups", "no module", "no validation"},
 }
 on_tables = pytest.mark.parametrize(
     "treatment", [one for one in TREATMENTS if "table" not in UNFIT[one.name]], ids=lambda one: one.name
