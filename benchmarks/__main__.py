@@ -17,6 +17,7 @@ RUNS = {
     "slices": [],
     "thresholds": [],
     "membership": [],
+    "published_privacy": [],
     "serving": [],
     "train_speed": ["--lightning"],
     "dp_step": [],

@@ -92,3 +92,25 @@ def test_noise_is_enough_and_not_wasted(epsilon: float) -> None:
 def test_an_impossible_epsilon_is_refused() -> None:
     with pytest.raises(TreatmentError, match="more noise than helps"):
         noise_for(1e-5, 1.0, 10_000, delta=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("noise", "rate", "epochs", "printed"),
+    [
+        (0.7, 0.004, 45, 7.10),  # Opacus, examples/mnist_README.md @0698adf
+        (1.1, 0.004, 60, 3.01),
+        (1.3, 0.004, 15, 1.19),
+        (1.12, 256 / 60_000, 60, 2.92),  # TensorFlow Privacy, tutorials/README.md @047e1ee
+        (0.6, 256 / 60_000, 30, 9.74),
+        (1.2, 256 / 60_000, 10, 1.20),
+    ],
+)
+def test_printed_tables_are_above_what_distributions_prove(
+    noise: float, rate: float, epochs: int, printed: float
+) -> None:
+    """Printed 1.26 to 1.51 times ours; Renyi accounting lies between."""
+    steps = int(epochs / rate)
+    ours = epsilon_of(noise, rate, steps, delta=1e-5)
+    assert ours < rdp(noise, rate, steps, 1e-5) < printed
+    assert 1.2 < printed / ours < 1.6
