@@ -74,10 +74,10 @@ def test_a_model_that_gives_the_column_away_is_caught():
 
 def test_a_model_that_cannot_read_the_column_adds_nothing():
     alarms = 0
-    for seed in range(20):
+    for seed in range(10):
         gain = measure(made(600, seed, reads_sex=False))["attribute_inference_gain", "feature=sex"]
         alarms += gain.low > 0
-    assert alarms <= 2
+    assert alarms <= 1
     assert abs(gain.value) < 0.05
 
 
@@ -95,14 +95,20 @@ def test_csmia_case_by_case():
     assert csmia(odds).tolist() == [0, 1, 1]
 
 
-def test_map_by_hand_and_ridge_like_scikit_learn():
-    sklearn = pytest.importorskip("sklearn.linear_model")
+def test_map_by_hand():
     rng = np.random.default_rng(0)
     odds, truth = rng.normal(size=(60, 3)), rng.integers(0, 3, 60)
-    known, order = np.column_stack([np.ones(60), rng.normal(size=(60, 4))]), rng.permutation(60)
     prior = (np.bincount(truth, minlength=3) + 1) / 63
     by_hand = [int(np.argmax([prior[v] / (1 + np.exp(-row[v])) for v in range(3)])) for row in odds]
-    assert guess(odds, truth, known, order)["map"].tolist() == by_hand
+    assert guess(odds, truth, np.ones((60, 1)), rng.permutation(60))["map"].tolist() == by_hand
+
+
+@pytest.mark.peer
+def test_ridge_is_scikit_learn_s():
+    sklearn = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, 60)
+    known, order = np.column_stack([np.ones(60), rng.normal(size=(60, 4))]), rng.permutation(60)
     expected = np.zeros(60, dtype=int)
     for fit, use in ((order[:30], order[30:]), (order[30:], order[:30])):
         ridge = sklearn.Ridge(alpha=1.0, fit_intercept=False).fit(known[fit], np.eye(3)[truth[fit]])

@@ -13,7 +13,7 @@ from assay.stats import Draws, Estimate
 from assay.values import Array, Measurement
 
 FACT = "loss_trace"  # as `assay.train.traces` names it
-LATE = 0.5  # interquartile range of a probability from which a row counts as learnt late
+LATE = 0.3  # interquartile range of a probability from which a row counts as learnt late
 
 
 @probe("privacy")
@@ -21,7 +21,7 @@ def loss_trace(facts: Mapping[str, Any], draws: Draws) -> list[Measurement]:
     r"""Share of training rows that were learnt late and by heart, from the losses kept during training.
 
     Definition: a row's spread = the interquartile range over epochs of exp(-loss), the probability of its label when it
-    was met. rows_learnt_late = share of training rows with a spread of 0.5 or more. A row that was not met in two
+    was met. rows_learnt_late = share of training rows with a spread of 0.3 or more. A row that was not met in two
     epochs, or whose loss is not finite, counts as errored and not as late. `most_exposed` gives the rows themselves, to
     their owner only.
     Shapes: facts["loss_trace"] (epochs, N_train), kept where the recipe has `is_traced`.
@@ -29,7 +29,8 @@ def loss_trace(facts: Mapping[str, Any], draws: Draws) -> list[Measurement]:
     Limits: a ranking, not an attack: it says whom an attack would find first, not whether one succeeds. Of the top 1 %
     by spread the attack with four reference models found 93 % (Adult, all rows: 8 %) and 60 % (Fashion-MNIST, all rows:
     4 %) at 1 % false claims; over all rows the two rank alike only weakly (Spearman 0.36 and 0.41). Depends on the
-    number of epochs and the schedule: compare systems trained alike. Undefined for a model that was loaded.
+    number of epochs and the schedule (a row learnt in the first quarter has no spread): compare systems trained
+    alike. Undefined for a model that was loaded.
     Source: Pollock, Shilov, Dodd and de Montjoye 2024 (LT-IQR, arXiv 2411.05743), section 4; of probabilities rather
     than losses, which ranked better on both sets.
 
