@@ -93,16 +93,19 @@ def _ranked(scores: Array, belongs: Array, part: Partition) -> _Ranked:
 
 def _drawn(made: list[_Ranked], draws: Draws) -> list[tuple[Array, Array]]:
     """For each: areas of its groups `(1 + B, G)`, and the gap across its extreme pair `(1 + B,)`, under each draw."""
-    columns = []
+    table = np.zeros(
+        (sum(len(one.ranks.scores) + 1 for one in made), draws.num_rows)
+    )  # in place: a copy would be large
+    at = 0
     for one in made:
         for g in range(len(one.ranks.scores)):
-            known = np.isfinite(one.areas.values[g, g])
-            columns.append(one.ranks.influence(g, g, draws.num_rows) if known else np.zeros(draws.num_rows))
-        pair = one.extreme
-        both = [] if pair is None else [one.ranks.influence(*pair, draws.num_rows)]
-        both += [] if pair is None else [one.ranks.influence(*pair[::-1], draws.num_rows)]
-        columns.append(both[0] - both[1] if both else np.zeros(draws.num_rows))
-    changes = draws.sums(np.stack(columns, axis=1)) if columns else np.zeros((1 + draws.num_draws, 0))
+            if np.isfinite(one.areas.values[g, g]):
+                table[at + g] = one.ranks.influence(g, g, draws.num_rows)
+        at += len(one.ranks.scores) + 1
+        if one.extreme is not None:
+            table[at - 1] = one.ranks.influence(*one.extreme, draws.num_rows)
+            table[at - 1] -= one.ranks.influence(*one.extreme[::-1], draws.num_rows)
+    changes = draws.sums(table.T) if len(table) else np.zeros((1 + draws.num_draws, 0))
     found, first = [], 0
     for one in made:
         num, values = len(one.ranks.scores), one.areas.values
