@@ -16,6 +16,7 @@ RUNS = {
     "gradient_suite": [],
     "slices": [],
     "thresholds": [],
+    "robust_accuracy": ["--points", "100"],
     "membership": [],
     "published_privacy": [],
     "serving": [],

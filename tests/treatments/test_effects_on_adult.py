@@ -19,7 +19,8 @@ TREATMENTS = [one for one in TREATMENTS if one.name != "redact_personal_data"]  
 # do is shown on planted faults (test_data_cleaning). Here they may only cost little: measured 0.870 before, 0.864 and
 # 0.869 after.
 NOTHING_TO_MEND = {"drop_suspected_labels", "fill_missing"}
-LEAST_ACCURACY = {"dp_sgd": 0.83}  # at epsilon 3
+# Measured with adversarial training: 0.804; robust accuracy 0.526 before, 0.550 after, for it overfits to FGSM early.
+LEAST_ACCURACY = {"adversarial_training": 0.79, "dp_sgd": 0.83}  # at epsilon 3
 USUAL_ACCURACY = 0.85
 SLICES = {"demographic_parity_difference": "sex", "equalized_odds_difference": "sex"}
 

@@ -9,7 +9,7 @@ import torch
 
 from assay.access.handles import Query
 from assay.observe import Ledger, Workspace
-from assay.probes.robustness._attack import checkpoints
+from assay.probes.robustness._apgd import checkpoints
 from assay.probes.robustness.gradient_attack import NUM_ROWS, gradient_attack, most_rows
 from assay.registry import Sizes
 from assay.stats import make_draws

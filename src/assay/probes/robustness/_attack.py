@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from assay.probes.robustness._apgd import MOMENTUM, PROGRESS, checkpoints
 from assay.units.ranges import Ranges, settle
 from assay.values import Array
 
@@ -15,9 +16,7 @@ Slopes = Callable[
 ]  # (inputs (M, ...), positions (M,)) -> losses (M,), gradients (M, ...)
 Wrong = Callable[[Array, Array], Array]  # (inputs (M, ...), positions (M,)) -> (M,) bool
 
-MOMENTUM = 0.75  # Croce and Hein 2020, section 4: share of the new step; the rest repeats the last one
 FIRST_STEP = 0.25  # of the box's width: on tables, longer first steps jump over narrow bands of a skewed column
-PROGRESS = 0.75  # halve the step when fewer of the steps than this raised the loss
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,6 @@ class Box:
     def settle(self, points: Array, active: Array) -> Array:
         """Points of the active rows as the system will meet them."""
         return settle(points, self.low[active], self.high[active], self.known)
-
-
-def checkpoints(num_steps: int) -> frozenset[int]:
-    """Steps after which the step size is reconsidered: after 22 % of the steps, then ever sooner, never under 6 %.
-
-    >>> sorted(checkpoints(100))[:4]
-    [22, 41, 57, 70]
-    """
-    marks = [0.0, 0.22]
-    while marks[-1] < 1:
-        marks.append(marks[-1] + max(marks[-1] - marks[-2] - 0.03, 0.06))
-    return frozenset(int(np.ceil(round(mark * num_steps, 9))) for mark in marks[1:])
 
 
 def follow_gradient(start: Array, box: Box, active: Array, *, num_steps: int, slopes: Slopes, wrong: Wrong) -> Array:
