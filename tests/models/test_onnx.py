@@ -140,6 +140,39 @@ def test_scikit_learn_exports_with_and_without_zipmap(tmp_path: Path) -> None:
         np.testing.assert_allclose(model.outputs(rows), by_hand(rows), atol=1e-5)
 
 
+def forest_node(forest: Any) -> Any:
+    """What skl2onnx writes for a random forest with classes by name: one node, mean leaf shares as weights."""
+    found: dict[str, list[Any]] = {}
+
+    def add(prefix: str, **values: Any) -> None:
+        for name, value in values.items():
+            found.setdefault(f"{prefix}_{name}", []).append(value)
+
+    for number, tree in enumerate(one.tree_ for one in forest.estimators_):
+        for node in range(tree.node_count):
+            leaf = tree.children_left[node] < 0
+            at = {"treeids": number, "nodeids": node, "modes": "LEAF" if leaf else "BRANCH_LEQ"}
+            ways = {"truenodeids": max(0, tree.children_left[node]), "falsenodeids": max(0, tree.children_right[node])}
+            add("nodes", **at, **ways, featureids=max(0, tree.feature[node]), values=float(tree.threshold[node]))
+            for code, share in enumerate(tree.value[node][0] if leaf else ()):
+                weight = float(share) / len(forest.estimators_)
+                add("class", treeids=number, nodeids=node, ids=code, weights=weight)
+    classes, given = [str(name) for name in forest.classes_], {"domain": "ai.onnx.ml", "post_transform": "NONE"}
+    outputs = ["label", "probabilities"]
+    return helper.make_node("TreeEnsembleClassifier", ["x"], outputs, **given, **found, classlabels_strings=classes)
+
+
+def test_a_forest_with_labels_by_name_answers_as_scikit_learn_does(tmp_path: Path) -> None:
+    ensembles = pytest.importorskip("sklearn.ensemble")
+    rows = np.random.default_rng(0).normal(size=(80, 4)).astype(np.float32)
+    names = np.array(["high", "low", "mid"])[(rows[:, 0] > 0).astype(int) + (rows[:, 1] > 0.5)]
+    forest = ensembles.RandomForestClassifier(4, max_depth=4, random_state=0).fit(rows, names)
+    outputs = [tensor("label", ["N"], TensorProto.STRING), tensor("probabilities", ["N", 3])]
+    model = load_onnx(write(tmp_path / "forest.onnx", [forest_node(forest)], outputs))
+    assert model.outputs_are == "probabilities"
+    np.testing.assert_allclose(model.outputs(rows), forest.predict_proba(rows), atol=1e-6)
+
+
 def test_probabilities_and_logits_are_told_apart(tmp_path: Path) -> None:
     out = tensor("y", ["N", 4])
     softmax = write(tmp_path / "a.onnx", [helper.make_node("Softmax", ["x"], ["y"])], [out])
