@@ -95,3 +95,12 @@ def test_help_needs_neither_torch_nor_numpy(place: Path) -> None:
     code += "print('HEAVY', sorted({'torch', 'numpy', 'scipy', 'polars'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, check=True)
     assert "HEAVY []" in ran.stdout
+
+
+@pytest.mark.slow
+def test_a_list_of_data_needs_no_torch(place: Path) -> None:
+    code = "import sys; from assay.cli import main\ntry: main(['data', 'list'])\nexcept SystemExit: pass\n"
+    code += "print('HEAVY', sorted({'torch', 'sklearn', 'assay.engine'} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, check=True)
+    assert "HEAVY []" in ran.stdout
+    assert "chinese_reviews" in ran.stdout

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from assay.commands.console import Console
-from assay.commands.sources import DataSpec, open_data
 from assay.data.sources.catalogue import CATALOGUE, find, open_named, sources_of
 from assay.report.numbers import bounds, number
 
 if TYPE_CHECKING:
+    from assay.commands.sources import DataSpec
     from assay.data.quality import QualityRow
 
 
@@ -66,6 +66,7 @@ def show_card(name: str, console: Console) -> None:
 
 def examine(spec: DataSpec, console: Console) -> None:
     """What is wrong with a data set: repeats, leaks between splits, labels that look wrong, groups too small."""
+    from assay.commands.sources import open_data  # brings torch, which a list or a card does without
     from assay.data.quality import check_data
 
     data, _ = open_data(spec)
