@@ -26,7 +26,7 @@ from assay.train.settings import TrainSettings
 MODELS = ("linear", "ngrams", "lstm", "gru", "transformer")
 SETTINGS = {
     "movie": {"learning_rate": 4e-3},
-    "chinese": {"learning_rate": 3e-3},
+    "chinese": {"learning_rate": 4e-3, "epochs": 3},
 }
 SHARED = {
     "epochs": 2,
@@ -36,8 +36,7 @@ SHARED = {
     "augment": ("token_dropout:0.1",),
     "max_grad_norm": 1.0,
 }
-OWN_SETTINGS = {"ngrams": {"epochs": 3, "learning_rate": 4e-3}}
-PARAMS = {"movie": {}, "chinese": {"max_length": 96}}
+OWN_SETTINGS = {"ngrams": {"epochs": 3}}
 GRAMS = {
     "movie": [{}, {"ngram_range": (1, 2), "sublinear_tf": True}],
     "chinese": [{"analyzer": "char", "ngram_range": (1, n), "sublinear_tf": True} for n in (2, 3)],
@@ -59,10 +58,9 @@ def main() -> None:
     for name in [name for name in asked.models if name != "linear"]:
         found, seconds = [], []
         settings = TrainSettings(**{**SHARED, **SETTINGS[asked.data], **OWN_SETTINGS.get(name, {})})
-        params = {} if name == "ngrams" else PARAMS[asked.data]  # what is given to networks that read word by word
         for seed in range(asked.seeds):
             began = time.process_time()
-            recipe = TrainRecipe(Architecture(name, params), task_of(data), settings)
+            recipe = TrainRecipe(Architecture(name), task_of(data), settings)
             model = recipe.fit(data.splits["train"], data, seed).model
             seconds.append(time.process_time() - began)
             right = model.outputs(data.splits["validation"].inputs).argmax(axis=1) == data.splits["validation"].labels

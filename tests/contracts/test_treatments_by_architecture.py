@@ -125,6 +125,6 @@ def test_eight_bits_say_what_stayed_float():
     outcome = registry.TREATMENTS["quantize_int8"].function(system).lineage[-1].outcome
     layers = system.model.module
     gates = sum(4 * one.numel() for one in layers.body.layers.parameters() if one.ndim > 1)
-    words = 4 * (layers.embedding.weight.numel() + layers.bigrams.weight.numel())
+    words = 4 * (layers.embedding.weight.numel() + layers.grams.embedding.weight.numel())
     assert outcome["left_float"] == {"Embedding": words, "GRU": gates}
     assert outcome["bytes_after"] < outcome["bytes_before"]

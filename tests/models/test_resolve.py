@@ -87,7 +87,7 @@ def test_written_out_it_builds_the_same_whatever_the_defaults_become(
     for parameter, value in others.items():
         monkeypatch.setitem(function.__kwdefaults__, parameter, value)
     monkeypatch.setitem(LANGUAGES, "zh", {"kind": "word", "vocab_size": 77})
-    monkeypatch.setitem(LANGUAGES, "en", {"vocab_size": 55, "dim": 8, "num_bigrams": 9})
+    monkeypatch.setitem(LANGUAGES, "en", {"vocab_size": 55, "dim": 8, "num_grams": 9})
     monkeypatch.setitem(ngrams.LANGUAGES, "zh", {"vocab_size": 77})
     changed = build(name, columns=columns, num_outputs=3)
     assert shapes(changed) != built, "the defaults did change"
@@ -123,7 +123,7 @@ def test_a_saved_system_outlives_its_defaults(
     function, others = FUNCTIONS[kind]
     for parameter, value in others.items():
         monkeypatch.setitem(function.__kwdefaults__, parameter, value)
-    monkeypatch.setitem(LANGUAGES, "en", {"dim": 8, "num_bigrams": 9})
+    monkeypatch.setitem(LANGUAGES, "en", {"dim": 8, "num_grams": 9})
     for name, one in every.items():
         loaded = load_system(tmp_path / name, data)
         assert loaded.digest == one.digest

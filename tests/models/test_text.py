@@ -43,7 +43,7 @@ def classifier(name: str, seed: int = 0, **params: object) -> nn.Module:
     torch.manual_seed(seed)
     model = build(name, columns=(ENGLISH,), num_outputs=3, params={"dim": 8, "vocab_size": 60, **params})
     model.fit_encoding(split_of(texts(CORPUS)))
-    for table in (model.embedding, model.bigrams):
+    for table in (model.embedding, model.grams and model.grams.embedding):
         if table is not None:
             nn.init.normal_(table.weight)  # the first embeddings are small; differences must show
     return model.eval()
@@ -167,7 +167,9 @@ def test_damaged_and_missing_tables_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("params", [{}, {"num_bigrams": 50}], ids=["", "bigrams"])
+@pytest.mark.parametrize(
+    "params", [{}, {"num_grams": 50}, {"num_grams": 50, "body_length": 3}], ids=["", "grams", "start"]
+)
 def test_classifiers_answer_by_row_whatever_the_padding(name: str, params: dict[str, object]) -> None:
     model = classifier(name, **params)
     inputs = texts(["the cat sat on the mat", "", "dog", "the unseen zebra ran on", "a, a, a!"])
@@ -177,7 +179,7 @@ def test_classifiers_answer_by_row_whatever_the_padding(name: str, params: dict[
     with torch.no_grad():
         together = model(tokens)
         assert together.shape == (5, 3)
-        wide = nn.functional.pad(tokens, (0, 9))
+        wide = nn.functional.pad(tokens, (0, 9) if tokens.ndim == 2 else (0, 0, 0, 9))
         torch.testing.assert_close(model(wide), together, rtol=0, atol=1e-5)
         torch.testing.assert_close(model.from_embeddings(model.embed(wide), wide), together, rtol=0, atol=1e-5)
         for row in range(5):
@@ -211,7 +213,7 @@ def test_per_example_gradients_work_written_out(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_parameters_are_in_plain_layers_and_the_head_is_last(name: str) -> None:
-    model = classifier(name, num_bigrams=50)
+    model = classifier(name, num_grams=50)
     plain = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RNN, nn.LSTM, nn.GRU)
     held = {id(p) for layer in model.modules() if isinstance(layer, plain) for p in layer.parameters(recurse=False)}
     assert held == {id(parameter) for parameter in model.parameters()}
@@ -245,19 +247,25 @@ def test_pools(pool: str) -> None:
         torch.testing.assert_close(pooled[0][row], expected, rtol=0, atol=1e-6)
 
 
-def test_pairs_of_known_tokens_have_an_embedding_beside() -> None:
-    model = classifier("lstm", num_bigrams=1000)
-    embedded = model.embed(torch.tensor([[5, 6, 1, 7, 0], [6, 5, 6, 7, 0]]))  # type: ignore[operator]
-    single = embedded[:, :, :8]
-    assert torch.equal(single[0, :2], model.embedding.weight[[5, 6]])  # type: ignore[union-attr, index]
-    model.bigrams.weight.data[0] = 0  # type: ignore[union-attr, operator, index]
-    pairs = model.embed(torch.tensor([[5, 6, 1, 7, 0], [6, 5, 6, 7, 0]]))[:, :, 8:]  # type: ignore[operator]
-    assert (pairs.abs().amax(dim=2) > 0).tolist() == [
-        [True, False, False, False, False],
-        [True, True, True, False, False],
-    ]
-    assert torch.equal(pairs[0, 0], pairs[1, 1]), "the same pair, wherever it stands"
-    assert not torch.equal(pairs[0, 0], pairs[1, 0]), "the order counts"
+def test_a_bag_of_runs_stands_beside_the_body_and_reads_further() -> None:
+    model = classifier("lstm", num_grams=1000, body_length=3)
+    inputs = texts(["the cat sat on the mat", "the cat sat", "dog on the mat"])
+    pooled: list[torch.Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, args: pooled.append(args[0]))  # type: ignore[union-attr]
+    encoded = tensors(model, inputs)
+    assert encoded.shape == (3, 6, 3)
+    whole = model(encoded)
+    bag = model.grams.embed(model.grams.encode(model.token_ids(inputs))).sum(dim=1)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(pooled[0][:, -8:], bag, rtol=0, atol=1e-6)
+    torch.testing.assert_close(pooled[0][0, :-8], pooled[0][1, :-8], rtol=0, atol=1e-6, msg="the same start")
+    assert not torch.allclose(bag[0], bag[1])
+    tokens = model.token_ids(inputs)  # type: ignore[operator]
+    vectors = model.token_vectors(tokens)  # type: ignore[operator]
+    torch.testing.assert_close(model.from_vectors(vectors, tokens), whole, rtol=0, atol=1e-6)  # type: ignore[operator]
+    hidden = encoded.clone()
+    hidden[:, :, 1:] = hidden[:, :, 1:].clamp_max(1)
+    model(hidden)
+    assert not pooled[-1][:, -8:].any(), "runs that are hidden weigh nothing"
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -277,7 +285,7 @@ def test_defaults_follow_the_language_and_wrong_columns_are_refused() -> None:
     with pytest.raises(ModelError, match="widht"):
         build("lstm", columns=(ENGLISH,), num_outputs=2, params={"widht": 3})
     with pytest.raises(ModelError) as caught:
-        build("lstm", columns=(ENGLISH,), num_outputs=2, params={"dim": 0, "num_bigrams": 1, "dropout": 1.0})
+        build("lstm", columns=(ENGLISH,), num_outputs=2, params={"dim": 0, "num_grams": -1, "dropout": 1.0})
     assert len(caught.value.problems) == 3
     with pytest.raises(ModelError, match="pool is 'sum'"):
         build("transformer", columns=(ENGLISH,), num_outputs=2, params={"pool": "sum"})
@@ -288,7 +296,7 @@ def test_defaults_follow_the_language_and_wrong_columns_are_refused() -> None:
 def test_every_classifier_learns(name: str) -> None:
     """One word in ten tells the wrong class, so 0.9 is what can be reached; a guess gives 0.5."""
     data = small_texts(600, language="zh" if name == "gru" else "en")
-    recipe = text_recipe(data, model=name, params={"dim": 16, "vocab_size": 100, "num_bigrams": 0})
+    recipe = text_recipe(data, model=name, params={"dim": 16, "vocab_size": 100, "num_grams": 0})
     model = recipe.fit(data.splits["train"], data, 0).model
     test = data.splits["test"]
     assert (model.outputs(test.inputs).argmax(axis=1) == test.labels).mean() > 0.8

@@ -113,7 +113,7 @@ def rows_of(name, params):
 ROW_BY_ROW = [
     ("cnn_lenet", {}),
     pytest.param("cnn_residual", {"norm": "group"}, marks=pytest.mark.slow),
-    ("lstm", {"dim": 12, "num_hidden": 8, "vocab_size": 60, "num_bigrams": 40}),
+    ("lstm", {"dim": 12, "num_hidden": 8, "vocab_size": 60, "num_grams": 40}),
     ("transformer", {"dim": 16, "vocab_size": 60}),
     pytest.param("cnn_vgg", {"norm": "group", "widths": [8, 16]}, marks=pytest.mark.slow),
     pytest.param("rnn", {"vocab_size": 60}, marks=pytest.mark.slow),

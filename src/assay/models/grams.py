@@ -86,13 +86,19 @@ class GramBag(nn.Module):
         vectors: Tensor = self.embedding(grams) * scaled[:, :, None]
         return vectors
 
+    def placed(self, tokens: Tensor) -> Tensor:
+        """Token ids `(N, L)` to ids of the runs of each size that begin there, `(N, L, longest)`, each run once."""
+        made = [self._placed(part) for part in _parts(tokens)]
+        found = np.concatenate([*made, np.zeros((0, self.longest * tokens.shape[1]), dtype=np.int64)])
+        return torch.from_numpy(found.reshape(len(tokens), self.longest, tokens.shape[1]).swapaxes(1, 2).copy())
+
     def by_token(self, tokens: Tensor) -> Tensor:
         """Token ids `(N, L)` to vectors `(N, L, dim)` that sum to the bag: a run is shared evenly by its tokens.
 
         A run that stands in several places belongs to the first.
         """
         grams = torch.from_numpy(self._placed(tokens)).to(tokens.device)
-        vectors = self.embed(grams).view(len(tokens), self.longest, tokens.shape[1], -1)
+        vectors = self.embed(grams).view(len(tokens), self.longest, tokens.shape[1], self.embedding.embedding_dim)
         found = torch.zeros_like(vectors[:, 0])
         for size in range(1, self.longest + 1):
             for place in range(min(size, tokens.shape[1])):

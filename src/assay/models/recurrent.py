@@ -151,7 +151,7 @@ def _classifier(cell: Cell, columns: Sequence[Column], num_outputs: int, params:
     rest = dict(params)
     options = text_options(columns, rest)
     pool = rest.pop("pool")
-    body = Recurrent(options.width, cell=cell, **rest)
+    body = Recurrent(options.dim, cell=cell, **rest)
     return TextClassifier(body, num_outputs=num_outputs, options=options, pool=pool)
 
 

@@ -12,11 +12,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from assay.errors import MissingExtraError, ModelError, Problem
 from assay.models import filled
 from assay.models.attention import AdditiveAttention
+from assay.models.grams import GramBag
 from assay.models.kernels import Switched
 from assay.values import Array, Column, Split
 
@@ -29,8 +29,7 @@ SPECIAL = ("[PAD]", "[UNK]")
 WORDS = r"[\p{L}\p{N}\p{M}]+(?:['’][\p{L}\p{N}\p{M}]+)*|[^\s\p{L}\p{N}\p{M}]"
 CHARACTERS = r"\S"
 START = 0.02  # standard deviation of embeddings before training
-BIGRAM_DIM = 16
-BIGRAM_BASE = 1_000_003  # a prime: hash of a pair is first * base + second
+GRAM_DIM = 8  # numbers that stand for a run of tokens
 
 
 class TextEncoder(nn.Module):
@@ -179,7 +178,9 @@ class TextOptions:
     vocab_size: int = 16_000
     max_length: int = 128
     lowercase: bool = True
-    num_bigrams: int = 0  # rows of a second table, for hashed pairs of neighbouring tokens; 0 = none
+    num_grams: int = 0  # runs of tokens that a bag beside the body knows (see `GramBag`); 0 = no bag
+    longest: int = 2  # tokens of the longest run
+    body_length: int = 0  # tokens that the body reads, the first; 0 = all that there are
     dim: int = 32
     dropout: float = 0.5
 
@@ -188,7 +189,8 @@ class TextOptions:
             Problem(f"{name} is {value}", allowed)
             for name, value, fine, allowed in (
                 ("dim", self.dim, self.dim >= 1, "1 or more"),
-                ("num_bigrams", self.num_bigrams, self.num_bigrams == 0 or self.num_bigrams > 1, "0, or 2 or more"),
+                ("num_grams", self.num_grams, self.num_grams >= 0, "0 or more"),
+                ("body_length", self.body_length, self.body_length >= 0, "0 or more"),
                 ("dropout", self.dropout, 0 <= self.dropout < 1, "0 to below 1"),
             )
             if not fine
@@ -196,14 +198,17 @@ class TextOptions:
         if wrong:
             raise ModelError(wrong)
 
-    @property
-    def width(self) -> int:
-        """D: numbers in the embedding of one token."""
-        return self.dim + (BIGRAM_DIM if self.num_bigrams else 0)
 
-
+# Characters say little one by one and texts have many: runs of three carry what words do, and the body reads the start.
 LANGUAGES: dict[str, dict[str, Any]] = {
-    "zh": {"kind": "char", "vocab_size": 4000, "num_bigrams": 60_000},
+    "zh": {
+        "kind": "char",
+        "vocab_size": 8000,
+        "max_length": 256,
+        "body_length": 64,
+        "num_grams": 131_072,
+        "longest": 3,
+    },
 }
 
 
@@ -255,7 +260,8 @@ class TextClassifier(Switched):
     `body` maps embedded tokens `(N, L, D)` and the mask `(N, L)` to states $h_t$. `pool` "last" is the state at the
     last token (and, in both directions, at the first); "mean_max" the mean and the largest value of $h_t$ over tokens,
     and "attention" the additive attention of the last state over all of them, both beside the bag
-    $\sum_t e_t / \sqrt{L}$ of embeddings, which is what a linear model of words sees.
+    $\sum_t e_t / \sqrt{L}$ of embeddings, which is what a linear model of words sees. With `num_grams` the head reads
+    the bag of runs of tokens too (`GramBag`; wide and deep: Cheng et al. 2016, section 3), without dropout.
     Call `fit_encoding` before training. Limits: a row's answer depends on neither its padding nor other rows, up to
     rounding. Raises ModelError for sizes that make no network.
     """
@@ -270,69 +276,72 @@ class TextClassifier(Switched):
             max_length=options.max_length,
             lowercase=options.lowercase,
         )
-        self.pool, dim = pool, options.dim
+        self.pool, self.body_length, dim = pool, options.body_length, options.dim
         self.embedding = nn.Embedding(options.vocab_size, dim, padding_idx=PADDING)
         nn.init.normal_(self.embedding.weight, std=START)  # a rare word adds little until it was trained on
         nn.init.zeros_(self.embedding.weight[PADDING])
-        self.bigrams = None
-        if options.num_bigrams:
-            self.bigrams = nn.Embedding(options.num_bigrams, BIGRAM_DIM, padding_idx=PADDING)
-            nn.init.normal_(self.bigrams.weight, std=START)
-            nn.init.zeros_(self.bigrams.weight[PADDING])
+        self.grams = None
+        if options.num_grams:
+            self.grams = GramBag(options.vocab_size, longest=options.longest, num_grams=options.num_grams, dim=GRAM_DIM)
         self.drop = nn.Dropout(options.dropout)
         self.body, width = body, body.num_outputs
         self.attention = AdditiveAttention(width, width, num_hidden=width) if pool == "attention" else None
-        pooled = {"mean_max": 2 * width + options.width, "last": width, "attention": 2 * width + options.width}[pool]
-        self.head = nn.Linear(pooled, num_outputs)
+        pooled = width if pool == "last" else 2 * width + dim
+        self.head = nn.Linear(pooled + (GRAM_DIM if self.grams else 0), num_outputs)
 
     def fit_encoding(self, split: Split) -> None:
-        """Fit the encoder's table on the texts of this split only."""
+        """Fit the tables of tokens, and of runs, on the texts of this split only."""
         self.encoder.fit(split.inputs)
+        if self.grams is not None:
+            self.grams.fit(self.encoder(split.inputs))
 
     def encode(self, inputs: Array) -> Tensor:
+        """Texts `(N,)` to token ids `(N, L)`; with a bag `(N, L, 1 + S)`, and of the runs of S sizes that begin."""
+        tokens = self.token_ids(inputs)
+        return tokens if self.grams is None else torch.cat([tokens[:, :, None], self.grams.placed(tokens)], dim=2)
+
+    def embed(self, encoded: Tensor) -> Tensor:
+        """What `encode` gave to embeddings `(N, L, D)`: of the token and, beside it, of the runs that it begins."""
+        if self.grams is None:
+            vectors: Tensor = self.embedding(encoded)
+            return vectors
+        runs = encoded[:, :, 1:]
+        bag = self.grams.embed(runs.flatten(1)).view(*runs.shape, GRAM_DIM).sum(dim=2)
+        return torch.cat([self.embedding(encoded[:, :, 0]), bag], dim=2)
+
+    def from_embeddings(self, embedded: Tensor, encoded: Tensor) -> Tensor:
+        """Embeddings `(N, L, D)` of what `encode` gave to outputs `(N, K)`."""
+        return self.from_vectors(embedded, encoded if self.grams is None else encoded[:, :, 0])
+
+    def token_ids(self, inputs: Array) -> Tensor:
         """Texts `(N,)` to token ids `(N, L)`."""
         tokens: Tensor = self.encoder(inputs)
         return tokens
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids `(N, L)` to embeddings `(N, L, D)`: of the token and, beside it, of the pair that it begins."""
-        embedded: Tensor = self.embedding(tokens)
-        if self.bigrams is None:
-            return embedded
-        first, second = tokens, functional.pad(tokens[:, 1:], (0, 1))
-        hashed = 1 + (first * BIGRAM_BASE + second) % (self.bigrams.num_embeddings - 1)
-        pairs = self.bigrams(torch.where((first > UNKNOWN) & (second > UNKNOWN), hashed, PADDING))
-        return torch.cat([embedded, pairs], dim=2)
-
-    def from_embeddings(self, embedded: Tensor, tokens: Tensor) -> Tensor:
-        """Embeddings `(N, L, D)` of tokens `(N, L)` to outputs `(N, K)`."""
-        seen = seen_of(tokens)
-        states = self.body(self.drop(embedded), seen)
-        pooled = self._pool(states, embedded, seen)
-        outputs: Tensor = self.head(self.drop(pooled))
-        return outputs
-
-    def token_ids(self, inputs: Array) -> Tensor:
-        """Texts `(N,)` to token ids `(N, L)`."""
-        return self.encode(inputs)
-
     def token_vectors(self, tokens: Tensor) -> Tensor:
-        """What `embed` gives."""
-        return self.embed(tokens)
+        """Token ids `(N, L)` to embeddings `(N, L, D)`; here a run is shared by its tokens."""
+        vectors: Tensor = self.embedding(tokens)
+        return vectors if self.grams is None else torch.cat([vectors, self.grams.by_token(tokens)], dim=2)
 
     def from_vectors(self, vectors: Tensor, tokens: Tensor) -> Tensor:
-        """What `from_embeddings` gives."""
-        return self.from_embeddings(vectors, tokens)
+        """Embeddings `(N, L, D)` of tokens `(N, L)` to outputs `(N, K)`."""
+        read, dim = self.body_length or vectors.shape[1], self.embedding.embedding_dim
+        seen, embedded = seen_of(tokens[:, :read]), vectors[:, :read, :dim]
+        pooled = self.drop(self._pool(self.body(self.drop(embedded), seen), embedded, seen))
+        bag = vectors[:, :, dim:].sum(dim=1)  # no numbers without runs
+        outputs: Tensor = self.head(torch.cat([pooled, bag], dim=1))
+        return outputs
 
     def token_spans(self, inputs: Array) -> list[list[tuple[int, int]]]:
         """Where each token stands in its text; see `ByToken`."""
         return self.encoder.spans(inputs)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids `(N, L)` to outputs `(N, K)`."""
+    def forward(self, encoded: Tensor) -> Tensor:
+        """What `encode` gave to outputs `(N, K)`."""
         if self.kernel == "fused":
-            tokens = tokens[:, : max(1, int(seen_of(tokens).sum(dim=1).amax())) if len(tokens) else 1]
-        return self.from_embeddings(self.embed(tokens), tokens)
+            tokens = encoded if self.grams is None else encoded[:, :, 0]
+            encoded = encoded[:, : max(1, int(seen_of(tokens).sum(dim=1).amax())) if len(tokens) else 1]
+        return self.from_embeddings(self.embed(encoded), encoded)
 
     def _pool(self, states: Tensor, embedded: Tensor, seen: Tensor) -> Tensor:
         if self.pool == "last":

@@ -124,7 +124,7 @@ def _transformer(columns: Sequence[Column], num_outputs: int, params: Mapping[st
     rest = dict(params)
     options = text_options(columns, rest)
     pool = rest.pop("pool")
-    body = Encoder(options.width, max_length=options.max_length, **rest)
+    body = Encoder(options.dim, max_length=options.max_length, **rest)
     return TextClassifier(body, num_outputs=num_outputs, options=options, pool=pool)
 
 
@@ -132,7 +132,7 @@ def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[s
     rest = defaults_of(Encoder.__init__, without=["max_length"])  # that of the texts
     found = resolve_text(columns, params, rest={"pool": "mean_max", **rest})
     if found["num_hidden"] is None:
-        found["num_hidden"] = 2 * text_options(columns, dict(params)).width
+        found["num_hidden"] = 2 * text_options(columns, dict(params)).dim
     return found
 
 

@@ -20,7 +20,15 @@ from assay.train import Hooks, Loss, TrainRecipe, fit
 from assay.treatments import _common
 from assay.values import Array, Data, Fitted, Modality, Model, Recipe, Split, System, digest_of, plain
 
-READING = ("kind", "vocab_size", "max_length", "lowercase")  # how a text is cut into tokens
+READING = (
+    "kind",
+    "vocab_size",
+    "max_length",
+    "lowercase",
+    "num_grams",
+    "longest",
+    "body_length",
+)  # what of a text is read
 
 
 @dataclass(frozen=True)
