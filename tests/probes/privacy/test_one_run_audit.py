@@ -13,6 +13,7 @@ from assay.access.canaries import canary_training
 from assay.access.handles import Canaries
 from assay.models import Architecture
 from assay.observe import Ledger, Workspace
+from assay.policy import judge, parse_policy
 from assay.probes.privacy._one_run import best_bound, epsilon_bound, p_value, two_run_bound
 from assay.probes.privacy.one_run_audit import one_run_audit
 from assay.stats import make_draws
@@ -95,6 +96,17 @@ def test_a_model_that_knows_its_canaries_refutes_the_claim_and_one_that_does_not
     none = measure(fake(noise, included))
     assert none["claimed_epsilon"].value is none["epsilon_excess"].value is None
     assert measure(fake(noise, included), {"epsilon": 1.5})["claimed_epsilon"].value == 1.5
+
+
+@pytest.mark.parametrize(("leak", "verdict"), [(6.0, "fail"), (0.0, "pass")])
+def test_a_policy_fails_a_refuted_claim(leak, verdict):
+    rng = np.random.default_rng(1)
+    included = rng.random(1000) < 0.5
+    found = measure(fake(rng.normal(size=1000) + leak * included, included, epsilon=2.0))
+    rules = b'name = "p"\nversion = "1"\nlevel = 0.95\n[clause.c]\ncite = "Clause"\napplies_from = 2027-12-02\n'
+    rules += b'[[rule]]\nid = "claim"\nmetric = "epsilon_excess"\nat_most = 0.0\nclauses = ["c"]\n'
+    (finding,) = judge(parse_policy(rules), list(found.values()), ())
+    assert finding.verdict == verdict
 
 
 def test_errored_canaries_stay_and_count_as_unlikely():

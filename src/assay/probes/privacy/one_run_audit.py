@@ -36,7 +36,8 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     Limits: what this attack proves, not what is true: an excess of 0 does not prove the claim. It sees the answers of
     the last model only, and where a training cannot learn single rows by heart (few passes, a small rate) even one
     without any noise shows little. It cannot see shuffling taken for Poisson sampling. The bound cannot exceed what m
-    right guesses prove. Treatments of the model stage are not applied.
+    right guesses prove. Treatments of the model stage are not applied. A policy's
+    correction for many rules does not widen the excess.
     Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2 and algorithm 1.
 
     >>> best_bound(np.arange(1000.0), np.arange(1000) >= 500, delta=1e-5)[1:]
