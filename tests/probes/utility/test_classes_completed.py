@@ -155,10 +155,10 @@ def test_intervals_cover():
         "q=0.90": 1.6448536269514722,
     }
     covered = {name: [] for name in truth}
-    for seed in range(200):
+    for seed in range(150):
         labels, chance = rows(seed, 300, 3)
-        found = agreement(labels, chance, num_draws=500, seed=str(seed))
-        draws = make_draws(b"key", str(seed), [labels], num_draws=500)
+        found = agreement(labels, chance, num_draws=300, seed=str(seed))
+        draws = make_draws(b"key", str(seed), [labels], num_draws=300)
         found |= by_key(average_precision(labels, chance, Classification(NAMES[:3]), draws))
         found["average_precision", ""] = found["average_precision", "class=a"]
         noise = np.random.default_rng(seed).normal(size=300)
@@ -167,4 +167,4 @@ def test_intervals_cover():
         for name, value in truth.items():
             covered[name].append(found[name, ""].low <= value <= found[name, ""].high)
     rates = {name: float(np.mean(one)) for name, one in covered.items()}
-    assert all(0.92 <= rate <= 0.985 for rate in rates.values()), rates
+    assert all(0.91 <= rate <= 0.99 for rate in rates.values()), rates
