@@ -28,7 +28,7 @@ from assay.treatments.model.temperature_scaling import COLDEST, HOTTEST, best_te
 from support import small_images, small_texts
 
 
-def trained_on(data, name="mlp", params=None, epochs=4):
+def trained_on(data, name="mlp", params=None, epochs=2):
     recipe = TrainRecipe(Architecture(name, params or {"hidden": [16]}), task_of(data), TrainSettings(epochs=epochs))
     return train_system(data, name="small", recipe=recipe)
 

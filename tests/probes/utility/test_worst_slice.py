@@ -165,11 +165,11 @@ def test_a_planted_triple_is_found_and_what_only_contains_it_is_not():
 
 def test_clean_data_is_left_alone():
     found = []
-    for seed in range(60):
+    for seed in range(30):
         rng, inputs, groups = table(seed, 800)
         found.append({one.metric: one for one in measure(inputs, groups, rng.random(800) < 0.2, num_draws=2)})
-    assert sum(one["num_slices_found"].value > 0 for one in found) <= 4
-    assert sum(one["worst_slice_deficit"].low > 0 for one in found) <= 4
+    assert sum(one["num_slices_found"].value > 0 for one in found) <= 3
+    assert sum(one["worst_slice_deficit"].low > 0 for one in found) <= 3
     quiet = [one for one in found if one["num_slices_found"].value == 0]
     assert all("accuracy_deficit" not in one and "0 kept" in one["num_slices_found"].reason for one in quiet)
 
@@ -192,7 +192,7 @@ def test_clean_data_rarely_alarms_and_the_interval_holds_the_worst():
 def test_limits_hold_for_the_slice_that_was_picked():
     """Picking the worst of many makes a plain interval miss; not where picking and measuring share no row."""
     held = []
-    for seed in range(60):
+    for seed in range(30):
         rng, inputs, groups = table(seed, 1500)
         bad = inputs[:, 3] == 2
         found = measure(inputs, groups, rng.random(1500) < np.where(bad, 0.30, 0.15), num_draws=2)
