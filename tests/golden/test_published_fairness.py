@@ -19,6 +19,7 @@ def test_reweighing_equals_aif360_to_the_printed_digits(column):
 
 
 def test_a_plain_model_has_the_published_gaps_within_its_intervals():
+    # The encoding was chosen because it comes near (see the benchmark): a consistency check, not a reproduction.
     for row in published.plain():
         assert row.low <= row.published <= row.high, row
         assert row.ours == pytest.approx(row.published, abs=0.01), row

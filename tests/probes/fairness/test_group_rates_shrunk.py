@@ -92,6 +92,19 @@ def test_coverage_is_93_percent_on_average_whatever_the_groups_are(members, tota
     assert held >= 0.93
 
 
+def test_a_small_group_unlike_all_others_is_missed_as_the_limits_say():
+    """What shrinking cannot do, held so that nobody comes to think it can: alike groups speak for the odd one too."""
+    rng, held = np.random.default_rng(7), {12: 0, 200: 0}
+    for num in held:
+        totals, truth = np.full(10, 300.0), np.full(10, 0.15)
+        totals[3], truth[3] = num, 0.5
+        for _ in range(40):
+            found = borrow(rng.binomial(totals.astype(int), truth).astype(float), totals, ALONE, level=0.95)
+            held[num] += found.lows[3] <= 0.5 <= found.highs[3]
+    assert held[12] <= 15
+    assert held[200] >= 30
+
+
 def test_rates_are_of_the_right_rows_and_n_is_never_hidden():
     rng = np.random.default_rng(0)
     labels, predictions = rng.integers(2, size=400), rng.integers(-1, 2, size=400)

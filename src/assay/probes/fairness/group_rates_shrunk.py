@@ -28,10 +28,11 @@ def group_rates_shrunk(
         selection_rate_gap; an errored example (-1) is an error and not selected.
     Shapes: labels (N,), predictions (N,), groups codes (N, G).
     Direction: error and false positive rate lower, true positive rate higher, selection rate neither; unit share.
-    Limits: a group unlike every other is drawn towards them: the less, the more rows it has. The interval is credible:
-        over groups it covers 93 % or more on average, a single unusual group less (85 to 90 %). Effects compare what is
-        shrunken, and so understate what changed for a small group. Without rows there is no rate; more than 100
-        groups of a partition are not estimated.
+    Limits: the interval is credible: it covers 93 % or more on average over groups that vary as the model says, and
+        **misses a small group that is unlike all others**: a rate of 0.5 among nine of 0.15 (300 rows each) was covered
+        in 0, 11, 68 and 91 % of runs with 5, 12, 40 and 200 rows. Read it beside the group's own rate
+        (group_error_rates). Effects compare what is shrunken, and understate what changed for a small group. Without
+        rows there is no rate; more than 100 groups of a partition are not estimated.
     Source: Efron & Morris (1975), estimating many rates at once; structure as in Herlihy et al. (2024), section 4
         (structured regression); Rasmussen & Williams (2006), sections 3.4 and 5.4.2.
 
