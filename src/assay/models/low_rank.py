@@ -1,0 +1,88 @@
+"""Linear layers as products of two thinner ones: a registered architecture, so that it saves and loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from assay.errors import ModelError, Problem
+from assay.models import Architecture, build, register_architecture, resolve
+from assay.models.int8 import linear_layers, swap
+from assay.values import Column
+
+NAME = "low_rank"
+
+
+class LowRank(nn.Module):
+    """`x -> U (V x) + b` with V `(r, in)` and U `(out, r)`: r (in + out) weights in place of in * out."""
+
+    def __init__(self, num_inputs: int, num_outputs: int, rank: int, *, has_bias: bool = True) -> None:
+        super().__init__()
+        self.first = nn.Linear(num_inputs, rank, bias=False)
+        self.second = nn.Linear(rank, num_outputs, bias=has_bias)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(..., in)` to `(..., out)`."""
+        outputs: Tensor = self.second(self.first(inputs))
+        return outputs
+
+
+def factored(layer: nn.Linear, second: Tensor, *, share: float) -> tuple[LowRank, float]:
+    r"""The thinnest factors that keep `share` of what the layer's outputs vary, and the share that is kept.
+
+    With inputs of second moments $M = \frac1n\sum x x^T = LL^T$ the mean squared change of the outputs is
+    $\|(W - W')L\|_F^2$, least for the largest singular values of $WL$ (Eckart and Young 1936).
+    """
+    weight = layer.weight.detach().double()
+    ridge = 1e-6 * second.diagonal().mean().clamp_min(1e-12)
+    root = torch.linalg.cholesky(second.double() + ridge * torch.eye(len(second), dtype=torch.float64))
+    left, values, right = torch.linalg.svd(weight @ root, full_matrices=False)
+    kept = values.square().cumsum(0) / values.square().sum().clamp_min(1e-30)
+    rank = min(int((kept < share).sum()) + 1, len(values))
+    made = LowRank(layer.in_features, layer.out_features, rank, has_bias=layer.bias is not None)
+    with torch.no_grad():
+        made.second.weight.copy_(left[:, :rank] * values[:rank].sqrt())
+        inner = values[:rank, None].sqrt() * right[:rank]
+        made.first.weight.copy_(torch.linalg.solve_triangular(root.T, inner.T, upper=True).T)
+        if layer.bias is not None:
+            made.second.bias.copy_(layer.bias)
+    return made, float(kept[rank - 1])
+
+
+def low_rank_architecture(base: Architecture, ranks: Mapping[str, int]) -> Architecture:
+    """The architecture of `base` with the named linear layers factored."""
+    return Architecture(NAME, {"base": {"name": base.name, "params": dict(base.params)}, "ranks": dict(ranks)})
+
+
+def _low_rank(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
+    try:
+        base, ranks = params["base"], dict(params["ranks"])
+        module = build(base["name"], columns=columns, num_outputs=num_outputs, params=base["params"])
+    except KeyError as error:
+        raise ModelError(Problem(f"architecture {NAME!r} lacks {error}", "base, ranks")) from error
+    layers = linear_layers(module)
+    unknown = sorted(set(ranks) - set(layers))
+    if unknown:
+        raise ModelError(Problem(f"{base['name']!r} has no linear layer {', '.join(unknown)}", ", ".join(layers)))
+    made = {
+        name: LowRank(
+            layers[name].in_features, layers[name].out_features, int(rank), has_bias=layers[name].bias is not None
+        )
+        for name, rank in ranks.items()
+    }
+    swap(module, made)
+    return module
+
+
+def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
+    base = params.get("base")
+    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
+        return params  # the builder says what is missing
+    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
+    return {**params, "base": {"name": within.name, "params": within.params}}
+
+
+register_architecture(NAME, _low_rank, resolver=_resolved)
