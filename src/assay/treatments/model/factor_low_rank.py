@@ -13,7 +13,7 @@ from assay.errors import Problem
 from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.int8 import linear_layers, swap
-from assay.models.low_rank import factored, low_rank_architecture
+from assay.models.low_rank import LowRank, factored, low_rank_architecture
 from assay.registry import treatment
 from assay.treatments import _common
 from assay.values import Array, System
@@ -44,19 +44,11 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
     _common.refuse("factor_low_rank", system, problems)
     before = _common.module_model(system)
     rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
-    moments = second_moments(before.module, rows)
     module = copy.deepcopy(before.module)
-    kept: dict[str, float] = {}
-    layers: dict[str, nn.Module] = {}
-    ranks: dict[str, int] = {}
-    for name, layer in linear_layers(module).items():
-        if name not in moments:
-            continue  # it was not run, or its weights are used by other code
-        made, stays = factored(layer, moments[name], share=share)
-        if made.first.weight.numel() + made.second.weight.numel() < layer.weight.numel():
-            layers[name], ranks[name], kept[name] = made, made.first.out_features, stays
-    _common.refuse("factor_low_rank", system, [_nothing(ranks)])
-    swap(module, layers)
+    found = thinner(module, rows, share)
+    _common.refuse("factor_low_rank", system, [_nothing(found)])
+    ranks = {name: layer.first.out_features for name, (layer, _) in found.items()}
+    swap(module, {name: layer for name, (layer, _) in found.items()})
     module.eval().requires_grad_(False)
     model = ModuleModel(
         module,
@@ -72,7 +64,7 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
         parameters={"share": float(share), "calibration_num": int(calibration_num)},
         outcome={
             "ranks": ranks,
-            "shares_kept": kept,
+            "shares_kept": {name: kept for name, (_, kept) in found.items()},
             "bytes_before": before.num_bytes,
             "bytes_after": model.num_bytes,
         },
@@ -80,9 +72,22 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
     return replace(named, model=model)
 
 
-def _nothing(ranks: dict[str, int]) -> Problem | None:
+def thinner(module: nn.Module, rows: Array, share: float) -> dict[str, tuple[LowRank, float]]:
+    """Factors of every linear layer that they make smaller, and the share each keeps."""
+    moments = second_moments(module, rows)
+    found = {}
+    for name, layer in linear_layers(module).items():
+        if name not in moments:
+            continue  # it was not run, or its weights are used by other code
+        made, kept = factored(layer, moments[name], share=share)
+        if made.first.weight.numel() + made.second.weight.numel() < layer.weight.numel():
+            found[name] = (made, kept)
+    return found
+
+
+def _nothing(found: dict[str, tuple[LowRank, float]]) -> Problem | None:
     following = "Ask for a smaller share, or prune or round the weights"
-    return _common.unless(bool(ranks), "no linear layer would get smaller", following=following)
+    return _common.unless(bool(found), "no linear layer would get smaller", following=following)
 
 
 def second_moments(module: nn.Module, inputs: Array) -> dict[str, Tensor]:
