@@ -54,6 +54,13 @@ def trained():
     return train_system(data, name="tempted", recipe=recipe, seed=1)
 
 
+@pytest.fixture(scope="module")
+def light():
+    data = tempting()
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": [16]}), task_of(data), TrainSettings(epochs=1, batch_size=256))
+    return train_system(data, name="light", recipe=recipe, seed=1)
+
+
 class Line(torch.nn.Module):
     def __init__(self, weights) -> None:
         super().__init__()
@@ -92,7 +99,8 @@ def test_the_inner_attack_stays_in_the_box_and_many_steps_reach_the_worst_of_a_l
         assert moved[movable] == pytest.approx(worst[movable], abs=1e-5)
 
 
-@pytest.mark.parametrize("num_steps", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_steps", [1, 3])
 def test_a_system_that_leans_on_thin_columns_learns_not_to(trained, num_steps):
     treated = adversarial_training(trained, radius=RADIUS, num_steps=num_steps)
     found = {}
@@ -145,9 +153,9 @@ def test_a_bad_epoch_under_both_attacks_or_a_small_dip_is_not_overfitting():
     assert module.epoch.item() == 4
 
 
-def test_reference_models_are_trained_the_same_way_and_without_validation_too(trained):
-    treated = adversarial_training(trained, radius=RADIUS, epochs=2)
-    data = trained.data
+def test_reference_models_are_trained_the_same_way_and_without_validation_too(light):
+    treated = adversarial_training(light, radius=RADIUS, epochs=2)
+    data = light.data
     without = replace(data, splits={name: split for name, split in data.splits.items() if name != "validation"})
     half = data.splits["train"].take(np.arange(0, 900, 2))
     fitted = treated.recipe.fit(half, without, 7)
@@ -167,10 +175,10 @@ def test_pictures_move_by_grey_levels():
     assert adversarial_training(system).lineage[-1].parameters["radius"] == 0.1
 
 
-def test_what_does_not_fit_is_said_at_once(trained):
+def test_what_does_not_fit_is_said_at_once(light):
     with pytest.raises(TreatmentError) as caught:
-        adversarial_training(trained, radius=1.5, num_steps=0, epochs=0)
+        adversarial_training(light, radius=1.5, num_steps=0, epochs=0)
     assert len(caught.value.problems) == 3
-    bare = replace(trained.data, columns=tuple(replace(one, low=None, high=None) for one in COLUMNS))
+    bare = replace(light.data, columns=tuple(replace(one, low=None, high=None) for one in COLUMNS))
     with pytest.raises(TreatmentError, match="no column can move"):
-        adversarial_training(replace(trained, data=bare), radius=0.1)
+        adversarial_training(replace(light, data=bare), radius=0.1)

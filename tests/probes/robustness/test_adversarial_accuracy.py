@@ -145,7 +145,7 @@ def test_each_attack_by_gradient_reaches_it_alone(norm):
     "planted", [{"quantum": 0.04}, pytest.param({"quantum": 0.02, "sharpness": 50.0}, marks=pytest.mark.slow)]
 )
 def test_masked_gradients_are_flagged_and_the_number_withheld(planted):
-    found = run(table(Linear(weights(), **planted)), norms=("linf",))
+    found = run(table(Linear(weights(), **planted), num=40), norms=("linf",))
     robust = found["adversarial_accuracy", ""]
     assert robust.value is None
     assert robust.reason.startswith("gradients are masked")
@@ -165,7 +165,7 @@ def test_a_temperature_that_drowns_the_loss_does_not_stop_the_attacks():
 
 
 def test_a_constant_system_is_robust_and_useless_and_that_is_said():
-    found = run(table(Constant()), norms=("linf",))
+    found = run(table(Constant(), num=20), norms=("linf",))
     robust, clean = found["adversarial_accuracy", ""], found["adversarial_accuracy", "radius=0"]
     assert robust.value == clean.value < 0.7
     assert "same answer" in robust.reason
@@ -235,6 +235,7 @@ def test_every_point_that_breaks_a_row_is_allowed(norm, whole):
     assert np.array_equal(scope.raw(scope.origin, at), handle.inputs, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_declared_cost_is_a_bound_and_two_runs_agree():
     handle = table(Linear(weights()), num=20)
     kept = handle.inputs.copy()
@@ -253,11 +254,12 @@ def test_errored_rows_are_not_robust_and_stay_in_the_denominator():
         def forward(self, inputs):
             return torch.where(inputs[:, -1:] > 0, torch.nan, 1.0) * super().forward(inputs)
 
-    found = run(table(Failing(weights())), norms=("linf",))
+    handle = table(Failing(weights()), num=30)
+    found = run(handle, norms=("linf",))
     robust = found["adversarial_accuracy", ""]
-    assert robust.attempted == 80
-    assert 40 < robust.errored < 80
-    assert robust.value < 0.5
+    assert robust.attempted == 30
+    assert robust.errored == int((handle.inputs[:, -1] > 0).sum()) > 0
+    assert robust.value <= 1 - robust.errored / 30
 
 
 def test_nothing_right_and_nothing_to_move():
@@ -349,7 +351,7 @@ def test_schedules_are_those_of_the_papers():
 # ------------------------------------------------------------------ pictures
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_pictures_are_attacked_in_shares_of_their_range_without_rounding(norm):
     rng = np.random.default_rng(0)
     signs = np.where(rng.random(64) < 0.5, -1.0, 1.0)
