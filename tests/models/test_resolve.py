@@ -70,7 +70,7 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_every_architecture_made_here_writes_its_parameters_out() -> None:
     ours = {name for name, builder in BUILDERS.items() if builder.__module__.startswith("assay.")}
     assert ours <= set(RESOLVERS), "an architecture whose parameters are not written out depends on its defaults"
-    assert ours - {"int8", "hugging_face", "sentence_encoder"} == set(COLUMNS) == set(FUNCTIONS)
+    assert ours - {"int8", "temperature", "hugging_face", "sentence_encoder"} == set(COLUMNS) == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", COLUMNS)

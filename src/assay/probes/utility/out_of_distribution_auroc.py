@@ -95,7 +95,7 @@ def taken_apart(inputs: Array, kind: str, language: str, rng: np.random.Generato
     """Rows `(M, ...)` put together from parts of these rows; every part is real.
 
     >>> taken_apart(texts(["a b", "c"]), "text", "en", np.random.default_rng(0)).tolist()
-    ['c a ', 'b']
+    ['c a', 'b']
     """
     if kind == "text":
         split = [words(text, language) for text in inputs.tolist()]
