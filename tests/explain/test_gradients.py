@@ -77,8 +77,8 @@ class Entered:
             return objective(logits, owner[positions])
 
         if self.tokens is None:
-            return pull_back(self.module, points, cotangent, batch_size=7)
-        return pull_back_embedded(self.module, Embedded(points, self.tokens[owner]), cotangent, batch_size=7)
+            return pull_back(self.module, points, cotangent, batch_size=61)
+        return pull_back_embedded(self.module, Embedded(points, self.tokens[owner]), cotangent, batch_size=61)
 
     def arguments(self) -> dict:
         extra = {} if self.tokens is None else {"additional_forward_args": (torch.from_numpy(self.tokens),)}
@@ -152,8 +152,8 @@ def test_gradient_shap_estimates_the_mean_of_integrated_gradients_over_starts() 
     starts = np.column_stack([np.random.default_rng(5).normal(size=(4, 2)), np.full(4, one.rows[0, 2])])
     row = np.repeat(one.rows[:1], 5, axis=0)
     exact = [integrated_gradients(one.pull, row, start[None], of_logit(TARGET))[0] for start in starts]
-    drawn = gradient_shap(one.pull, row, starts, of_logit(TARGET), num_points=4000, rng=np.random.default_rng(0))
-    np.testing.assert_allclose(drawn[0], np.mean(exact, axis=0), atol=0.05 * np.abs(exact).max())
+    drawn = gradient_shap(one.pull, row, starts, of_logit(TARGET), num_points=2000, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(drawn[0], np.mean(exact, axis=0), atol=0.08 * np.abs(exact).max())
 
 
 def test_rules_integrate_what_they_promise() -> None:
