@@ -13,6 +13,7 @@ from assay.units.text import words
 from assay.values import Array, texts
 
 Function = Callable[[Array], Array]  # inputs (M, ...) to outputs (M, K)
+TOP = 6  # units of each input that are taken apart
 SIDE = 2  # parts of a patch along each side
 MIN_BLOCKS = 4
 
@@ -35,7 +36,7 @@ def finer(
     target: Array,
     rng: np.random.Generator,
 ) -> list[list[Part]]:
-    """Owen values of the parts of each input's three largest units: a word is named rather than a run of words.
+    """Owen values of the parts of each input's six largest units: a word is named rather than a run of words.
 
     Definition: the value of a part is its mean marginal contribution when whole units come in random order and, inside
     its own unit, parts do; a unit's parts sum to its Shapley value, which is given in `values (R, U)`.
@@ -55,7 +56,7 @@ def finer(
     found: list[list[Part]] = []
     for row in range(len(inputs)):
         parts: list[Part] = []
-        for unit in np.argsort(-np.abs(np.nan_to_num(values[row])), kind="stable")[:3].tolist():
+        for unit in np.argsort(-np.abs(np.nan_to_num(values[row])), kind="stable")[:TOP].tolist():
             names, mix = _split(ground, inputs[row : row + 1], unit)
             if values[row, unit] != 0 and len(names):
                 owen = _owen(function, mix, (ground.count, len(names)), target=int(target[row]), rng=rng)
