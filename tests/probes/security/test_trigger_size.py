@@ -68,5 +68,5 @@ def test_a_network_with_a_planted_trigger(share):
         assert found[0].reason == "suspected: class=3"
         assert min(sizes, key=sizes.get) == "class=3"
     else:
-        assert found[0].value < 3
-        assert min(sizes, key=sizes.get) != "class=3"
+        assert found[0].value < 2
+        assert "no outlier" in found[0].reason  # which class is smallest is chance
