@@ -1,7 +1,8 @@
 """How right small networks are on Fashion-MNIST and MNIST, and what that costs: seeds, mean and 95 % t-interval.
 
 Trained on all published training rows with the settings of `assay.train.images`, which were chosen on rows held out of
-the training split; the test split is read once a seed, at the end. Through `assay.train.fit`, one thread a seed.
+the training split (batch, rate and mirror for `fashion` on one run; numbers of passes by cost). The test split is read
+once a seed, at the end. Through `assay.train.fit`, one thread a seed.
 Run: python -m benchmarks.accuracy_images [fashion_small|fashion|mnist] --seeds 5 [--first 0]
 """
 
