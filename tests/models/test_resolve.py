@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +63,14 @@ FUNCTIONS: Mapping[str, Any] = {
     "transformer": (Encoder.__init__, {"num_heads": 2, "num_layers": 2, "num_hidden": 8, "positions": "learned"}),
     "ngrams": (NgramOptions.__init__, {"dim": 3, "num_grams": 50}),
 }
+# What wraps another architecture, with its parameters beside `base`; "" stands for the first linear layer.
+WRAPPERS: Mapping[str, Any] = {
+    "temperature": {},
+    "int8": {"arithmetic": {"": "float32"}},
+    "low_rank": {"ranks": {"": 2}},
+    "rounded": {"decimals": 2, "top_only": False},
+}
+ADAPTERS = {"hugging_face", "sentence_encoder"}  # made elsewhere: read from a folder
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -70,7 +80,35 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_every_architecture_made_here_writes_its_parameters_out() -> None:
     ours = {name for name, builder in BUILDERS.items() if builder.__module__.startswith("assay.")}
     assert ours <= set(RESOLVERS), "an architecture whose parameters are not written out depends on its defaults"
-    assert ours - {"int8", "temperature", "hugging_face", "sentence_encoder"} == set(COLUMNS) == set(FUNCTIONS)
+    assert ours - set(WRAPPERS) - ADAPTERS == set(COLUMNS) == set(FUNCTIONS)
+
+
+@pytest.mark.slow
+def test_every_architecture_is_known_without_the_treatments_that_make_it() -> None:
+    # A saved wrapper of a wrapper names the inner one only in its parameters.
+    code = "from assay.models import BUILDERS; print(*sorted(BUILDERS))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert set(told.split()) == set(COLUMNS) | set(WRAPPERS)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("inner", ["mlp", "temperature"])
+def test_a_wrapper_writes_out_what_is_within(name: str, inner: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    within: dict[str, Any] = {"name": "mlp", "params": {}}
+    layer = "body.0"
+    if inner == "temperature":
+        within, layer = {"name": inner, "params": {"base": within}}, "base.body.0"
+    others = {part: {layer: value[""]} if isinstance(value, dict) else value for part, value in WRAPPERS[name].items()}
+    before = resolve(Architecture(name, {"base": within, **others}), TABLE)
+    written = resolve(Architecture(within["name"], within["params"]), TABLE).params
+    assert before.params == {"base": {"name": inner, "params": written}, **others}
+    assert resolve(before, TABLE) == before
+    built = shapes(build(name, columns=TABLE, num_outputs=3, params=before.params))
+    function, changed = FUNCTIONS["mlp"]
+    for parameter, value in changed.items():
+        monkeypatch.setitem(function.__kwdefaults__, parameter, value)
+    assert shapes(build(name, columns=TABLE, num_outputs=3, params={"base": within, **others})) != built
+    assert shapes(build(name, columns=TABLE, num_outputs=3, params=before.params)) == built
 
 
 @pytest.mark.parametrize("name", COLUMNS)
