@@ -112,6 +112,8 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     if references is not None:
         rows = sizes.num_train + workspace.num_references * (sizes.num_test + sizes.num_train)
         passes.append(Pass("reference passes", rows, references.probes))
+    elif retrained := tuple(probe.name for probe in todo if "retrain" in probe.access):
+        passes.append(Pass("train pass", sizes.num_train, retrained))
     done = tuple(probe.name for probe in chosen if probe not in todo)
     if done:
         passes.append(Pass("from the cache", 0, done, cached=True))

@@ -186,7 +186,7 @@ def _family(
     pairs: list[tuple[Measurement, Measurement]] = []
     for found, name in zip(paired[1:], spreads, strict=True):
         for key in sorted(keys & found.keys() & paired[0].keys()):
-            if found[key].unit != "joules":  # taken minutes apart: their difference may be the machine's
+            if found[key].unit != "joules" and not _is_shown_only(found[key]):  # joules are taken minutes apart
                 index.append((name, key))
                 pairs.append((found[key], paired[0][key]))
     seeds = [(spreads[name] or {}).get(key) for name, key in index]
@@ -196,6 +196,11 @@ def _family(
         (name, key): above_floor(_only_against_both(effect, after, spreads[name]), after.unit, floors[name])
         for (name, key), effect, (after, _) in zip(index, made, pairs, strict=True)
     }
+
+
+def _is_shown_only(one: Measurement) -> bool:
+    """Points of a curve, say: nothing to pair by, and no direction that would be better."""
+    return one.better == "neither" and one.replicates is None
 
 
 def _only_against_both(effect: Effect, after: Measurement, spread: Mapping[Key, tuple[float, ...]] | None) -> Effect:

@@ -66,7 +66,7 @@ def adversarial_accuracy(
     (Square); Carlini et al. 2019, section 3 (signs of masked gradients).
 
     >>> most_rows(Sizes(num_test=100, num_train=0, num_units=2, num_outputs=2))
-    {'adversarial_accuracy': 255200}
+    {'adversarial_accuracy': 447600}
     """
     kind = modality(gradient.columns)
     rows = gradient.rows(NUM_ROWS[kind] if num_rows is None else num_rows)

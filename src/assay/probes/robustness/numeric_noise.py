@@ -112,7 +112,8 @@ def _threads(num: int, module: torch.nn.Module | None) -> Iterator[None]:
 def biggest(first: Array, second: Array) -> float:
     """Largest |difference| of two arrays of outputs, over entries that are finite in both; 0 without any."""
     both = np.isfinite(first) & np.isfinite(second)
-    return float(np.abs(first.astype(np.float64) - second, where=both, out=np.zeros(first.shape)).max(initial=0.0))
+    change = np.subtract(first, second, where=both, out=np.zeros(first.shape), dtype=np.float64)
+    return float(np.abs(change).max(initial=0.0))
 
 
 def _compared(base: Run, way: Run | None, draws: Draws, task: Task, where: str) -> list[Measurement]:

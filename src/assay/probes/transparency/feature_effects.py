@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,8 @@ def feature_effects(query: Query, task: Task, draws: Draws) -> list[Measurement]
         for point, values in zip(points.tolist(), whole.T, strict=True):
             name = column.categories[int(point)] if column.kind == "categorical" else f"{point:.6g}"
             slice_ = f"feature={column.name} & value={name}"
-            found.append(about.measured(values, "accumulated_effect", slice_, kept))
+            point_of_curve = about.measured(values, "accumulated_effect", slice_, kept)
+            found.append(replace(point_of_curve, replicates=None))  # a curve is looked at, not compared point by point
     return found
 
 
