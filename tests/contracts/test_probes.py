@@ -266,6 +266,8 @@ def false_alarms(probe, kind, repetitions):
         for key, one in found.items():
             if GAP.search(one.metric) and (one.headline or not one.slice) and one.low is not None:
                 alarms.setdefault(key, []).append(one.low > 0)
+        if seed == 11 and not alarms:  # none of its metrics is a gap between groups
+            break
     return {key: (sum(hits), len(hits)) for key, hits in alarms.items()}
 
 
@@ -281,7 +283,10 @@ def test_null_data_rarely_fails(probe, kind):
 @pytest.mark.slow
 @pytest.mark.parametrize(("probe", "kind"), GAP_CASES)
 def test_null_data_fails_in_at_most_five_percent(probe, kind):
-    for key, (hits, total) in false_alarms(probe, kind, 300).items():
+    alarms = false_alarms(probe, kind, 300)
+    if not alarms:
+        pytest.skip("no headline or whole-split metric of it is a gap")
+    for key, (hits, total) in alarms.items():
         assert hits / total <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / total), f"{key}: {hits} of {total}"
 
 
