@@ -81,13 +81,13 @@ def filed(tmp_path_factory: pytest.TempPathFactory) -> Filed:
             ("regression", targets_of_groups, ()),
         ):
             system = trained(small(name, remake, classes=classes), name)
-            story.file(story.audit(system, workspace=workspace), folder / name)
+            story.file(story.audit(system, probes=["all"], workspace=workspace), folder / name)
     return Filed(folder / "compared", folder / "classes", folder / "regression")
 
 
 @pytest.fixture(scope="session")
 def filed_media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A dossier of pictures, of English texts and of Chinese texts: only the slow tests ask for them."""
+    """A dossier of pictures, of English texts and of Chinese texts, deep probes too: only slow tests ask for them."""
     folder = tmp_path_factory.mktemp("media")
     workspace = Workspace(folder=folder / "cache", key=b"owner", num_draws=40, num_references=2)
     reads = {"dim": 8, "num_hidden": 8, "vocab_size": 60}
@@ -101,7 +101,7 @@ def filed_media(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for name, (data, architecture) in systems.items():
             settings = TrainSettings(epochs=5, batch_size=32, learning_rate=1e-2)
             system = train_system(data, name=name, recipe=TrainRecipe(architecture, task_of(data), settings))
-            story.file(story.audit(system, workspace=workspace), folder / name)
+            story.file(story.audit(system, probes=["all"], workspace=workspace), folder / name)
     return {name: folder / name for name in systems}
 
 

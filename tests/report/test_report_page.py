@@ -147,7 +147,7 @@ def test_figures_of_all_sections(trees):
     names += ["measurements", "meaning", "provenance"]
     found = [one.attributes["id"] for one in both.all("section")]
     assert [name for name in names if name != "slices"] == [name for name in found if name != "slices"]
-    assert len(section(both, "attributions").all("svg")) == 2
+    assert len(section(both, "attributions").all("svg")) == 3  # Shapley values, LIME, gradients
     assert len(section(both, "privacy").all("svg")) == 2
     groups = [one.text() for one in section(both, "groups").all("h3")]
     assert {"error rate", "error rate · intersections", "robust accuracy"} <= set(groups)

@@ -106,6 +106,8 @@ def test_an_unknown_reason_is_shown_as_it_is():
     assert str(say.reason("the moon <b>is</b> full")) == '<span lang="en">the moon &lt;b&gt;is&lt;/b&gt; full</span>'
     mixed = str(say.reason("largest for class=<b>; something new"))
     assert mixed == '差距最大的是类别 &lt;b&gt;；<span lang="en">something new</span>'
+    assert str(say.reason("num_words=4..6; 5 slices searched")) == "词数 4–6；共搜索 5 个切片"
+    assert str(say.reason("hours=<b>; class=b: no examples")) == "hours=&lt;b&gt;；类别 b：没有样本"
     nested = str(say.reason("not tested: flip_rate was not measured for a: it was not measured"))
     assert nested == "未测试：a 的 flip_rate 没有测量结果：没有测量"
 

@@ -13,7 +13,7 @@ import altair as alt
 INK, SOFT, FAINT, BETTER, WORSE, BAR = "#1c2430", "#4a5563", "#8a94a3", "#1f6f8b", "#c2571a", "#9dbdcb"
 # Named fonts of equal widths on every machine, so that what was measured when drawing holds when shown.
 LATIN, CHINESE = "Arial, 'Liberation Sans'", "'Noto Sans CJK SC', 'PingFang SC', 'Microsoft YaHei', 'Noto Sans SC'"
-LINE = 12  # pixels from one line of a label to the next
+LINE = 13  # pixels from one line of a label to the next: a font with Chinese has high lines, in Latin letters too
 Row = Mapping[str, Any]
 
 

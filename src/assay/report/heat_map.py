@@ -8,10 +8,11 @@ from typing import Any
 
 import altair as alt
 
-from assay.report.charts import INK, LINE, SOFT, pixels, text_rows, values, wrap
+from assay.report.charts import INK, SOFT, pixels, text_rows, values, wrap
 
 Row = Mapping[str, Any]
 NAMES, CELL, HEIGHT, FAMILY = 184, 98, 35, 25  # pixels: row names, a cell's width, a row's height, a family's name
+NAME_LINE = 14  # pixels from one line of a row's name to the next
 NEUTRAL, BETTER, WORSE = "#f1f4f6", "#8cc3d6", "#f0a878"
 VERDICT_INK = {"pass": "#14603c", "fail": "#9b2c16", "inconclusive": "#7a5200"}
 
@@ -85,9 +86,9 @@ def _row(
     """Draws one dimension; returns how high it is, which is more for a long name."""
     boxes, texts = marks
     lines = wrap(name, 30)
-    height = max(HEIGHT, LINE * len(lines) + 6)
+    height = max(HEIGHT, NAME_LINE * len(lines) + 6)
     middle = top + height / 2
-    for row in text_rows(lines, x=0, middle=middle, step=LINE):
+    for row in text_rows(lines, x=0, middle=middle, step=NAME_LINE):
         texts.append(_text(0, row["y"], row["text"], size=11.5))
     for index, cell in enumerate(cells):
         left = NAMES + CELL * index

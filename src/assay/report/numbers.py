@@ -7,9 +7,15 @@ _SCALES = {
     "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns")),
     "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
     "joules": ((1e6, "MJ"), (1e3, "kJ"), (1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ")),
+    "grams": ((1e3, "kg"), (1.0, "g"), (1e-3, "mg"), (1e-6, "µg"), (1e-9, "ng")),
+    "FLOP": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1.0, "FLOP")),
 }
-_SUFFIXES = {"rows per second": "/s", "nats": "nat"}  # shares, correlations and the like stand bare
-_COUNTS = frozenset({"slices", "B"})
+_SUFFIXES = {
+    "rows per second": "/s",
+    "nats": "nat",
+    "FLOP per byte": "FLOP/B",
+}  # shares, correlations and the like stand bare
+_COUNTS = frozenset({"slices", "count", "B", "FLOP"})
 
 
 def number(value: float | None, unit: str = "", *, signed: bool = False) -> str:

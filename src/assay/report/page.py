@@ -14,10 +14,10 @@ from assay.report.numbers import limit, number
 from assay.report.phrases import Phrases
 from assay.report.sections import (
     attribution_figures,
-    group_columns,
     group_figures,
     kind_of,
     membership_figures,
+    named_columns,
     reliability_figure,
     slice_figure,
     tree_figure,
@@ -31,7 +31,7 @@ _VERDICTS = ("fail", "inconclusive", "pass")
 
 def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang: str = "en") -> str:
     """The page as HTML text. `tables` are the further tables of the open part, such as the matrix."""
-    say = Phrases(lang, columns=group_columns(dossier))
+    say = Phrases(lang, columns=named_columns(dossier))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("assay.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )

@@ -15,6 +15,7 @@ from assay.errors import Problem, UsageError
 from assay.report.numbers import bounds, number
 
 LANGUAGES = ("en", "zh")
+_SLICE = re.compile(r"[\w.-]+[=<>!]+[^\s:]+(?: & [\w.-]+[=<>!]+[^\s:]+)*")  # a reason that only names a slice
 
 
 class Phrases:
@@ -81,6 +82,8 @@ class Phrases:
         return Markup("；").join(self._clause(one) for one in text.split("; "))
 
     def _clause(self, text: str) -> Markup:
+        if _SLICE.fullmatch(text):
+            return escape(self.slice(text))
         found = self._translated(text)
         return self.foreign(text) if found is None else found
 

@@ -34,6 +34,12 @@ def group_columns(dossier: Dossier) -> list[str]:
     return [str(column["name"]) for column in dossier.about["data"]["group_columns"]]
 
 
+def named_columns(dossier: Dossier) -> list[str]:
+    """Names that are the data's own: sensitive columns, and the columns of a table."""
+    told = dossier.about["data"]["columns"] if kind_of(dossier) == "table" else []
+    return [*group_columns(dossier), *(str(column["name"]) for column in told)]
+
+
 def kind_of(dossier: Dossier) -> str:
     """What the inputs are: table, image or text."""
     kinds = [column["kind"] for column in dossier.about["data"]["columns"]]
