@@ -32,7 +32,7 @@ ARCHITECTURES = {
 }
 # What may refuse, and the word its sentence must hold; everything else must work.
 REFUSED = {
-    ("cnn_vgg", "dp_sgd"): "BatchNorm",
+    **{(name, "adversarial_training"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "factor_low_rank"): "no linear layer would get smaller" for name in ("cnn_residual", "rnn", "ngrams")},
     **{(name, "fill_missing"): "tables" for name in ARCHITECTURES},
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},
