@@ -20,7 +20,14 @@ TREATMENTS = [one for one in TREATMENTS if one.name != "redact_personal_data"]  
 # 0.869 after.
 NOTHING_TO_MEND = {"drop_suspected_labels", "fill_missing"}
 # Measured with adversarial training: 0.804; robust accuracy 0.526 before, 0.550 after, for it overfits to FGSM early.
-LEAST_ACCURACY = {"adversarial_training": 0.79, "dp_sgd": 0.83}  # at epsilon 3
+# The last three buy the rare class with the common one, three quarters of all rows: 0.829, 0.808 and 0.824 of 0.870.
+LEAST_ACCURACY = {
+    "adversarial_training": 0.79,
+    "dp_sgd": 0.83,  # at epsilon 3
+    "group_dro": 0.82,
+    "retrain_last_layer": 0.80,
+    "weigh_classes": 0.81,
+}
 USUAL_ACCURACY = 0.85
 SLICES = {"demographic_parity_difference": "sex", "equalized_odds_difference": "sex"}
 
@@ -58,3 +65,15 @@ def test_moves_what_it_declares(treatment, adult, workspace, record_property):
     accuracy = after.find("accuracy").value
     record_property("accuracy", (before.find("accuracy").value, accuracy))
     assert accuracy >= LEAST_ACCURACY.get(treatment.name, USUAL_ACCURACY)
+
+
+@pytest.mark.parametrize(("name", "gain"), [("group_dro", 0.15), ("retrain_last_layer", 0.08)])
+def test_the_worst_cell_of_sex_and_label_gains(name, gain, adult, workspace):
+    """Measured: 0.605 (women who earn more) before, 0.798 and 0.703 (men who earn less) after."""
+    worst = []
+    for system in (adult, registry.TREATMENTS[name].function(adult)):
+        found = engine.audit(system, probes=["group_error_rates"], workspace=workspace)
+        cells = [found.find("true_positive_rate", f"sex={sex}").value for sex in ("Female", "Male")]
+        cells += [1 - found.find("false_positive_rate", f"sex={sex}").value for sex in ("Female", "Male")]
+        worst.append(min(cells))
+    assert worst[1] > worst[0] + gain
