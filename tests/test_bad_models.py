@@ -85,6 +85,7 @@ def test_a_probe_that_runs_out_of_memory_leaves_the_others(small_data):
     assert {one.metric: one.value for one in found.measurements}["accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_what_needs_gradients_says_so(small_data):
     reasons = {one.probe: one.reason for one in audited(KnownModel(), small_data, "all").not_applicable}
     assert "gradient" in reasons["gradient_attack"]

@@ -418,6 +418,7 @@ def test_a_receipt_in_time_holds(folder):
 # ------------------------------------------------------------------ python -O
 
 
+@pytest.mark.slow
 def test_the_same_without_assertions(folder, tmp_path):
     """`python -O` removes assert statements; nothing here may rest on one."""
     bad = tmp_path / "bad"

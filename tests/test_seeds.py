@@ -56,6 +56,7 @@ def test_one_recipe_with_two_seeds_has_a_spread(known_system: System, workspace:
     assert sum(differences) == pytest.approx(0)
 
 
+@pytest.mark.slow
 def test_another_recipe_is_compared_half_by_half(known_system: System, workspace: Workspace) -> None:
     recipes = Moody(), Moody("lifted", lift=0.02)
     found = seed_differences(
@@ -72,6 +73,7 @@ def test_another_recipe_is_compared_half_by_half(known_system: System, workspace
     assert found["accuracy", "accuracy", ""] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_cheap_query_probes_are_measured_on_reference_models_and_dear_ones_are_not(
     known_system: System, workspace: Workspace
 ) -> None:

@@ -43,6 +43,7 @@ def test_it_finds_what_auditing_everything_finds(system: System, workspace: Work
     assert found.num_audits < len(everything)
 
 
+@pytest.mark.slow
 def test_one_pass_is_enough_to_drop_what_fails_on_it(
     system: System, workspace: Workspace, policy: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -165,6 +165,7 @@ def test_the_filed_system_answers_as_the_audited_one(told: Told) -> None:
         np.testing.assert_array_equal(again.model.outputs(inputs), own.model.outputs(inputs))
 
 
+@pytest.mark.slow
 def test_the_same_story_twice_gives_the_same_evidence(told: Told) -> None:
     workspace = Workspace(key=b"owner", num_draws=100, num_references=2)
     system = system_for(told.system.data)

@@ -343,6 +343,7 @@ def test_a_layer_used_twice_has_one_gradient(make):
         ClippedSums(module, max_grad_norm=0.5, clipping="per_layer")(inputs, losses)
 
 
+@pytest.mark.slow
 def test_batch_norm_gives_way_to_group_norm_where_the_architecture_has_both():
     data = small_images(60)
     architecture = Architecture("cnn_residual", {"width": 8})

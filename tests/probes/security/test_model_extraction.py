@@ -68,6 +68,7 @@ def test_questions_keep_the_marginals_and_are_no_training_rows(make, small_data)
         np.testing.assert_allclose(made.mean(axis=0).mean(), train.mean(axis=0).mean(), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_is_learnable_and_the_same_each_time():
     rng = np.random.default_rng(0)
     columns = (Column("x", "numeric"), Column("c", "categorical", ("a", "b")))
