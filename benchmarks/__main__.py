@@ -27,7 +27,7 @@ HEAD = """# Benchmarks
 
 Ours, a peer and the limit, interleaved in one run, equality of results first. Made by `python -m benchmarks`; the
 numbers below are one run on {machine}, {cores} cores, Python {python}, {day}. CPU seconds, one thread, unless a line
-says otherwise.
+says otherwise. What takes too long for one run, or was taken beside other work: [measurements.md](measurements.md).
 """
 
 
