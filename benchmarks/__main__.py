@@ -22,6 +22,7 @@ RUNS = {
     "serving": [],
     "train_speed": ["--lightning"],
     "dp_step": [],
+    "whole_audit": [],
 }
 HEAD = """# Benchmarks
 
