@@ -281,6 +281,12 @@ def test_the_dossier_itself_is_clean(folder):
     for num_rows in (16, 17, 20, N):
         assert per_person_arrays(table, num_rows) == []
     assert per_person_arrays(LEAKS, 0) == []
+    passes = {f"probe {index}": 8 for index in range(18)}  # as many kinds of passes as probes decide
+    assert per_person_arrays({"schema": "urn:assay:dossier:v1", "ledger": passes}, 18) == []
+    assert per_person_arrays({"schema": "urn:assay:dossier:v1", "ledger": {"rows": [1] * 18}}, 18) == [
+        "/ledger/rows: 18 entries"
+    ]
+    assert per_person_arrays({"ledger": passes}, 18) == ["/ledger: 18 entries"]
 
 
 # ------------------------------------------------------------------ reading

@@ -39,9 +39,9 @@ _FEWEST_ROWS = 16
 _MOST_CATEGORIES = 100  # more than this, and than half of the training rows, is an identifier, as when data is read
 _LARGEST = 2**63
 _NEXT = "Leave it out, or seal it"
-_FIXED = {  # places whose length the schema, the data's declaration, epochs or the choice of systems decides
+_FIXED = {  # places whose length the schema, the data's declaration, epochs, the probes or the choice of systems decide
     SCHEMA: re.compile(
-        r"|/(system|data|policy|receipt|environment|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
+        r"|/(system|data|policy|receipt|environment|ledger|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
         r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
         r"|/observations/[^/]+(/environment)?|/system/(facts|lineage/\d+/outcome)/curve"
     ),
