@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from assay.digests import digest_of
 from assay.errors import PolicyError, Problem, StorageError
-from assay.estimation.needed import TOO_SMALL, is_too_small, required_num
+from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL, is_too_small, required_num
 from assay.estimation.widen import widened
 from assay.storage import read_regular
 from assay.values import Finding, Measurement, NotApplicable, Verdict
@@ -359,6 +359,8 @@ def _needed(item: Measurement, rule: Rule, level: float) -> tuple[int | None, st
     """Examples that would settle it, and in words; said otherwise where not even the best result could have passed."""
     num, where = item.scored or item.attempted, f" of {item.slice}" if item.slice else ""
     needed = required_num(item, bound=rule.bound, level=level)
+    if needed is not None and needed > MOST_REQUIRED:
+        return needed, "the value is too close to the bound to settle with more examples"
     if is_too_small(item, bound=rule.bound, kind=rule.kind, level=level):
         small = f"{TOO_SMALL}: n = {num}"
         more = "" if needed is None else f"; about {needed - num} more{where} would settle it if the value stays"

@@ -12,11 +12,10 @@ import pytest
 from assay import registry
 from assay.dossier import load_dossier
 from assay.errors import DossierError, UsageError
-from assay.estimation.needed import TOO_SMALL
+from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL
 from assay.report import LANGUAGES, matrix_png, read_tables, render, write_report
 from assay.report.matrix_section import short_names
 from assay.report.numbers import limit, number
-from assay.report.page import MOST_REQUIRED
 from assay.report.phrases import Phrases
 from assay.values import Finding
 from report_kit import foreign_words, section

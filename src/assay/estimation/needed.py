@@ -12,6 +12,7 @@ from assay.estimation.widen import FRACTIONS, counted, widened
 from assay.values import Measurement
 
 TOO_SMALL = "too small to judge"
+MOST_REQUIRED = 10_000_000  # more rows than this are no advice: the value stands at its bound
 MOST = 10**9  # examples: more is no advice
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from assay.estimation.needed import TOO_SMALL
+from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL
 from assay.report.matrix_section import FAMILIES, matrix_section
 from assay.report.numbers import limit, number
 from assay.report.phrases import Phrases
@@ -25,7 +25,6 @@ from assay.report.sections import (
 from assay.report.training_section import training_section
 from assay.values import Dossier, Finding, Measurement
 
-MOST_REQUIRED = 10_000_000  # more rows than this are no advice: the value stands at its bound
 _VERDICTS = ("fail", "inconclusive", "pass")
 
 
