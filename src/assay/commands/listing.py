@@ -35,7 +35,13 @@ def _rows(kind: str) -> list[dict[str, str]]:
     if kind == "probes":
         chosen = sorted(registry.PROBES.values(), key=lambda one: (one.family, one.name))
         return [
-            {"name": one.name, "family": one.family, "needs": ", ".join(one.needs), "about": _about(one.function)}
+            {
+                "name": one.name,
+                "family": one.family,
+                "runs": "on request" if one.deep else "always",
+                "needs": ", ".join(one.needs),
+                "about": _about(one.function),
+            }
             for one in chosen
         ]
     treatments = sorted(registry.TREATMENTS.values(), key=lambda one: (one.stage, one.name))
