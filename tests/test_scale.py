@@ -17,7 +17,9 @@ LIMITS = {"load": 1536, "train": 1536, "audit": 1700, "file": 1536}
 def steps_of(rows: int) -> dict[str, dict]:
     command = [sys.executable, "-m", "benchmarks.scale", "--rows", str(rows), "--brief", "--json"]
     # Of ten million rows every column is handed back when it is freed; of one million the allocator would keep them.
-    own = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    # Polars' own allocator would hand pages back when time has passed: peaks then differ by 12 MiB from run to run, 100
+    # at ten million rows. Handed back at once they differ by 1.
+    own = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20), "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"}
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, env=os.environ | own)
     steps = json.loads(done.stdout)
     assert steps[-1]["rows"] == rows
