@@ -61,6 +61,15 @@ def joined(first: Split, second: Split) -> Split:
     return Split(inputs, labels, groups, rows, weights)
 
 
+def num_canaries(num_train: int) -> int:
+    """How many canaries a training split of this size gets: an even number, a quarter of it at most.
+
+    >>> num_canaries(127), num_canaries(32_561)
+    (30, 1000)
+    """
+    return min(MAX_CANARIES, num_train // 4) // 2 * 2
+
+
 def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Canaries:
     """Train the recipe once with about half of the canaries among the training rows; remembered by digest.
 
@@ -70,7 +79,7 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe to train with canaries"))
     train = system.data.splits["train"]
-    num = min(MAX_CANARIES, len(train) // 4) // 2 * 2
+    num = num_canaries(len(train))
     if num < 4:
         raise ModelError(Problem(f"{len(train)} training rows are too few for canaries", "16 or more"))
     key = digest_of(["canaries", 1, system.recipe.digest, system.data.digest, num])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay import stats
+from assay.access.canaries import num_canaries
 from assay.probes.privacy._predictive import logit_confidence
 from assay.registry import probe
 from assay.stats import Draws, Estimate
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from assay.access.handles import Retrain
 
 
-@probe("privacy", cost=lambda sizes: {"canaries": sizes.num_train // 4}, deep=True)
+@probe("privacy", cost=lambda sizes: {"canaries": num_canaries(sizes.num_train)}, deep=True)
 def canary_exposure(retrain: Retrain, draws: Draws) -> list[Measurement]:
     r"""Exposure of made-up rows that one more training was shown, among made-up rows that it was not.
 

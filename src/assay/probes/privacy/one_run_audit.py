@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay import stats
+from assay.access.canaries import num_canaries
 from assay.probes.privacy._one_run import best_bound, epsilon_bound
 from assay.probes.privacy._predictive import logit_confidence
 from assay.registry import probe
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 USUAL_DELTA = 1e-5  # where the training claims none
 
 
-@probe("privacy", cost=lambda sizes: {"canaries": sizes.num_train // 4}, deep=True)
+@probe("privacy", cost=lambda sizes: {"canaries": num_canaries(sizes.num_train)}, deep=True)
 def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> list[Measurement]:
     r"""Lower bound on epsilon from one more training with canaries, against the epsilon that is claimed.
 
