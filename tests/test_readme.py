@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from assay import registry
 from assay.data.sources.catalogue import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,3 +143,13 @@ def test_a_recipe_runs(path: Path, tmp_path: Path) -> None:
         checked = [sys.executable, "-m", "assay.cli", "verify", str(statement.parent)]
         told = subprocess.run(checked, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert told.returncode == 0, told.stdout
+
+
+NUMBERS = {"README.md": "Twelve of these cost far more", "README.zh.md": "其中十二个探针的代价远高于"}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_how_many_probes_run_on_request_is_as_the_readme_says(name: str) -> None:
+    registry.load()
+    assert sum(one.deep for one in registry.PROBES.values()) == 12
+    assert NUMBERS[name] in (ROOT / name).read_text("utf-8")

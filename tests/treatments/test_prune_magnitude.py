@@ -12,7 +12,7 @@ from torch import nn
 from assay.errors import TreatmentError
 from assay.models import Architecture, build
 from assay.models.adapters.module import ModuleModel
-from assay.models.int8 import linear_layers
+from assay.models.wrapped import linear_layers
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.model.prune_magnitude import prune_magnitude

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, build, register_architecture, resolve
+from assay.models import Architecture, register_architecture
+from assay.models.wrapped import build_base, named_base, resolve_base, swap_linear
 from assay.values import Column
 
 LEVELS = 127  # weights use -127..127; inputs 0..127 within the calibrated range
@@ -109,54 +110,20 @@ def from_linear(layer: nn.Linear, *, arithmetic: str, low: float, high: float) -
     return made.eval()
 
 
-def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Every plain linear layer by its dotted name."""
-    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
-
-
-def swap(module: nn.Module, layers: Mapping[str, nn.Module]) -> None:
-    """Put other layers in the places named by dotted names, in place."""
-    for name, layer in layers.items():
-        parent, _, child = name.rpartition(".")
-        setattr(module.get_submodule(parent), child, layer)
-
-
 def int8_architecture(base: Architecture, arithmetic: Mapping[str, str]) -> Architecture:
     """The architecture of `base` with the named linear layers in 8 bits."""
-    return Architecture(
-        NAME, {"base": {"name": base.name, "params": dict(base.params)}, "arithmetic": dict(arithmetic)}
-    )
+    return Architecture(NAME, {"base": named_base(base), "arithmetic": dict(arithmetic)})
 
 
 def _int8(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    try:
-        base, arithmetic = params["base"], dict(params["arithmetic"])
-        module = build(base["name"], columns=columns, num_outputs=num_outputs, params=base["params"])
-    except KeyError as error:
-        raise ModelError(Problem(f"architecture {NAME!r} lacks {error}", "base, arithmetic")) from error
-    layers = linear_layers(module)
-    unknown = sorted(set(arithmetic) - set(layers))
-    if unknown:
-        raise ModelError(Problem(f"{base['name']!r} has no linear layer {', '.join(unknown)}", ", ".join(layers)))
-    made = {
-        name: Int8Linear(
-            layers[name].in_features,
-            layers[name].out_features,
-            has_bias=layers[name].bias is not None,
-            arithmetic=str(arithmetic[name]),
-        )
-        for name in arithmetic
-    }
-    swap(module, made)
-    return module
+    parts = ("base", "arithmetic")
+    module = build_base(NAME, params, parts=parts, columns=columns, num_outputs=num_outputs)
+
+    def make(layer: nn.Linear, arithmetic: Any) -> nn.Module:
+        has_bias = layer.bias is not None
+        return Int8Linear(layer.in_features, layer.out_features, has_bias=has_bias, arithmetic=str(arithmetic))
+
+    return swap_linear(module, params["arithmetic"], within=params["base"]["name"], make=make)
 
 
-def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    base = params.get("base")
-    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
-        return params  # the builder says what is missing
-    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
-    return {**params, "base": {"name": within.name, "params": within.params}}
-
-
-register_architecture(NAME, _int8, resolver=_resolved)
+register_architecture(NAME, _int8, resolver=resolve_base)

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ModelError, Problem
-from assay.models import Architecture, build, register_architecture, resolve
-from assay.models.int8 import linear_layers, swap
+from assay.models import Architecture, register_architecture
+from assay.models.wrapped import build_base, named_base, resolve_base, swap_linear
 from assay.values import Column
 
 NAME = "low_rank"
@@ -54,35 +53,16 @@ def factored(layer: nn.Linear, second: Tensor, *, share: float) -> tuple[LowRank
 
 def low_rank_architecture(base: Architecture, ranks: Mapping[str, int]) -> Architecture:
     """The architecture of `base` with the named linear layers factored."""
-    return Architecture(NAME, {"base": {"name": base.name, "params": dict(base.params)}, "ranks": dict(ranks)})
+    return Architecture(NAME, {"base": named_base(base), "ranks": dict(ranks)})
 
 
 def _low_rank(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    try:
-        base, ranks = params["base"], dict(params["ranks"])
-        module = build(base["name"], columns=columns, num_outputs=num_outputs, params=base["params"])
-    except KeyError as error:
-        raise ModelError(Problem(f"architecture {NAME!r} lacks {error}", "base, ranks")) from error
-    layers = linear_layers(module)
-    unknown = sorted(set(ranks) - set(layers))
-    if unknown:
-        raise ModelError(Problem(f"{base['name']!r} has no linear layer {', '.join(unknown)}", ", ".join(layers)))
-    made = {
-        name: LowRank(
-            layers[name].in_features, layers[name].out_features, int(rank), has_bias=layers[name].bias is not None
-        )
-        for name, rank in ranks.items()
-    }
-    swap(module, made)
-    return module
+    module = build_base(NAME, params, parts=("base", "ranks"), columns=columns, num_outputs=num_outputs)
+
+    def make(layer: nn.Linear, rank: Any) -> nn.Module:
+        return LowRank(layer.in_features, layer.out_features, int(rank), has_bias=layer.bias is not None)
+
+    return swap_linear(module, params["ranks"], within=params["base"]["name"], make=make)
 
 
-def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    base = params.get("base")
-    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
-        return params  # the builder says what is missing
-    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
-    return {**params, "base": {"name": within.name, "params": within.params}}
-
-
-register_architecture(NAME, _low_rank, resolver=_resolved)
+register_architecture(NAME, _low_rank, resolver=resolve_base)

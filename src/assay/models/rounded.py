@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ModelError, Problem
-from assay.models import Architecture, build, register_architecture, resolve
+from assay.models import Architecture, register_architecture
+from assay.models.wrapped import build_base, named_base, resolve_base
 from assay.values import Column
 
 NAME = "rounded"
@@ -50,23 +50,13 @@ class Rounded(nn.Module):
 
 def rounded_architecture(base: Architecture, *, decimals: int, top_only: bool) -> Architecture:
     """The architecture of `base`, answering with fewer digits."""
-    within = {"name": base.name, "params": dict(base.params)}
-    return Architecture(NAME, {"base": within, "decimals": decimals, "top_only": top_only})
+    return Architecture(NAME, {"base": named_base(base), "decimals": decimals, "top_only": top_only})
 
 
 def _rounded(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    if set(params) != {"base", "decimals", "top_only"}:
-        raise ModelError(Problem(f"architecture {NAME!r} has {sorted(params)}", "base, decimals, top_only"))
-    base = build(params["base"]["name"], columns=columns, num_outputs=num_outputs, params=params["base"]["params"])
+    parts = ("base", "decimals", "top_only")
+    base = build_base(NAME, params, parts=parts, columns=columns, num_outputs=num_outputs)
     return Rounded(base, decimals=int(params["decimals"]), top_only=bool(params["top_only"]))
 
 
-def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    base = params.get("base")
-    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
-        return params  # the builder says what is missing
-    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
-    return {**params, "base": {"name": within.name, "params": within.params}}
-
-
-register_architecture(NAME, _rounded, resolver=_resolved)
+register_architecture(NAME, _rounded, resolver=resolve_base)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ModelError, Problem
-from assay.models import Architecture, build, register_architecture, resolve
+from assay.models import Architecture, register_architecture
+from assay.models.wrapped import build_base, named_base, resolve_base
 from assay.values import Column
 
 NAME = "temperature"
@@ -49,22 +49,11 @@ class Temperature(nn.Module):
 
 def temperature_architecture(base: Architecture) -> Architecture:
     """The architecture of `base` with its logits divided; the number itself is a weight."""
-    return Architecture(NAME, {"base": {"name": base.name, "params": dict(base.params)}})
+    return Architecture(NAME, {"base": named_base(base)})
 
 
 def _temperature(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
-    base = params.get("base")
-    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
-        raise ModelError(Problem(f"architecture {NAME!r} lacks 'base'", "base: a name and params"))
-    return Temperature(build(base["name"], columns=columns, num_outputs=num_outputs, params=base["params"]))
+    return Temperature(build_base(NAME, params, parts=("base",), columns=columns, num_outputs=num_outputs))
 
 
-def _resolved(columns: Sequence[Column], params: Mapping[str, Any]) -> Mapping[str, Any]:
-    base = params.get("base")
-    if not isinstance(base, Mapping) or set(base) != {"name", "params"}:
-        return params  # the builder says what is missing
-    within = resolve(Architecture(str(base["name"]), base["params"]), columns)
-    return {**params, "base": {"name": within.name, "params": within.params}}
-
-
-register_architecture(NAME, _temperature, resolver=_resolved)
+register_architecture(NAME, _temperature, resolver=resolve_base)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from assay.errors import Problem
 from assay.models import MLP, Architecture, build, describe
 from assay.models.adapters.module import ModuleModel, evaluation
-from assay.models.int8 import linear_layers
+from assay.models.wrapped import linear_layers
 from assay.registry import treatment
 from assay.treatments import _common
 from assay.values import Array, System

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from assay.errors import Problem
 from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation
-from assay.models.int8 import from_linear, int8_architecture, linear_layers, swap
+from assay.models.int8 import from_linear, int8_architecture
+from assay.models.wrapped import linear_layers, swap
 from assay.registry import treatment
 from assay.treatments import _common
 from assay.values import Array, System
