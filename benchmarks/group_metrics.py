@@ -7,8 +7,7 @@ the 16,281 test rows of Adult, with 100 draws. Equality comes first: point value
 intervals within Monte-Carlo error of each other. Limit: three columns to codes, one bincount, one multinomial draw.
 `draws`: our resampled metrics alone, which is the limit's work and the ratios; `ours`: with 50 intervals, 5 largest
 gaps and 5 worst groups, whose cost does not depend on rows or draws.
-Measured (2-core x86-64, one thread): 50 point values equal; peer 46 s, ours 5.9 ms, draws 1.0 ms, limit 0.41 ms at 100
-draws; 11.5, 5.6 and 3.8 ms at 1,000. 10 million rows, 1,000 draws: 0.13 s and 35 MiB above the data.
+Figures are in docs/benchmarks.md.
 CPU seconds on one thread, interleaved, medians and ratios. Then 10 million rows, 1,000 draws, and the memory it took.
 """
 
