@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ from assay.train.system import train_system
 from assay.values import Array, Data, System
 
 KEY = "k" * 40
+told = logging.Formatter().format  # a record as it would be written, its exception included
 BEARER = {"authorization": f"Bearer {KEY}"}
 GOOD = {"age": 40.0, "hours": 50, "job": "a", "sex": "Male"}
 POLICY = """name = "tiny"

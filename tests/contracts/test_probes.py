@@ -179,7 +179,7 @@ def test_order_of_examples_does_not_matter(probe, kind):
 def test_interval_is_wider_with_fewer_examples(probe, kind):
     widths = {}
     for num in (250, 4000):
-        found = [run(probe, needs_of(kind, arrays_of(kind, num, seed=seed))) for seed in range(3)]
+        found = [run(probe, needs_of(kind, arrays_of(kind, num, seed=seed))) for seed in range(2)]
         for one in (one for run_ in found for one in run_.values() if one.headline and one.low is not None):
             widths.setdefault((one.metric, one.slice), {}).setdefault(num, []).append(one.high - one.low)
     for key, by_num in widths.items():
@@ -217,10 +217,13 @@ HARD = {
 }
 
 
-@pytest.mark.parametrize("hard", HARD)
 @pytest.mark.parametrize(("probe", "kind"), CASES)
-def test_hard_cases_are_undefined_with_a_reason_and_never_an_exception(probe, kind, hard):
-    run(probe, needs_of(kind, HARD[hard](arrays_of(kind, 120)), num_draws=50))
+def test_hard_cases_are_undefined_with_a_reason_and_never_an_exception(probe, kind):
+    for hard, spoil in HARD.items():
+        try:
+            run(probe, needs_of(kind, spoil(arrays_of(kind, 120)), num_draws=50))
+        except Exception as error:
+            raise AssertionError(hard) from error
 
 
 @pytest.mark.parametrize(("probe", "kind"), CASES)

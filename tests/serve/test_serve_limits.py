@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from assay.serve.bodies import MAX_DEPTH, MAX_ROWS, parse
 from assay.serve.gate import MAX_BYTES, Gate, State
 from assay.serve.keys import key_of
 from assay.serve.refusals import Refusal, error_body
-from serve_kit import BEARER, GOOD, KEY, Caller
+from serve_kit import BEARER, GOOD, KEY, Caller, told
 
 PREDICT = "/v1/predict"
 
@@ -214,15 +215,15 @@ def test_addresses_and_methods_that_do_not_exist(caller: Caller) -> None:
     assert caller.post("/card", {}).status_code == 405
 
 
-def test_a_defect_is_named_by_an_id_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_named_by_an_id_and_nothing_else(logged: list[logging.LogRecord]) -> None:
     async def broken(*_: object) -> None:
         raise RuntimeError("secret of John")
 
     found = Caller(Gate(broken, key_of(KEY), State()), None).get("/x", headers={"x-request-id": "r1"})  # type: ignore[arg-type]
     assert found.status_code == 500
     assert found.json() == json.loads(error_body("defect", [_defect()], "r1"))
-    assert "request r1: RuntimeError at " in caplog.text
-    assert "John" not in caplog.text + found.text
+    assert "request r1: RuntimeError at " in "".join(map(told, logged))
+    assert "John" not in "".join(map(told, logged)) + found.text
 
 
 def _defect() -> Problem:
