@@ -28,6 +28,7 @@ UNFIT = {
     "reweigh_groups": {"regression", "no groups"},
     "group_thresholds": {"regression", "no groups", "three classes", "no validation"},
     "quantize_int8": {"no module", "no validation"},
+    "prune_channels": {"no module", "no validation"},
     "prune_magnitude": {"no module", "no validation"},
     "temperature_scaling": {"no module", "no validation", "regression"},
     "distill": {"regression"},

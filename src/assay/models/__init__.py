@@ -166,7 +166,18 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
 
 
 register_architecture("mlp", _mlp, resolver=from_signature(MLP.__init__, without=["num_outputs"]))
-for _name in ("int8", "low_rank", "rounded", "temperature", "cnn", "gan", "recurrent", "transformer", "ngrams"):
+for _name in (
+    "int8",
+    "low_rank",
+    "rounded",
+    "temperature",
+    "cnn",
+    "gan",
+    "recurrent",
+    "transformer",
+    "ngrams",
+    "channels",
+):
     importlib.import_module(f"assay.models.{_name}")  # registers itself, with the names above
 
 __all__ = [

@@ -130,9 +130,13 @@ def module_model(system: System) -> ModuleModel:
 
 def spread_rows(split: Split, num: int) -> Array:
     """Inputs of up to `num` rows at even distances: the same for every system on the same data."""
-    picked = np.linspace(0, len(split) - 1, min(num, len(split))).round().astype(np.int64)
-    rows: Array = split.inputs[picked]
+    rows: Array = split.inputs[spread_places(len(split), num)]
     return rows
+
+
+def spread_places(num_rows: int, num: int) -> Array:
+    """Positions of up to `num` of `num_rows` rows at even distances."""
+    return np.linspace(0, num_rows - 1, min(num, num_rows)).round().astype(np.int64)
 
 
 def module_of(model: Model) -> nn.Module | None:

@@ -18,10 +18,10 @@ from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.wrapped import linear_layers
 from assay.registry import treatment
 from assay.treatments import _common
+from assay.treatments.model._refit import refitted
 from assay.values import Array, System
 
 PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
-RIDGE = 1e-3  # of the mean squared activation: keeps the refit near the old weights where rows say little
 
 
 @treatment("model", moves=("lower:model_bytes",))
@@ -155,27 +155,14 @@ def shrink(module: MLP, smaller: nn.Module, kept: Sequence[Tensor], inputs: Arra
             bias: Tensor = layer.bias
             wanted = layer(whole)
             if position:
-                weight, bias = _refit(left, wanted, weight[:, kept[position - 1]], bias)
+                weight, shift = refitted(left, wanted, weight[:, kept[position - 1]], bias)
+                bias = _common.known(shift)
             whole = torch.relu(wanted)
             if position < len(kept):
                 weight, bias = weight[kept[position]], bias[kept[position]]
             left = torch.relu(nn.functional.linear(left, weight, bias))
             state[names[position] + ".weight"], state[names[position] + ".bias"] = weight.clone(), bias.clone()
     smaller.load_state_dict(state)
-
-
-def _refit(inputs: Tensor, wanted: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights near `weight`, bias near `bias`, whose answers to `inputs (n, D)` are near `wanted (n, K)`."""
-    if not len(inputs):
-        return weight, bias
-    design = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
-    missing = (wanted - nn.functional.linear(inputs, weight, bias)).double()
-    gram = design.T @ design
-    penalty = torch.full((len(gram),), float(RIDGE * gram.diagonal().mean()), dtype=gram.dtype)
-    penalty[-1] = 0  # a unit that always gives the same moves into the bias whole
-    gram += torch.diag(penalty)
-    change = torch.linalg.solve(gram, design.T @ missing).float()
-    return weight + change[:-1].T, bias + change[-1]
 
 
 def hidden_layers(module: MLP) -> list[nn.Linear]:
