@@ -1,6 +1,6 @@
 """Robust accuracy of small MNIST networks: ours, AutoAttack, and the bare passes of each.
 
-Run: python benchmarks/robust_accuracy.py [--points 300] [--oracle FOLDER] [--record FILE] [--nets FOLDER]
+Run: python benchmarks/robust_accuracy.py [--points 300] [--first 0] [--oracle FOLDER] [--record FILE] [--nets FOLDER]
 AutoAttack is not on a package index: FOLDER is a checkout of https://github.com/fra31/auto-attack (MIT; the recorded
 results are of commit a392200, version "standard", seed 0). Without it the recorded results are read, which count only
 for networks with the same digest. Two networks are trained on 15,000 pictures: one plainly, one adversarially (FGSM,
@@ -105,13 +105,13 @@ def timed(method: str, system: System, run: Callable[[], Array]) -> Result:
     return Result(method, np.flatnonzero(holds).tolist(), spent, counts["forward"], counts["both"])
 
 
-def ours(system: System, num: int, *, norm: str, radius: float) -> Result:
-    """The probe's search on the first rows of the test split."""
+def ours(system: System, rows: range, *, norm: str, radius: float) -> Result:
+    """The probe's search on these rows of the test split."""
     query = Query(system, Workspace(), Ledger(10**10), "adversarial_accuracy")
     known = ranges(query.columns, query.inputs[:1])
 
     def run() -> Array:
-        scope = Scope.of(query, np.arange(num), known, norm=norm, radius=radius, rounded=False)
+        scope = Scope.of(query, np.arange(rows.start, rows.stop), known, norm=norm, radius=radius, rounded=False)
         found = search(scope, EFFORTS["image"])
         print("  " + ", ".join(f"{name} {int(one.sum())}" for name, one in found.broken.items()) + f" {found.masked}")
         return found.holds
@@ -119,14 +119,14 @@ def ours(system: System, num: int, *, norm: str, radius: float) -> Result:
     return timed("ours", system, run)
 
 
-def autoattack(oracle: Path, system: System, num: int, *, norm: str, radius: float) -> Result:
+def autoattack(oracle: Path, system: System, rows: range, *, norm: str, radius: float) -> Result:
     """The published code, as it is."""
     sys.path.insert(0, str(oracle))
     from autoattack import AutoAttack
 
     module, test = module_of(system).eval(), system.data.splits["test"]
-    inputs = torch.from_numpy(test.inputs[:num]).float() / 255
-    labels = torch.from_numpy(test.labels[:num]).long()
+    inputs = torch.from_numpy(test.inputs[rows.start : rows.stop]).float() / 255
+    labels = torch.from_numpy(test.labels[rows.start : rows.stop]).long()
     name = {"linf": "Linf", "l2": "L2"}[norm]
     attack = AutoAttack(lambda x: module(x * 255), norm=name, eps=radius, version="standard", device="cpu", seed=0)
 
@@ -173,6 +173,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--points", type=int, default=300)
+    parser.add_argument("--first", type=int, default=0, help="the first test row: to split the points over processes")
     parser.add_argument("--oracle", type=Path)
     parser.add_argument("--record", type=Path)
     parser.add_argument("--nets", type=Path)
@@ -184,11 +185,12 @@ def main() -> None:
     systems = networks(options.nets, small)
     for name, norm, radius in CASES:
         system = systems[name]
+        rows = range(options.first, options.first + num)
         print(f"{name} network {system.model.digest[:12]}, {norm}, radius {radius}, {num} test rows", flush=True)
-        found = [ours(system, num, norm=norm, radius=radius)]
+        found = [ours(system, rows, norm=norm, radius=radius)]
         if options.oracle is not None:
-            found.append(autoattack(options.oracle, system, num, norm=norm, radius=radius))
-        elif (known := recorded(system, num, norm=norm, radius=radius)) is not None:
+            found.append(autoattack(options.oracle, system, rows, norm=norm, radius=radius))
+        elif not options.first and (known := recorded(system, num, norm=norm, radius=radius)) is not None:
             found.append(known)
         forward, both = bare(system)
         for one in found:

@@ -242,7 +242,7 @@ def test_large_batches_are_summed_in_parts(monkeypatch):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
     whole, lengths = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
-    monkeypatch.setattr("assay.treatments.train._clipped_sums.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("assay.treatments.train._clipped_sums.ROWS_AT_ONCE", {"cpu": 3})
     parts, norms = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
     assert torch.allclose(norms, lengths, rtol=1e-6)
     assert all(torch.allclose(parts[one], value, rtol=1e-5, atol=1e-7) for one, value in whole.items())
@@ -406,7 +406,7 @@ def test_noise_has_the_promised_size(trained, monkeypatch):
 def test_secure_numbers_are_normal_uniform_and_never_the_same():
     from scipy.stats import kstest
 
-    draw, other = private._Draws(0, secure=True), private._Draws(0, secure=True)
+    draw, other = private.Draws(0, secure=True), private.Draws(0, secure=True)
     normal = draw.normal(torch.Size([50, 400])).double().flatten().numpy()
     assert kstest(normal, "norm").pvalue > 1e-6
     assert kstest(draw.uniform(20_000).numpy(), "uniform").pvalue > 1e-6

@@ -57,6 +57,23 @@ def tensors(module: nn.Module, inputs: Array, *, is_shared: bool = False) -> Ten
     return torch.from_numpy(np.array(inputs, dtype=np.float32, copy=None if is_shared else True))
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A module whose first part is fixed: its `forward` also takes what that part made of the inputs."""
+
+    def prepare(self, inputs: Array) -> Tensor:
+        """Raw inputs `(N, ...)` to what training starts from, N rows; no gradient goes through it."""
+        ...
+
+
+def prepared(module: nn.Module, inputs: Array) -> Tensor:
+    """What a loop over steps takes rows from: what the fixed first part of `module` made of the inputs, else `tensors`.
+
+    Only for loops that leave raw inputs as they are: no augmentation, no perturbation.
+    """
+    return module.prepare(inputs) if isinstance(module, Prepares) else tensors(module, inputs, is_shared=True)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """What a module is built from: a registered name and JSON-able parameters. Weights come from elsewhere."""
@@ -172,6 +189,7 @@ for _name in (
     "rounded",
     "temperature",
     "cnn",
+    "scattering",
     "gan",
     "recurrent",
     "transformer",

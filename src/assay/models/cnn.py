@@ -115,6 +115,32 @@ def residual(
     return _network(columns, layers, channels * math.prod(cells), num_outputs)
 
 
+def tanh(
+    columns: Sequence[Column], *, num_outputs: int, widths: Sequence[int] = (16, 32), hidden: int = 32
+) -> ImageNetwork:
+    """Conv 8x8 and conv 4x4, both of stride 2 with tanh and max pool 2 of stride 1, linear with tanh, and the head.
+
+    Bounded activations keep gradients under a clipping norm: the network of private training. One channel, 28 x 28
+    pixels, 10 classes: 26,010 parameters. Limits: plain training does better with `residual`. Raises ModelError for
+    sizes that make no network, and for pictures under 14 pixels a side.
+
+    Source: Papernot et al. 2021, "Tempered Sigmoid Activations for Deep Learning with Differential Privacy", table 1.
+    """
+    channels, height, width = image_shape(columns)
+    _check(num_outputs, [*widths, hidden])
+    if len(widths) != 2 or min(height, width) < 14:
+        raise ModelError(
+            Problem(f"{len(widths)} widths, {height} x {width} pixels", "2 widths, 14 pixels a side or more")
+        )
+    layers: list[nn.Module] = []
+    for size, kernel, padding in zip(widths, (8, 4), (2, 0), strict=True):
+        layers += [nn.Conv2d(channels, size, kernel, 2, padding=padding), nn.Tanh(), nn.MaxPool2d(2, 1)]
+        channels = size
+        height, width = ((side + 2 * padding - kernel) // 2 for side in (height, width))  # pooling takes 1 again
+    layers += [nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.Tanh()]
+    return _network(columns, layers, hidden, num_outputs)
+
+
 def mirrored(columns: Sequence[Column], *, num_outputs: int, params: Mapping[str, Any]) -> ImageNetwork:
     """`residual` with these parameters; an answer is the mean of the outputs for a picture and for its mirror image.
 
@@ -204,6 +230,10 @@ def _residual(columns: Sequence[Column], num_outputs: int, params: Mapping[str, 
     return residual(columns, num_outputs=num_outputs, **params)
 
 
+def _tanh(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
+    return tanh(columns, num_outputs=num_outputs, **params)
+
+
 def _mirrored(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
     return mirrored(columns, num_outputs=num_outputs, params=params)
 
@@ -212,3 +242,4 @@ register_architecture("cnn_lenet", _lenet, resolver=from_signature(lenet, withou
 register_architecture("cnn_vgg", _vgg, resolver=from_signature(vgg, without=["num_outputs"]))
 register_architecture("cnn_residual", _residual, resolver=from_signature(residual, without=["num_outputs"]))
 register_architecture("cnn_mirrored", _mirrored, resolver=from_signature(residual, without=["num_outputs"]))
+register_architecture("cnn_tanh", _tanh, resolver=from_signature(tanh, without=["num_outputs"]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from assay.errors import Problem, UsageError
 from assay.meter import Energy, measure_energy
-from assay.models import tensors
+from assay.models import prepared, tensors
 from assay.models.adapters.module import digest_state
 from assay.train.augment import augment, check_augment
 from assay.train.checkpoints import Checkpoints, Saver, total_energy
@@ -198,8 +198,10 @@ def _end_epoch(run: _Run, state: State, seconds: float) -> None:
 
 def _prepare(module: nn.Module, split: Split, task: Task, settings: TrainSettings, hooks: Hooks) -> _Run:
     loss = hooks.loss or task_loss(split, task, label_smoothing=settings.label_smoothing)
-    inputs, device = tensors(module, split.inputs, is_shared=True), hooks.workers.device
+    device = hooks.workers.device
     forward = hooks.workers.ready(module.to(device))
+    changes = settings.augment or hooks.perturb is not None
+    inputs = tensors(module, split.inputs, is_shared=True) if changes else prepared(module, split.inputs)
     num_steps = settings.epochs * math.ceil(len(split) / settings.batch_size)
     return _Run(
         module,

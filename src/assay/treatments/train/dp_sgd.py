@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,14 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, FitsEncoding, tensors
+from assay.models import Architecture, FitsEncoding, prepared, tensors
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Loss, TrainRecipe, task_loss
 from assay.train.loop import check_split, threads
+from assay.train.updates import Average
+from assay.train.workers import Alone
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._clipped_sums import ClippedSums, Clipping
+from assay.treatments.train._draws import Draws
 from assay.values import Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
 
 Ranges = Mapping[str, Sequence[float]]
@@ -47,6 +49,7 @@ class DpSettings:
     secure_noise: bool = False
     public_ranges: Ranges | None = None
     clipping: Clipping = "flat"
+    average: float = 0.0  # of the weights over steps, as `TrainSettings.average`: it reads no row, so it costs nothing
 
 
 @dataclass(frozen=True)
@@ -95,36 +98,42 @@ def fit_private(
 
     Each row joins each batch B by an own coin of probability q = `batch_size` / N, and the sum is divided by the
     *expected* batch size: dividing by the realised one, or shuffling instead of tossing, would void the accounting.
-    The learning rate falls linearly to 0. Returns the facts of the run, epsilon and what it does not cover included.
+    The learning rate falls linearly to 0. On a GPU where there is one; noise and coins are drawn on the CPU, so that
+    they do not depend on it. Returns the facts of the run, epsilon and what it does not cover included.
 
     Source: Abadi et al. 2016, algorithm 1.
     """
-    num_rows, kind = len(split), _kind(split)
+    num_rows = len(split)
+    learned = LEARNED[_kind(split)] if isinstance(module, FitsEncoding) else ""
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     began, began_cpu = time.perf_counter(), time.process_time()
-    inputs = tensors(module, split.inputs, is_shared=True)
+    device = Alone().device
+    inputs = prepared(module.to(device), split.inputs).to(device)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
-    draw = _Draws(seed, secure=settings.secure_noise)
+    draw = Draws(seed, secure=settings.secure_noise)
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
     module.train()
     with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
         torch.manual_seed(seed)
         clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm, clipping=settings.clipping)
+        average = Average(module, settings.average)
         for step in range(steps):
             rows = torch.nonzero(draw.uniform(num_rows) < sample_rate).reshape(-1)
             sums = _sums(clip, (inputs, weights), rows, loss)
             for name, parameter in named.items():
-                noise = draw.normal(parameter.shape) * (noise_multiplier * settings.max_grad_norm)
+                noise = draw.normal(parameter.shape).to(device) * (noise_multiplier * settings.max_grad_norm)
                 parameter.grad = (sums.get(name, 0.0) + noise) / (sample_rate * num_rows)
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / steps)
             optimizer.step()
+            average.update(step + 1)
             if step % 50 == 0:
                 recipe.progress("private training", step, steps)
+    average.put()
     for parameter in named.values():
         parameter.grad = None
-    module.eval()
+    module.to("cpu").eval()
     clock = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
     return {
         **clock,
@@ -134,7 +143,7 @@ def fit_private(
         "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
         "clipping": f"{settings.clipping}, {clip.method}",
-        **privacy_facts(settings, num_rows, has_weights=split.weights is not None, kind=kind),
+        **privacy_facts(settings, num_rows, has_weights=split.weights is not None, learned=learned),
     }
 
 
@@ -156,17 +165,18 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
     inputs, weights = data
 
     def losses(outputs: Tensor, at: Tensor) -> Tensor:
-        found = loss(outputs, rows[at])
+        at = at.cpu()
+        found = loss(outputs.cpu(), rows[at])  # (n, K) is small: labels need not live on the device
         return found if weights is None else found * weights[rows[at]]
 
-    sums, norms = clip(inputs[rows], losses)
+    sums, norms = clip(inputs.index_select(0, rows.to(inputs.device)), losses)
     if not torch.isfinite(norms).all():
         raise ModelError(Problem("a gradient stopped being finite", next="Look for non-finite inputs, or train slower"))
     return sums
 
 
 def privacy_facts(
-    settings: DpSettings, num_rows: int, *, has_weights: bool = False, kind: Modality = "table"
+    settings: DpSettings, num_rows: int, *, has_weights: bool = False, learned: str = LEARNED["table"]
 ) -> dict[str, Any]:
     """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
@@ -178,18 +188,18 @@ def privacy_facts(
         "sample_rate": sample_rate,
         "accountant": "PLD",
         "neighbours": "one row added or removed",
-        "not_covered": _not_covered(settings, has_weights, kind),
+        "not_covered": _not_covered(settings, has_weights, learned),
     }
 
 
-def _not_covered(settings: DpSettings, has_weights: bool, kind: Modality) -> list[str]:
+def _not_covered(settings: DpSettings, has_weights: bool, learned: str) -> list[str]:
     found = [
         "the number of training rows, and the column names and category lists, are taken as public",
         "choices made by looking at this data: architecture, settings, treatments applied later",
         "several rows of one person: epsilon is for one row",
     ]
-    if settings.public_ranges is None:
-        found.append(LEARNED[kind])
+    if settings.public_ranges is None and learned:
+        found.append(learned)
     if not settings.secure_noise:
         found.append("noise and batches follow from the seed: who knows the seed can take the noise away again")
     if has_weights:
@@ -210,17 +220,17 @@ def dp_sgd(
     r"""Train again so that for any row and any set S of weights $P(w\in S) \le e^\varepsilon P'(w\in S) + \delta$.
 
     The noise multiplier is the smallest that keeps epsilon, by privacy loss distributions. `training` sets batch_size,
-    epochs, learning_rate, max_grad_norm and clipping ("flat", or "per_layer": each of L layers to max_grad_norm /
-    sqrt(L)). `public_ranges` gives (low, high) of every numeric column from public knowledge; without it the encoding's
-    statistics come from the training rows and are not covered, which the outcome says, beside all else that is not.
-    `secure_noise` draws batches and noise from the operating system: do that for a model that is published; then the
-    seed no longer gives the same model again. BatchNorm mixes rows: where the architecture also comes with GroupNorm,
-    that takes its place, and the outcome says so. Limits: an upper bound for one row, in this implementation's
-    arithmetic of floats; small groups usually lose most accuracy. Clipping takes one forward and one backward pass for
-    linear, convolutional, recurrent, embedding and norm layers, and one gradient a row, several times slower, for a
-    module with other parameters. Raises TreatmentError without a plain recipe, after model-stage treatments, for
-    BatchNorm that cannot be replaced, for a module whose gradients cannot be taken row by row, and for numbers out of
-    range.
+    epochs, learning_rate, max_grad_norm, average (of the weights over steps) and clipping ("flat", or "per_layer": each
+    of L layers to max_grad_norm / sqrt(L)). `public_ranges` gives (low, high) of every numeric column from public
+    knowledge; without it the encoding's statistics come from the training rows and are not covered, which the outcome
+    says, beside all else that is not. `secure_noise` draws batches and noise from the operating system: do that for a
+    model that is published; then the seed no longer gives the same model again. BatchNorm mixes rows: where the
+    architecture also comes with GroupNorm, that takes its place, and the outcome says so. Limits: an upper bound for
+    one row, in this implementation's arithmetic of floats; small groups usually lose most accuracy. Clipping takes one
+    forward and one backward pass for linear, convolutional, recurrent, embedding and norm layers, and one gradient a
+    row, several times slower, for a module with other parameters. Raises TreatmentError without a plain recipe, after
+    model-stage treatments, for BatchNorm that cannot be replaced, for a module whose gradients cannot be taken row by
+    row, and for numbers out of range.
 
     Source: Abadi et al. 2016, algorithm 1; Mironov, Talwar and Zhang 2019, section 1 (Poisson sampling).
     """
@@ -267,11 +277,12 @@ def _settings(epsilon: float, delta: float, training: Mapping[str, Any]) -> DpSe
         epochs=int(training.get("epochs", usual.epochs)),
         learning_rate=float(training.get("learning_rate", usual.learning_rate)),
         clipping=training.get("clipping", usual.clipping),
+        average=float(training.get("average", usual.average)),
     )
 
 
 def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str, Any]) -> list[Problem | None]:
-    known = ("batch_size", "epochs", "learning_rate", "max_grad_norm", "clipping")
+    known = ("batch_size", "epochs", "learning_rate", "max_grad_norm", "clipping", "average")
     unknown = sorted(set(training) - set(known))
     train = system.data.splits.get("train")
     num_rows = 0 if train is None else len(train)
@@ -284,6 +295,7 @@ def _wrong_settings(system: System, settings: DpSettings, training: Mapping[str,
             "A larger delta would allow publishing one row in full",
         ),
         _common.unless(settings.max_grad_norm > 0, f"max_grad_norm is {settings.max_grad_norm}", "a positive number"),
+        _common.unless(0 <= settings.average < 1, f"average is {settings.average}", "0 to below 1"),
         _common.unless(settings.clipping in CLIPPINGS, f"clipping is {settings.clipping!r}", ", ".join(CLIPPINGS)),
         _common.unless(not unknown, f"training sets {', '.join(unknown)}", ", ".join(known)),
         _common.unless(
@@ -346,30 +358,3 @@ def _range_rows(data: Data, ranges: Ranges) -> Split:
     labels = np.linspace(-1, 1, len(inputs)).astype(template.labels.dtype)
     groups = replace(template.groups, codes=np.full((len(inputs), len(data.group_columns)), -1))
     return Split(inputs, labels, groups, np.arange(len(inputs)))
-
-
-class _Draws:
-    """Uniform and normal numbers: from the seed, or from the operating system."""
-
-    def __init__(self, seed: int, *, secure: bool) -> None:
-        self.generator = None if secure else torch.Generator().manual_seed(seed)
-
-    def uniform(self, num: int) -> Tensor:
-        """`(num,)` in [0, 1), in steps of 2^-53."""
-        if self.generator is not None:
-            return torch.rand(num, generator=self.generator, dtype=torch.float64)
-        whole = np.frombuffer(os.urandom(8 * num), dtype="<u8") >> np.uint64(11)
-        return torch.from_numpy(whole.astype(np.float64) * 2.0**-53)
-
-    def normal(self, shape: torch.Size) -> Tensor:
-        """Standard normal float32.
-
-        Secure: the sum of four float64 normals over 2, so that the gaps between floats do not tell the sum under the
-        noise (Holohan and Braghin 2021, section 4).
-        """
-        if self.generator is not None:
-            return torch.randn(shape, generator=self.generator)
-        num = math.prod(shape)
-        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(4 * num)))
-        four = (radius * torch.cos(2 * math.pi * self.uniform(4 * num))).reshape(4, num)
-        return (four.sum(dim=0) / 2).to(torch.float32).reshape(shape)
