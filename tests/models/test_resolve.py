@@ -17,10 +17,11 @@ from torch import nn
 from assay.errors import ModelError
 from assay.models import BUILDERS, MLP, RESOLVERS, Architecture, build, ngrams, resolve
 from assay.models.adapters.module import ModuleModel
-from assay.models.cnn import lenet, residual, vgg
+from assay.models.cnn import lenet, residual, tanh, vgg
 from assay.models.gan import discriminator, generator
 from assay.models.ngrams import NgramOptions
 from assay.models.recurrent import Recurrent
+from assay.models.scattering import scattering_network
 from assay.models.store import load_system, read_manifest, save_system
 from assay.models.text import LANGUAGES
 from assay.models.transformer import Encoder
@@ -39,6 +40,8 @@ COLUMNS = {
     "cnn_vgg": IMAGE,
     "cnn_residual": IMAGE,
     "cnn_mirrored": IMAGE,
+    "cnn_tanh": (Column("image", "image", low=0, high=255, shape=(1, 16, 16)),),
+    "scattering": IMAGE,
     "gan_generator": IMAGE,
     "gan_discriminator": IMAGE,
     "rnn": ENGLISH,
@@ -54,6 +57,8 @@ FUNCTIONS: Mapping[str, Any] = {
     "cnn_vgg": (vgg, {"widths": (3,), "hidden": 5}),
     "cnn_residual": (residual, {"width": 3, "norm": "group"}),
     "cnn_mirrored": (residual, {"width": 3}),
+    "cnn_tanh": (tanh, {"hidden": 8}),
+    "scattering": (scattering_network, {"num_groups": 9}),
     "gan_generator": (generator, {"width": 3}),
     "gan_discriminator": (discriminator, {"width": 3}),
     "rnn": (Recurrent.__init__, {"num_hidden": 3, "bidirectional": False}),

@@ -103,11 +103,9 @@ def fit_private(
 
     Source: Abadi et al. 2016, algorithm 1.
     """
-    num_rows = len(split)
-    learned = LEARNED[_kind(split)] if isinstance(module, FitsEncoding) else ""
+    num_rows, device = len(split), Alone().device
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
     began, began_cpu = time.perf_counter(), time.process_time()
-    device = Alone().device
     inputs = prepared(module.to(device), split.inputs).to(device)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
@@ -134,21 +132,25 @@ def fit_private(
     for parameter in named.values():
         parameter.grad = None
     module.to("cpu").eval()
-    clock = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - began_cpu}
     return {
-        **clock,
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - began_cpu,
         "steps": steps,
         "epochs": settings.epochs,
         # Expected, not counted: how many rows were drawn or clipped is a number about the data without noise.
         "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
         "clipping": f"{settings.clipping}, {clip.method}",
-        **privacy_facts(settings, num_rows, has_weights=split.weights is not None, learned=learned),
+        **privacy_facts(settings, num_rows, has_weights=weights is not None, learned=_learned(module, split)),
     }
 
 
-def _kind(split: Split) -> Modality:
-    return "text" if split.inputs.dtype.kind == "T" else "image" if split.inputs.ndim == 4 else "table"
+def _learned(module: nn.Module, split: Split) -> str:
+    """What the module took from its training rows before any noise; nothing where its encoding is fixed."""
+    if not isinstance(module, FitsEncoding):
+        return ""
+    kind: Modality = "text" if split.inputs.dtype.kind == "T" else "image" if split.inputs.ndim == 4 else "table"
+    return LEARNED[kind]
 
 
 def _schedule(settings: DpSettings, num_rows: int) -> tuple[float, int, float]:
