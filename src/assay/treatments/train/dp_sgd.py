@@ -98,21 +98,20 @@ def fit_private(
 
     Each row joins each batch B by an own coin of probability q = `batch_size` / N, and the sum is divided by the
     *expected* batch size: dividing by the realised one, or shuffling instead of tossing, would void the accounting.
-    The learning rate falls linearly to 0. On a GPU where there is one; noise and coins are drawn on the CPU, so that
-    they do not depend on it. Returns the facts of the run, epsilon and what it does not cover included.
+    The learning rate falls linearly to 0. On a GPU where there is one, with noise and coins from the CPU all the same.
+    Returns the facts of the run, epsilon and what it does not cover included.
 
     Source: Abadi et al. 2016, algorithm 1.
     """
     num_rows, device = len(split), Alone().device
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
-    began, began_cpu = time.perf_counter(), time.process_time()
+    began = time.perf_counter(), time.process_time()
     inputs = prepared(module.to(device), split.inputs).to(device)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
     draw = Draws(seed, secure=settings.secure_noise)
-    named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    named = {name: one for name, one in module.train().named_parameters() if one.requires_grad}
     optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
-    module.train()
     with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
         torch.manual_seed(seed)
         clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm, clipping=settings.clipping)
@@ -129,12 +128,11 @@ def fit_private(
             if step % 50 == 0:
                 recipe.progress("private training", step, steps)
     average.put()
-    for parameter in named.values():
-        parameter.grad = None
+    optimizer.zero_grad()
     module.to("cpu").eval()
     return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - began_cpu,
+        "seconds": time.perf_counter() - began[0],
+        "cpu_seconds": time.process_time() - began[1],
         "steps": steps,
         "epochs": settings.epochs,
         # Expected, not counted: how many rows were drawn or clipped is a number about the data without noise.
