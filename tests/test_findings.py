@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from benchmarks.finding_cases import CASES, CLAIMS, resampled
 from benchmarks.findings import combined, verdict
 from benchmarks.packed import fewer, pack, unpack, with_ink
+from scipy import stats
+
 from support import small_images, small_texts
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from assay import engine, matrix
 from assay.errors import UsageError
-from assay.matrix import Cell, compare, in_turns, pareto_set
+from assay.estimation.effects import Effect
+from assay.matrix import Cell, compare, in_turns, pareto_set, side_effects
 from assay.observe import Workspace
 from assay.values import Array, Measurement, System
 from support import KnownModel, make_split
@@ -182,3 +183,39 @@ def test_what_one_system_lacks_is_named(known_system: System, workspace: Workspa
     cell = cells["selection_rate_gap", "demographic_parity_difference", "sex"]
     assert cell.measurement is None
     assert "no group column" in cell.reason
+
+
+def test_times_are_told_in_per_cent_shares_in_points_and_groups_by_name() -> None:
+    def both(key: tuple[str, str, str], unit: str, *numbers: float) -> tuple[Cell, Measurement]:
+        before, value, low, high = numbers
+        after = Measurement(
+            *key[:2], before + value, None, None, 0.95, "m", unit, "lower", key[2], 10, 10, headline=True
+        )
+        effect = Effect(key, value, low, high, "worse" if value > 0 else "better", 0.95, "m", "test rows")
+        return Cell(after, effect), replace(after, value=before)
+
+    latency, size = ("latency", "latency_p50", "batch=1"), ("model_bytes", "model_bytes", "")
+    gap, unit = ("gap", "gap", ""), ("p", "log_loss", "")
+    given = {
+        latency: both(latency, "seconds", 0.004, -0.00284, -0.0029, -0.0028),
+        size: both(size, "bytes", 1000.0, -750.0, -750.0, -750.0),
+        gap: both(gap, "fraction", 0.1, 0.021, 0.008, 0.034),
+        unit: both(unit, "nats", 0.3, 0.02, 0.01, 0.03),
+    }
+    women = ("group_error_rates", "true_positive_rate", "sex=F")
+    _, before = both(women, "fraction", 0.6, -0.021, -0.034, -0.008)
+    groups = [
+        Effect((*women[:2], f"sex={name}"), -0.021, -0.034, -0.008, "worse", 0.95, "m", "test rows") for name in "FMXYZ"
+    ]
+    told = side_effects(
+        "a+b",
+        {key: cell for key, (cell, _) in given.items()},
+        groups,
+        {**{k: m for k, (_, m) in given.items()}, women: before},
+    )
+    assert "latency p50 of batch=1 −71 % [−72, −70] (better)" in told
+    assert "model bytes −75 % (better)" in told
+    assert "gap +2.1 points [+0.80, +3.4] (worse)" in told
+    assert "log loss +0.02 [+0.01, +0.03] (worse)" in told
+    assert "no detectable change in 0 of 4; of groups and slices: true positive rate of sex=F −2.1 points" in told
+    assert told.endswith("and 2 more of groups and slices")

@@ -11,6 +11,7 @@ import numpy as np
 from assay.access.handles import keyed_rng
 from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
+from assay.estimation.changes import told
 from assay.estimation.effects import Effect, above_floor, effects, flip_floor
 from assay.estimation.seeds import seed_differences
 from assay.observe import Ledger, Workspace
@@ -19,6 +20,7 @@ from assay.values import Array, Audit, Measurement, System
 Key = tuple[str, str, str]
 TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
 NUM_BLOCKS, NUM_ROUNDS, WARM = 30, 300, 3  # blocks of ten rounds, after three that do not count
+MOST_GROUPS = 3  # that a sentence names
 PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 
 
@@ -76,7 +78,7 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     }
     names = tuple(one.system.name for one in audits)
     details = {name: tuple(effect for (owner, _), effect in detail.items() if owner == name) for name in names}
-    sentences = {name: side_effects(name, cells[name]) for name in names[1:]}
+    sentences = {name: side_effects(name, cells[name], details[name], paired[0]) for name in names[1:]}
     return Matrix(
         names,
         keys,
@@ -249,19 +251,46 @@ def pareto_set(names: Sequence[str], keys: Sequence[Key], cells: Mapping[str, Ma
     )
 
 
-def side_effects(name: str, cells: Mapping[Key, Cell]) -> str:
-    """What a treatment moved, in words, with intervals; and on how many dimensions no change can be seen."""
+def side_effects(
+    name: str,
+    cells: Mapping[Key, Cell],
+    details: Sequence[Effect] = (),
+    before: Mapping[Key, Measurement] | None = None,
+) -> str:
+    """What a treatment moved, in words, with intervals; on how many dimensions no change can be seen; which groups.
+
+    Times and sizes in per cent of the baseline's, shares in points. Of the groups at most MOST_GROUPS, worst first.
+    """
     moved, still, unknown = [], 0, 0
-    for (_, metric, where), cell in cells.items():
+    for key, cell in cells.items():
         effect = cell.effect
         if effect is None or effect.value is None or effect.low is None or effect.high is None:
             unknown += 1
         elif effect.verdict == "no detectable change":
             still += 1
         else:
-            place = f" of {where}" if where else ""
-            interval = f"[{effect.low:+.3g}, {effect.high:+.3g}]"
-            moved.append(f"{metric}{place} {effect.value:+.3g} {interval} ({effect.verdict})")
+            moved.append(_told(effect, cell.measurement, (before or {}).get(key)))
     text = "; ".join(moved) or "nothing moved detectably"
     text += f"; no detectable change in {still} of {len(cells)}"
+    groups = [one for one in details if one.verdict in ("worse", "better") and "=" in one.key[2]]
+    groups.sort(key=lambda one: (one.verdict == "better", -_clearness(one)))
+    shown = [_told(one, None, (before or {}).get(one.key)) for one in groups[:MOST_GROUPS]]
+    more = f"; and {len(groups) - len(shown)} more of groups and slices" if len(groups) > len(shown) else ""
+    text += f"; of groups and slices: {'; '.join(shown)}{more}" if shown else ""
     return f"{name}: {text}" + (f"; {unknown} not comparable" if unknown else "")
+
+
+def _told(effect: Effect, after: Measurement | None, before: Measurement | None) -> str:
+    known = before or after
+    place = f" of {effect.key[2]}" if effect.key[2] else ""
+    change = told(
+        (effect.value, effect.low, effect.high), known.unit if known else "", before.value if before else None
+    )
+    return f"{effect.key[1].replace('_', ' ')}{place} {change} ({effect.verdict})"
+
+
+def _clearness(effect: Effect) -> float:
+    """Distance of the interval from no change, against its width."""
+    if effect.low is None or effect.high is None:
+        return 0.0
+    return min(abs(effect.low), abs(effect.high)) / max(effect.high - effect.low, 1e-12)

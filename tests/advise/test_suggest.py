@@ -36,7 +36,7 @@ def test_treatments_of_what_fails_are_tried_and_ranked_by_what_they_did(
     assert by_name["distill"].effect is not None
     assert by_name["distill"].effect.value == smallest - system.model.num_bytes
     assert by_name["prune_magnitude"].verdict == "fail"
-    assert "model_bytes" in by_name["distill"].side_effects
+    assert "model bytes" in by_name["distill"].side_effects
     assert found.without == ()
 
 
