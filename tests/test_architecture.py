@@ -42,6 +42,7 @@ LAYERS = [
         "estimation.cells",
         "estimation.estimate",
         "estimation.widen",
+        "estimation.changes",
         "estimation.effects",
         "estimation.needed",
         "estimation.votes",
