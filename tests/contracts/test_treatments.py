@@ -26,6 +26,7 @@ every = pytest.mark.parametrize("treatment", TREATMENTS, ids=lambda one: one.nam
 # What each treatment cannot be applied to, beside what its stage forbids; add a line with a new treatment.
 UNFIT = {
     "reweigh_groups": {"regression", "no groups"},
+    "generalise_to_k": {"texts"},
     "resample_groups": {"regression", "no groups"},
     "group_thresholds": {"regression", "no groups", "three classes", "no validation"},
     "quantize_int8": {"no module", "no validation"},

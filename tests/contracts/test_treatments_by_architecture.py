@@ -34,7 +34,7 @@ ARCHITECTURES = {
 REFUSED = {
     **{(name, "adversarial_training"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "factor_low_rank"): "no linear layer would get smaller" for name in ("cnn_residual", "rnn", "ngrams")},
-    **{(name, "fill_missing"): "tables" for name in ARCHITECTURES},
+    **{(name, one): "tables" for name in ARCHITECTURES for one in ("fill_missing", "generalise_to_k")},
     ("ngrams", "prune_channels"): "cannot be taken out safely",
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},
 }
