@@ -121,7 +121,7 @@ def fit_private(
             sums = _sums(clip, (inputs, weights), rows, loss)
             for name, parameter in named.items():
                 noise = draw.normal(parameter.shape).to(device) * (noise_multiplier * settings.max_grad_norm)
-                parameter.grad = (sums.get(name, 0.0) + noise) / (sample_rate * num_rows)
+                parameter.grad = noise.add_(sums.get(name, 0.0)).div_(sample_rate * num_rows)
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / steps)
             optimizer.step()
             average.update(step + 1)
