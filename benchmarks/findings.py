@@ -94,13 +94,22 @@ def work(job: tuple[str, int, str | None]) -> tuple[str, int, Effects, float]:
 
 
 def measure(names: Sequence[str], given: argparse.Namespace) -> list[tuple[str, int, Effects, float]]:
-    """Every case with every seed; the dear ones first, so that no worker waits at the end."""
-    order = sorted(names, key=lambda name: -CASES[name].weight)
-    jobs = [(name, seed, given.data) for name in order for seed in range(given.seeds)]
+    """Every case with every seed, seed by seed; the dear ones first, so that no worker waits at the end.
+
+    With `--within`, what is not done after so many seconds is left out: a case then has the seeds that are done.
+    """
+    order, ends = sorted(names, key=lambda name: -CASES[name].weight), time.monotonic() + given.within
+    jobs = [(name, seed, given.data) for seed in range(given.seeds) for name in order]
     if given.jobs < 2:
-        return [work(job) for job in jobs]
+        return [work(job) for job in jobs if time.monotonic() < ends]
     with multiprocessing.get_context("spawn").Pool(given.jobs) as pool:
-        return list(pool.imap_unordered(work, jobs, chunksize=1))
+        running, done = pool.imap_unordered(work, jobs, chunksize=1), []
+        try:
+            for _ in jobs:
+                done.append(running.next(timeout=max(0.0, min(ends - time.monotonic(), 1e6))))
+        except multiprocessing.TimeoutError:
+            print(f"{len(done)} of {len(jobs)} done in time", file=sys.stderr)
+        return done
 
 
 def results(done: Sequence[tuple[str, int, Effects, float]]) -> list[Result]:
@@ -108,7 +117,7 @@ def results(done: Sequence[tuple[str, int, Effects, float]]) -> list[Result]:
     found = []
     for name in CASES:
         mine = sorted((one for one in done if one[0] == name), key=lambda one: one[1])
-        if not mine:
+        if len(mine) < 2:  # one seed has no spread
             continue
         claim, seconds = CLAIMS[CASES[name].claim], sum(one[3] for one in mine)
         for effect in mine[0][2]:
@@ -179,6 +188,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument(
+        "--within", type=float, default=math.inf, help="seconds after which no more seeds are waited for"
+    )
     parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}; or claims {', '.join(CLAIMS)}")
     parser.add_argument("--data")
     parser.add_argument("--out", type=Path, help="results as JSON")
