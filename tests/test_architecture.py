@@ -27,6 +27,7 @@ LAYERS = [
         "storage.packed",
         "storage.heap",
         "storage.cache",
+        "storage.encrypted",
         "meter",
         "meter.grid",
         "meter.joules",
@@ -36,7 +37,7 @@ LAYERS = [
     },
     {"values"},
     {"units"},
-    {"registry", "tasks", "explain", "evidence.signing", "evidence.receipts"},
+    {"registry", "tasks", "explain", "evidence.signing", "evidence.receipts", "evidence.keys"},
     {
         "estimation.intervals",
         "estimation.cells",

@@ -1,5 +1,7 @@
 """Systems as folders: `weights.safetensors` (or `model.onnx`), `system.json`, and `SHA256SUMS` over both.
 
+Where the lineage says so, weights are several files with an index, and encrypted: `models.weight_files`.
+
 Nothing in a folder is ever run: it names architectures, decision rules and recipes, and only names that installed code
 has registered can be loaded. `sha256sum -c SHA256SUMS` verifies a folder without this package.
 """
@@ -9,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +26,9 @@ from assay.models import BUILDERS, Architecture, build, resolve
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.onnx import OnnxModel, load_onnx
 from assay.models.adapters.refuse import check_format, check_safetensors
-from assay.storage import read_regular, read_verified, staged_folder, write_atomic
+from assay.models.placed import place
+from assay.models.weight_files import WHOLE, fill_module, form_of, is_ours, weight_files
+from assay.storage import Content, read_regular, read_verified, staged_folder, write_atomic
 from assay.tasks import Argmax, Identity, task_of
 from assay.tasks.group_thresholds import group_thresholds_from_json
 from assay.train.loop import TrainSettings
@@ -46,6 +51,7 @@ MAX_MANIFEST = 16 << 20  # bytes
 SUMS, MANIFEST = "SHA256SUMS", "system.json"
 FIELDS = ("format", "name", "model", "data", "task", "decision", "recipe", "lineage", "facts", "seed", "digests")
 T = TypeVar("T")
+Sums = Mapping[str, str]  # file name to SHA-256
 DecisionBuilder = Callable[[Mapping[str, Any]], Decision]
 RecipeBuilder = Callable[[Mapping[str, Any], Data], Recipe]
 _decisions: dict[str, DecisionBuilder] = {
@@ -86,12 +92,12 @@ def save_system(system: System, folder: str | Path) -> Path:
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
-    file_name, content, model = _model_to_json(system.model, system.data)
+    model, contents = _model_to_json(system)
     manifest = canonical(
         {
             "format": FORMAT,
             "name": system.name,
-            "model": {"file": file_name, **model},
+            "model": model,
             "data": {"name": system.data.name, "columns": system.data.columns, "label": system.data.label},
             "task": system.task,
             "decision": system.decision.to_json(),
@@ -102,12 +108,23 @@ def save_system(system: System, folder: str | Path) -> Path:
             "digests": _digests(system),
         }
     ).encode()
-    files = {MANIFEST: manifest, file_name: content}
     with staged_folder(folder) as staged:
-        for name, data in files.items():
-            write_atomic(staged / name, data)
-        write_atomic(staged / SUMS, _sums({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}))
+        sums = {name: _write(staged / name, content) for name, content in chain([(MANIFEST, manifest)], contents)}
+        write_atomic(staged / SUMS, _sums(sums))
     return folder
+
+
+def _write(path: Path, content: Content) -> str:
+    """Write a file, and give the SHA-256 of what was written; its pieces are never all in memory."""
+    total = hashlib.sha256()
+
+    def pieces() -> Iterator[bytes | memoryview]:
+        for piece in [content] if isinstance(content, bytes) else content:
+            total.update(piece)
+            yield piece
+
+    write_atomic(path, pieces())
+    return total.hexdigest()
 
 
 def read_manifest(folder: str | Path) -> Mapping[str, Any]:
@@ -120,9 +137,10 @@ def read_manifest(folder: str | Path) -> Mapping[str, Any]:
     return manifest
 
 
-def load_system(folder: str | Path, data: Data) -> System:
+def load_system(folder: str | Path, data: Data, *, devices: Mapping[str, str] | None = None) -> System:
     """The system that `save_system` wrote, on the data it was made with.
 
+    `devices` maps parts of the module by dotted name to devices ("" is all that is not named): see `models.placed`.
     Every file is verified by digest before it is parsed, and the digests of model, data, task, decision rule and the
     whole system are compared after. Raises ModelError for other data or an unknown name of a part; StorageError for
     a damaged file.
@@ -134,7 +152,7 @@ def load_system(folder: str | Path, data: Data) -> System:
         raise ModelError(Problem(what, "the same rows, columns and splits", "Load the same data"))
     task = task_of(data)
     try:
-        model = _model_from_json(manifest["model"], folder, sums, data)
+        model = _model_from_json(manifest["model"], folder, sums, data, devices)
         decision = _named(_decisions, manifest["decision"], "decision rule")(manifest["decision"])
         recipe = _recipe_from_json(manifest["recipe"], data)
         lineage = tuple(Step(**step) for step in manifest["lineage"])
@@ -208,10 +226,12 @@ def _fill(module: nn.Module, content: bytes, name: str) -> nn.Module:
     return module.eval()
 
 
-def _model_to_json(model: Model, data: Data) -> tuple[str, bytes, dict[str, Any]]:
-    """(file name, file content, what `system.json` says)."""
+def _model_to_json(system: System) -> tuple[dict[str, Any], Iterable[tuple[str, Content]]]:
+    """What `system.json` says, and the files."""
+    model = system.model
     if isinstance(model, OnnxModel) and model.content is not None:
-        return "model.onnx", model.content, {"format": "onnx", "outputs_are": model.outputs_are}
+        about = {"file": "model.onnx", "format": "onnx", "outputs_are": model.outputs_are}
+        return about, [("model.onnx", model.content)]
     if not isinstance(model, ModuleModel):
         what = f"a {type(model).__name__} cannot be stored in a folder"
         raise ModelError(Problem(what, "modules, and ONNX models that are one file", "Export it to ONNX first"))
@@ -223,34 +243,42 @@ def _model_to_json(model: Model, data: Data) -> tuple[str, bytes, dict[str, Any]
     odd = [name for name, entry in entries.items() if not isinstance(entry, Tensor) or entry.is_quantized]
     if odd:
         raise ModelError(Problem(f"state {odd[0]!r} is packed", "plain tensors", "Keep int8 weights as int8 buffers"))
-    # A tensor with two names is written twice: safetensors has no aliases, and the builder ties them again.
-    tensors = {name: entry.detach().cpu().clone().contiguous() for name, entry in sorted(entries.items())}
-    about = {
+    named, contents = weight_files(dict(sorted(entries.items())), form_of(system.lineage))
+    about = named | {
         "format": "module",
         "architecture": {"name": architecture.name, "params": plain(architecture.params)},
         "outputs_are": model.outputs_are,
         "differentiable": "gradient" in model.offers,
     }
-    resolved = resolve(architecture, data.columns)
+    resolved = resolve(architecture, system.data.columns)
     if resolved.digest != architecture.digest:  # made elsewhere, by name and a few parameters: its digest stays
         about["resolved"] = plain(resolved.params)
-    return "weights.safetensors", safetensors.torch.save(tensors), about
+    return about, contents
 
 
-def _model_from_json(about: Mapping[str, Any], folder: Path, sums: Mapping[str, str], data: Data) -> Model:
+def _model_from_json(
+    about: Mapping[str, Any],
+    folder: Path,
+    sums: Mapping[str, str],
+    data: Data,
+    devices: Mapping[str, str] | None = None,
+) -> Model:
     file = about["file"]
     if about["format"] == "onnx" and file == "model.onnx":
         return load_onnx(folder / file, sha256=sums[file], outputs_are=about["outputs_are"])
-    if about["format"] != "module" or file != "weights.safetensors":
+    if about["format"] != "module" or not (file == WHOLE or is_ours(about)):
         raise ModelError(Problem(f"{folder} holds a model of format {about['format']!r}", "module, onnx"))
-    content = read_verified(folder / file, sums[file])
     architecture = Architecture(about["architecture"]["name"], dict(about["architecture"]["params"]))
     if architecture.name not in BUILDERS:
         registry.load()  # treatments register the architectures they make
     num_outputs = task_of(data).num_outputs
     params = about.get("resolved", architecture.params)  # older folders lack it
     module = build(architecture.name, columns=data.columns, num_outputs=num_outputs, params=params)
-    _fill(module, content, str(folder / file))
+    if is_ours(about):
+        fill_module(place(module, devices or {}), about, folder, sums)
+    else:
+        _fill(module, read_verified(folder / file, sums[file]), str(folder / file))
+        place(module, devices or {})
     return ModuleModel(
         module,
         outputs_are=about["outputs_are"],

@@ -21,7 +21,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +32,9 @@ __all__ = [
     "clean_leftovers",
     "digest_file",
     "make_folder",
+    "opened_regular",
     "publish_folder",
+    "read_buffer",
     "read_regular",
     "read_verified",
     "recover_folder",
@@ -41,7 +43,7 @@ __all__ = [
     "write_new",
 ]
 
-Content = bytes | Sequence[bytes | memoryview]  # whole, or in pieces that lie apart: nothing is joined in memory
+Content = bytes | Iterable[bytes | memoryview]  # whole, or in pieces that lie apart: nothing is joined in memory
 
 _MARK = ".tmp-"
 _PREVIOUS = ".previous"
@@ -129,20 +131,34 @@ def read_verified(path: Path, sha256: str) -> bytes:
     return data
 
 
+def read_buffer(path: Path, sha256: str, *, most: int) -> bytearray:
+    """As `read_verified`, into memory that can be written to; a file of more than `most` bytes is not read at all."""
+    with opened_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise StorageError(Problem(f"{path} has {size:,} bytes", f"up to {most:,}", "Restore it from a copy"))
+        data = bytearray(size)
+        num = file.readinto(data)
+    if num != size or not hmac.compare_digest(hashlib.sha256(data).hexdigest(), sha256):
+        raise StorageError(Problem(f"{path} is damaged or was changed", f"SHA-256 {sha256}", "Restore it from a copy"))
+    return data
+
+
 def read_regular(path: Path) -> bytes:
     """The bytes of a regular file; links, pipes and devices are refused. Raises StorageError."""
-    with _regular(path) as file:
+    with opened_regular(path) as file:
         return file.read()
 
 
 def digest_file(path: Path) -> str:
     """SHA-256 of a regular file in hex, read in pieces: memory does not grow with the file. Raises StorageError."""
-    with _regular(path) as file:
+    with opened_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
-def _regular(path: Path) -> Iterator[io.FileIO]:
+def opened_regular(path: Path) -> Iterator[io.FileIO]:
+    """A regular file, open for reading; links, pipes and devices are refused. Raises StorageError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with io.FileIO(descriptor) as file:

@@ -103,10 +103,14 @@ def test_a_clock_that_does_not_move_gives_no_throughput():
 
 
 def test_bytes_are_exact_or_unknown_with_a_reason():
-    (known,), (unknown,) = model_bytes(FakeMeter(num_bytes=4096)), model_bytes(FakeMeter(num_bytes=None))
+    known, loading = model_bytes(FakeMeter(num_bytes=4096), {})
+    unknown, nothing = model_bytes(FakeMeter(num_bytes=None), {"largest_shard": 5})
     assert (known.value, known.low, known.high, known.headline) == (4096, 4096, 4096, True)
-    assert unknown.value is None
-    assert unknown.reason
+    assert unknown.value is nothing.value is None
+    assert unknown.reason == nothing.reason
+    assert (loading.metric, loading.value, loading.headline) == ("load_bytes", 8192, False)
+    assert model_bytes(FakeMeter(num_bytes=4096), {"largest_shard": 1000})[1].value == 5096
+    assert model_bytes(FakeMeter(num_bytes=4096), {"largest_shard": 9000})[1].value == 8192  # pruned since
     assert PROBES["model_bytes"].cost(SIZES) == {}
 
 

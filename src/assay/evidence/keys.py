@@ -1,0 +1,50 @@
+"""The owner's key for weights at rest: from a file, from the environment, or made on first use."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from assay.errors import Problem, StorageError
+from assay.evidence.signing import home, owner_secret
+from assay.storage.encrypted import KEY_BYTES
+
+__all__ = ["KEY_FILE", "KEY_TEXT", "weights_key"]
+
+KEY_FILE, KEY_TEXT = "ASSAY_KEY_FILE", "ASSAY_KEY"
+_ALLOWED = f"{KEY_BYTES} bytes, or {2 * KEY_BYTES} hexadecimal digits"
+_MAKE = "Make one with: openssl rand -hex 32 > key.hex; chmod 600 key.hex"
+
+
+def weights_key(folder: Path | None = None, *, is_made: bool = False) -> bytes:
+    """The 32 bytes that encrypt the keys of files.
+
+    `$ASSAY_KEY` (hexadecimal digits, as a key service or a secret store puts them into the environment) wins, then the
+    file named in `$ASSAY_KEY_FILE`, then `weights.key` in the owner's folder, which is made when absent and `is_made`.
+    Whoever loses the key has lost the weights. Raises StorageError for a key that is missing, of another length, or in
+    a file that others may read.
+    """
+    text = os.environ.get(KEY_TEXT)
+    if text is not None:
+        return _key(text.encode(), f"${KEY_TEXT}")
+    named = os.environ.get(KEY_FILE, "")
+    path = Path(named).expanduser() if named else (folder or home()) / "weights.key"
+    if not path.exists() and (named or not is_made):
+        what = f"${KEY_FILE} names {path}, which does not exist" if named else f"there is no key in {path}"
+        following = f"Put it back from a copy, or name it in ${KEY_FILE}" if not named else _MAKE
+        raise StorageError(Problem(f"weights are encrypted, and {what}", _ALLOWED, following))
+    data, _ = owner_secret(path, lambda: secrets.token_hex(KEY_BYTES).encode() + b"\n")
+    return _key(data, str(path))
+
+
+def _key(data: bytes, where: str) -> bytes:
+    if len(data) == KEY_BYTES:
+        return data
+    try:
+        found = bytes.fromhex(data.decode("ascii").strip())
+    except ValueError:
+        found = b""
+    if len(found) != KEY_BYTES:
+        raise StorageError(Problem(f"{where} holds no key", _ALLOWED, _MAKE))
+    return found
