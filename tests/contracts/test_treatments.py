@@ -32,6 +32,8 @@ UNFIT = {
     "quantize_int8": {"no module", "no validation"},
     "shard_weights": {"no module"},
     "prune_channels": {"no module", "no validation"},
+    "quantize_static": {"no module", "no validation"},
+    "run_by_onnxruntime": {"no module"},
     "prune_magnitude": {"no module", "no validation"},
     "temperature_scaling": {"no module", "no validation", "regression"},
     "distill": {"regression"},

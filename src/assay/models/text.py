@@ -364,7 +364,10 @@ def seen_of(tokens: Tensor) -> Tensor:
     >>> seen_of(torch.tensor([[5, 0, 7, 0], [0, 0, 0, 0]])).int().tolist()
     [[1, 1, 1, 0], [0, 0, 0, 0]]
     """
-    return tokens.ne(PADDING).flip(1).cummax(dim=1).values.flip(1)
+    # The last such place and a comparison, not a cumulative maximum, which ONNX does not have.
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    last = (tokens.ne(PADDING) * places).amax(dim=1, keepdim=True)
+    return places <= last
 
 
 def _library() -> Any:

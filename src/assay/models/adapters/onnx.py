@@ -100,22 +100,9 @@ def load_onnx(
     if check_format(path) != "onnx":
         raise ModelError(Problem(f"{path} is not ONNX", "an .onnx file", "Load safetensors with assay.models.store"))
     content = read_regular(path) if sha256 is None else read_verified(path, sha256)
-    onnx, runtime = _packages()
-    try:
-        proto = onnx.load_model_from_string(content)
-    except Exception as error:  # protobuf's DecodeError is not importable from a stable place
-        raise ModelError(Problem(f"{path} is damaged: {str(error)[:100]}", next="Restore it from a copy")) from error
+    proto = parsed(content, str(path))
     external = _external_files(proto, path)
-    _refuse_domains(proto, path)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        source = str(path) if external else content
-        session = runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise ModelError(Problem(f"{path} cannot be run: {str(error).splitlines()[0][:200]}")) from error
+    session = _session(str(path) if external else content, str(path), num_threads)
     files = [content, *(read_regular(file) for file in external)]
     digests = [hashlib.sha256(file).hexdigest() for file in files]
     batch_size = _check_input(session, path)
@@ -126,6 +113,36 @@ def load_onnx(
     model.outputs_are, model.outputs_are_because = _kind(model, proto, outputs_are)
     model.digest = digest_of(["onnx", *digests, model.output, model.outputs_are])
     return model
+
+
+def parsed(content: bytes, name: str) -> Any:
+    """A file's content as a graph. Raises ModelError for damaged content and for operators of unknown domains."""
+    onnx, _ = _packages()
+    try:
+        proto = onnx.load_model_from_string(content)
+    except Exception as error:  # protobuf's DecodeError is not importable from a stable place
+        raise ModelError(Problem(f"{name} is damaged: {str(error)[:100]}", next="Restore it from a copy")) from error
+    _refuse_domains(proto, name)
+    return proto
+
+
+def session_of(proto: Any, name: str) -> Any:
+    """A session of a graph that is all in one, with as many threads as torch has. Raises ModelError, also for files."""
+    if any(tensor.data_location == 1 or tensor.external_data for tensor in _tensors(proto)):
+        raise ModelError(Problem(f"{name} keeps weights in a file", "all weights inside"))
+    return _session(proto.SerializeToString(), name, torch.get_num_threads())
+
+
+def _session(source: str | bytes, name: str, num_threads: int) -> Any:
+    _, runtime = _packages()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ModelError(Problem(f"{name} cannot be run: {str(error).splitlines()[0][:200]}")) from error
 
 
 def export_onnx(module: nn.Module, path: str | Path, shape: int | Sequence[int]) -> None:
@@ -145,30 +162,35 @@ def export_onnx(module: nn.Module, path: str | Path, shape: int | Sequence[int])
     rows = rows if len(sizes) == 1 else (40 * rows + 128).clamp(0, 255)
     with evaluation(module), torch.no_grad():
         expected = module(rows).float().numpy()
-        program = _exported(module, rows)
-    if program is None:
-        raise ModelError(Problem("the exporter gave nothing back"))
-    write_atomic(path, program.model_proto.SerializeToString())
+        proto = exported(module, rows)
+    write_atomic(path, proto.SerializeToString())
     again = load_onnx(path, outputs_are="logits").outputs(rows.numpy())
     gap = float(np.abs(again - expected).max() / max(1.0, np.abs(expected).max()))
     if not gap <= 1e-4:
         raise ModelError(Problem(f"{path} answers differently from the module, by {gap:.2g}"))
 
 
-def _exported(module: nn.Module, rows: torch.Tensor) -> Any:
-    """The module as an ONNX program; the exporter's notes on itself and on packages it misses are not passed on."""
+def exported(module: nn.Module, rows: torch.Tensor) -> Any:
+    """The module as an ONNX graph with the first axis free, and of token ids the second; for callers in `no_grad`.
+
+    The exporter's notes on itself and on packages it misses are not passed on. Raises ModelError.
+    """
+    _packages()
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)
+    free: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
+    if not rows.is_floating_point() and rows.ndim < 4:
+        free[1] = torch.export.Dim.DYNAMIC
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.onnx.export(
+            program = torch.onnx.export(
                 module,
                 (rows,),
                 input_names=["inputs"],
                 output_names=["outputs"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=(free,),
                 dynamo=True,
                 verbose=False,
             )
@@ -176,6 +198,9 @@ def _exported(module: nn.Module, rows: torch.Tensor) -> Any:
         raise ModelError(Problem(f"the module cannot be exported: {str(error).splitlines()[0][:200]}")) from error
     finally:
         log.setLevel(level)
+    if program is None:
+        raise ModelError(Problem("the exporter gave nothing back"))
+    return program.model_proto
 
 
 def _packages() -> tuple[Any, Any]:
@@ -234,7 +259,7 @@ def _external_files(proto: Any, path: Path) -> list[Path]:
     return sorted(found)
 
 
-def _refuse_domains(proto: Any, path: Path) -> None:
+def _refuse_domains(proto: Any, path: str) -> None:
     local = {function.domain for function in proto.functions}
     unknown = {node.domain for graph in _graphs(proto) for node in graph.node} - DOMAINS - local
     if unknown:

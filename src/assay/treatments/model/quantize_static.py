@@ -1,0 +1,134 @@
+"""Weights and activations in 8 bits, by ONNX Runtime."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from assay.errors import Problem
+from assay.models.by_onnxruntime import onnxruntime_model
+from assay.models.graph_layers import Layer, input_ranges, layers_of, pays
+from assay.models.quantised_graph import quantised, unpacked
+from assay.registry import treatment
+from assay.treatments import _common
+from assay.treatments.model import _by_onnxruntime
+from assay.values import Array, System
+
+CHOICES = ("rule", "measured", "all")
+SIZES = (1, 64)  # batches at which a choice is timed
+ROUNDS = 9
+SECONDS = 0.01  # of one round of one choice at one size
+
+
+@treatment("model", moves=("lower:model_bytes",))
+def quantize_static(system: System, *, layers: str | Sequence[str] = "rule", calibration_num: int = 200) -> System:
+    r"""Round weights and layer inputs to 8 bits: $w \approx s_o q$, $x \approx s_x (q_x - z_x)$, summed as integers.
+
+    Convolutions and linear layers of any module that torch can export, run by ONNX Runtime; one weight scale $s_o$ an
+    output, one fixed input grid $(s_x, z_x)$ a tensor, from the smallest and largest value over `calibration_num`
+    validation rows. `layers` says which compute in whole numbers: "rule" those whose size makes them no slower than
+    float32 at batch 1 and 64 (`assay.models.graph_layers.pays`), "measured" those with which the whole was fastest
+    on this machine now, kept by name in the lineage, "all", or names. All others are stored in 8 bits and computed in
+    float32, and so are tables of embeddings. Limits: query and meter only afterwards, no gradients; recurrent weights
+    stay float32; the rule's sizes hold for x86 with VNNI; where float sums come before a rounding, another batch size
+    may move an answer by one step.
+    Raises TreatmentError unless the model is a module of a registered architecture that torch can export, with such
+    layers, and for names of no layer; MissingExtraError without onnx, onnxscript and onnxruntime.
+
+    Source: Jacob et al. 2018, section 2; Krishnamoorthi 2018, section 3.1 (per channel); ONNX Runtime, "Quantize".
+    """
+    asked = layers if isinstance(layers, str) else [str(name) for name in layers]
+    problems = [
+        _common.needs_module(system),
+        _common.needs_architecture(system),
+        _common.needs_split(system, "validation"),
+        _common.unless(
+            not isinstance(asked, str) or asked in CHOICES, f"layers is {asked!r}", ", ".join(CHOICES) + ", or names"
+        ),
+        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
+    ]
+    _common.refuse("quantize_static", system, problems)
+    before = _common.module_model(system)
+    proto = _by_onnxruntime.graph("quantize_static", system)
+    known = layers_of(proto)
+    _common.refuse("quantize_static", system, [_wrong_layers(asked, known)])
+    rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
+    batches = _by_onnxruntime.fed(before, rows)
+    ranges = input_ranges(proto, _by_onnxruntime.session, batches)
+    whole = _chosen(asked, known, proto, ranges, batches[0]["inputs"])
+    arithmetic = {one.name: "int8" if one.name in whole else "float32" for one in known}
+    made = quantised(proto, ranges, arithmetic)
+    model = onnxruntime_model(before, made.SerializeToString(deterministic=True))
+    outcome = {
+        "bytes_before": before.num_bytes,
+        "bytes_after": model.num_bytes,
+        "arithmetic": arithmetic,
+        "num_calibration": len(rows),
+    }
+    parameters = {"layers": whole if asked == "measured" else asked, "calibration_num": int(calibration_num)}
+    named = _common.grown(system, treatment="quantize_static", stage="model", parameters=parameters, outcome=outcome)
+    return replace(named, model=model)
+
+
+def _wrong_layers(asked: str | Sequence[str], known: Sequence[Layer]) -> Problem | None:
+    names = [one.name for one in known]
+    if not names:
+        return Problem("it has no linear or convolutional layer with weights of its own", "one or more")
+    return None if isinstance(asked, str) else _by_onnxruntime.unknown(asked, names)
+
+
+def _chosen(
+    asked: str | Sequence[str],
+    known: Sequence[Layer],
+    proto: Any,
+    ranges: Mapping[str, tuple[float, float]],
+    rows: Array,
+) -> list[str]:
+    """The names of the layers that compute in whole numbers, in order."""
+    if not isinstance(asked, str):
+        return [one.name for one in known if one.name in asked]
+    if asked == "all":
+        return [one.name for one in known]
+    rule = [one.name for one in known if pays(one)]
+    return rule if asked == "rule" else fastest([one.name for one in known], rule, proto, ranges, rows)
+
+
+def fastest(
+    names: Sequence[str], rule: Sequence[str], proto: Any, ranges: Mapping[str, tuple[float, float]], rows: Array
+) -> list[str]:
+    """Of no layer, the rule's, all, and the rule's with one more or less: those fastest over both batch sizes.
+
+    A set that is slower than float32 at either size is out; none at all never is.
+    """
+    sets = [[], list(rule), list(names)]
+    sets += [[one for one in names if (one in rule) != (one == other)] for other in names]
+    sets = [one for place, one in enumerate(sets) if one not in sets[:place]]
+    graphs = [quantised(proto, ranges, {name: "int8" if name in one else "float32" for name in names}) for one in sets]
+    sessions = [_by_onnxruntime.session(unpacked(graph).SerializeToString()) for graph in graphs]
+    whole = np.resize(rows, (max(SIZES), *rows.shape[1:]))
+    seconds = np.array([_seconds(sessions, np.ascontiguousarray(whole[:size])) for size in SIZES])
+    ratios = seconds / seconds[:, :1]
+    fine = (ratios <= 1).all(axis=0)
+    return sets[int(np.where(fine, ratios.sum(axis=0), np.inf).argmin())]
+
+
+def _seconds(sessions: Sequence[Any], rows: Array) -> list[float]:
+    """The median time of one call of each session, taken in turns."""
+    counts, found = [], [[] for _ in sessions]  # type: tuple[list[int], list[list[float]]]
+    for session in sessions:
+        session.run(None, {"inputs": rows})
+        began = time.perf_counter()
+        session.run(None, {"inputs": rows})
+        counts.append(max(1, round(SECONDS / max(1e-6, time.perf_counter() - began))))
+    for _ in range(ROUNDS):
+        for session, count, times in zip(sessions, counts, found, strict=True):
+            began = time.perf_counter()
+            for _ in range(count):
+                session.run(None, {"inputs": rows})
+            times.append((time.perf_counter() - began) / count)
+    return [statistics.median(times) for times in found]
