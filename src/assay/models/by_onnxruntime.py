@@ -137,7 +137,7 @@ def _larger(given: Tensor) -> Tensor:
 def lean(proto: Any) -> None:
     """Take out of a graph what nothing reads: notes on source lines and files, and shapes in between."""
     del proto.graph.value_info[:], proto.metadata_props[:], proto.graph.metadata_props[:]
-    proto.doc_string = proto.graph.doc_string = ""
+    proto.doc_string = proto.graph.doc_string = proto.producer_name = proto.producer_version = ""
     for one in [*proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output]:
         one.doc_string = ""
         del one.metadata_props[:]

@@ -77,8 +77,10 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
         num_outputs = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
         rewrite.mark(name, proto.graph.output[0].name, num_outputs)
     del made.graph.node[:], made.graph.initializer[:]
-    made.graph.node.extend(rewrite.nodes)
     used = {name for node in rewrite.nodes for name in node.input}
+    made.graph.node.extend(
+        node for node in rewrite.nodes if node.op_type != "DequantizeLinear" or node.output[0] in used
+    )
     if any(node.domain for node in rewrite.nodes):
         made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     made.graph.initializer.extend(one for one in proto.graph.initializer if one.name in used)
