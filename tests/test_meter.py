@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -393,3 +394,11 @@ def test_environment_says_what_and_not_who():
 def test_metering_does_not_import_torch():
     script = "import assay.meter as m, sys; m.environment(); m.EnergyMeter().start(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_a_checkout_that_is_only_on_the_path_says_so(monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    assert environment()["assay"] == "not installed"

@@ -169,11 +169,9 @@ def environment() -> Mapping[str, Any]:
     >>> sorted(environment())[:3]
     ['assay', 'cores', 'cpu']
     """
-    from importlib import metadata
-
     release = re.match(r"[\d.]*", platform.release())  # the rest of a kernel's release can name its owner
     found: dict[str, Any] = {
-        "assay": metadata.version("assay"),
+        "assay": _own_version(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {release.group() if release else ''} {platform.machine()}",
         "cpu": _cpu_name(),
@@ -186,6 +184,15 @@ def environment() -> Mapping[str, Any]:
     if "torch" in sys.modules:
         found["torch threads"] = sys.modules["torch"].get_num_threads()
     return found
+
+
+def _own_version() -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version("assay")
+    except metadata.PackageNotFoundError:  # run from a checkout that is only on the path
+        return "not installed"
 
 
 def _cpu_name(cpuinfo: Path = CPUINFO) -> str:
