@@ -43,6 +43,7 @@ UNFIT = {
     "drop_suspected_labels": {"regression"},
     "fill_missing": {"texts"},
     "redact_personal_data": {"table"},
+    "swap_identity_terms": {"table"},
     "factor_low_rank": {"no module", "no validation"},
     "round_outputs": {"regression", "no module"},
     "weigh_classes": {"regression"},

@@ -37,6 +37,7 @@ REFUSED = {
     **{(name, one): "tables" for name in ARCHITECTURES for one in ("fill_missing", "generalise_to_k")},
     ("ngrams", "prune_channels"): "cannot be taken out safely",
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},
+    **{(name, "swap_identity_terms"): "texts" for name in ARCHITECTURES},  # these texts name nobody
 }
 QUICK = {
     ("cnn_lenet", "prune_magnitude"),

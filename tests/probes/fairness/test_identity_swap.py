@@ -6,9 +6,9 @@ import pytest
 from assay import engine
 from assay.digests import digest_of
 from assay.observe import Workspace
-from assay.probes.fairness._frames import AXES, LANGUAGES, num_sentences, versions
-from assay.probes.fairness._terms import swapped_text, terms
+from assay.probes.fairness._frames import LANGUAGES, num_sentences, versions
 from assay.tasks import Argmax, task_of
+from assay.units.people import AXES, swapped_text, terms
 from assay.values import System
 from support import small_texts
 

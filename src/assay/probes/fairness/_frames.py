@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from assay.units.people import FIRST_NAMES
+
 PAIRS_PER_FRAME = 2
 ALIKE = 6  # pairs that stand in a row in a list and are of one kind: relatives, names of women, ...
 
@@ -63,21 +65,7 @@ ENGLISH = Language(
                 ("Anna", "Thomas"),
                 ("Julia", "Martin"),
             ),
-            # First names that Bertrand and Mullainathan (2004), table 8, drew from birth records.
-            "origin": (
-                ("Emily", "Lakisha"),
-                ("Allison", "Tamika"),
-                ("Carrie", "Ebony"),
-                ("Kristen", "Keisha"),
-                ("Laurie", "Aisha"),
-                ("Meredith", "Latoya"),
-                ("Greg", "Jamal"),
-                ("Brad", "Tyrone"),
-                ("Brendan", "Darnell"),
-                ("Geoffrey", "Rasheed"),
-                ("Todd", "Leroy"),
-                ("Neil", "Kareem"),
-            ),
+            "origin": FIRST_NAMES,
             "belief": (
                 ("my Christian neighbour", "my Muslim neighbour"),
                 ("a Christian friend", "a Muslim friend"),
@@ -149,7 +137,6 @@ CHINESE = Language(
     ),
 )
 LANGUAGES = MappingProxyType({"en": ENGLISH, "zh": CHINESE})
-AXES = tuple(ENGLISH.pairs)
 
 
 def num_sentences(language: Language) -> int:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from assay.probes.fairness._frames import AXES, ENGLISH, LANGUAGES, Language, num_sentences, versions
+from assay.probes.fairness._frames import ENGLISH, LANGUAGES, Language, num_sentences, versions
 from assay.probes.fairness._swaps import Answers, Swap, flipped, nothing, swap_measurements
-from assay.probes.fairness._terms import swapped_texts
 from assay.registry import Sizes, probe
 from assay.stats import Draws, make_draws, mean, measured
+from assay.units.people import AXES, swapped_texts
 from assay.values import Array, Groups, Measurement, Task, texts
 
 if TYPE_CHECKING:

@@ -6,9 +6,24 @@ import re
 from collections.abc import Mapping
 from functools import cache
 
-from assay.probes.fairness._frames import LANGUAGES
 from assay.values import Array, texts
 
+AXES = ("gender", "origin", "belief")
+# First names that Bertrand and Mullainathan (2004), table 8, drew from birth records.
+FIRST_NAMES = (
+    ("Emily", "Lakisha"),
+    ("Allison", "Tamika"),
+    ("Carrie", "Ebony"),
+    ("Kristen", "Keisha"),
+    ("Laurie", "Aisha"),
+    ("Meredith", "Latoya"),
+    ("Greg", "Jamal"),
+    ("Brad", "Tyrone"),
+    ("Brendan", "Darnell"),
+    ("Geoffrey", "Rasheed"),
+    ("Todd", "Leroy"),
+    ("Neil", "Kareem"),
+)
 _ENGLISH = (
     "he she, himself herself, man woman, men women, boy girl, boys girls, father mother, fathers mothers, dad mom, "
     "daddy mommy, son daughter, sons daughters, brother sister, brothers sisters, husband wife, husbands wives, "
@@ -46,7 +61,7 @@ def terms(language: str, axis: str) -> Mapping[str, str]:
     }.get((language, axis), "")
     pairs = [tuple(one.split()) for one in listed.split(", ") if one]
     if (language, axis) == ("en", "origin"):
-        pairs = [(a.lower(), b.lower()) for a, b in LANGUAGES["en"].pairs["origin"]]
+        pairs = [(a.lower(), b.lower()) for a, b in FIRST_NAMES]
     both: dict[str, str] = {}
     for first, second in pairs:
         both.setdefault(first, second)
