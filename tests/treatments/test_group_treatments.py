@@ -10,8 +10,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from assay.engine import audit
 from assay.errors import TreatmentError
 from assay.models import Architecture
+from assay.observe import Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.model.retrain_last_layer import cell_weights, features, last_linear, retrain_last_layer
@@ -65,6 +67,9 @@ def test_the_worst_cell_gains_where_a_shortcut_was_learnt(plain, treat):
     treated = treat(plain)
     assert worst(treated) > worst(plain) + 0.1
     assert balanced(treated) > balanced(plain), "what it declares"
+    told = [audit(one, probes=["group_error_rates"], workspace=Workspace(key=b"k")) for one in (plain, treated)]
+    values = [one.find("worst_cell_accuracy", "shown").value for one in told]
+    assert values == [pytest.approx(worst(plain)), pytest.approx(worst(treated))]
 
 
 def test_nothing_is_lost_where_there_is_no_shortcut():

@@ -43,8 +43,42 @@ def test_more_classes_have_error_rates_only():
     found = measure(
         np.array([0, 1, 2, 2]), np.array([0, 1, 1, 2]), np.array([[0], [0], [1], [1]]), Classification(("x", "y", "z"))
     )
-    assert {metric for metric, _ in found} == {"error_rate", "worst_group_accuracy"}
+    assert {metric for metric, _ in found} == {"error_rate", "worst_group_accuracy", "worst_cell_accuracy"}
     assert found["worst_group_accuracy", "sex"].value == 0.5
+    assert found["worst_cell_accuracy", "sex"].value == 0.5
+    assert found["worst_cell_accuracy", "sex"].reason.startswith("worst for sex=m & class=z, 2 rows; 3 of 6 groups")
+
+
+@pytest.mark.parametrize("positive", ["yes", "no", None])
+def test_the_worst_cell_is_found_by_counting(positive):
+    rng = np.random.default_rng(1)
+    labels, predictions = rng.integers(-1, 2, size=80), rng.integers(-1, 2, size=80)
+    codes = rng.integers(-1, 2, size=(80, 1))
+    task = Classification(("no", "yes"), positive) if positive else Classification(("no", "yes", "else"))
+    found = measure(labels, predictions, codes, task)
+    cells = {
+        (sex, label): predictions[(codes[:, 0] == sex) & (labels == label)] == label
+        for sex in (0, 1)
+        for label in (0, 1)
+    }
+    one, least = found["worst_cell_accuracy", "sex"], min(cells, key=lambda cell: cells[cell].mean())
+    assert one.value == pytest.approx(cells[least].mean())
+    num = len(cells[least])
+    assert one.reason.startswith(f"worst for sex={'fm'[least[0]]} & class={('no', 'yes')[least[1]]}, {num} rows")
+    known = (codes[:, 0] >= 0) & (labels >= 0)
+    assert (one.attempted, one.errored) == (known.sum(), (known & (predictions < 0)).sum())
+
+
+def test_worst_cell_limits_cover_the_truth():
+    """Four cells, true accuracies 0.9, 0.88, 0.85 and 0.75; the band holds for whichever looks worst."""
+    held, truth = 0, np.array([[0.9, 0.88], [0.85, 0.75]])
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        codes, labels = rng.integers(2, size=(400, 1)), rng.integers(2, size=400)
+        right = rng.random(400) < truth[codes[:, 0], labels]
+        one = measure(labels, np.where(right, labels, 1 - labels), codes, num_draws=2)["worst_cell_accuracy", "sex"]
+        held += one.low <= 0.75 <= one.high
+    assert held >= 186
 
 
 def test_small_groups_are_wide_and_empty_ones_undefined():

@@ -23,15 +23,15 @@ BATCH = 512
 STEPS = 100
 
 
-@treatment("model", moves=("higher:balanced_accuracy",))
+@treatment("model", moves=("higher:worst_cell_accuracy", "higher:balanced_accuracy"))
 def retrain_last_layer(system: System, *, columns: Sequence[str] | None = None, penalty: float = 0.01) -> System:
     r"""Keep the features z, fit the last layer: $\min_W \sum_i w_i\mathrm{CE}(y_i, Wz_i)+\frac\lambda2\|W-W_0\|^2$.
 
     Rows are those of the validation split; $w_i$ gives every cell of `columns` (None is the first declared one) and
     label the same total. `penalty` $\lambda$ holds the layer near what it was. One convex fit, no pass of training:
     what a network has learnt often suffices for all groups, and only its last layer leans on what most rows share.
-    Limits: where the features do not tell labels apart, it only moves errors between cells (Adult: worst cell of sex
-    and label 0.605 to 0.703, but worst_group_accuracy over each sex 0.838 to 0.763); few rows of a cell are fitted by
+    Limits: where the features do not tell labels apart, it only moves errors between cells (Adult: worst_cell_accuracy
+    of sex 0.605 to 0.703, but worst_group_accuracy over each sex 0.838 to 0.763); few rows of a cell are fitted by
     heart; calibration moves to balanced classes. Raises TreatmentError unless the model is a module of a registered
     architecture that answers its last linear layer's most probable class; without validation rows, classes or groups.
 
