@@ -188,6 +188,7 @@ for _name in (
     "low_rank",
     "rounded",
     "temperature",
+    "votes",
     "cnn",
     "scattering",
     "gan",

@@ -31,6 +31,7 @@ from assay.models.weight_files import WHOLE, fill_module, form_of, is_ours, weig
 from assay.storage import Content, read_regular, read_verified, staged_folder, write_atomic
 from assay.tasks import Argmax, Identity, task_of
 from assay.tasks.group_thresholds import group_thresholds_from_json
+from assay.tasks.lottery import drawn_from_json
 from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
 from assay.values import Data, Decision, Model, Recipe, Step, System, Task, canonical, digest_of, plain
@@ -58,6 +59,7 @@ _decisions: dict[str, DecisionBuilder] = {
     "argmax": lambda _: Argmax(),
     "identity": lambda _: Identity(),
     "group_thresholds": group_thresholds_from_json,
+    "drawn": drawn_from_json,
 }
 _recipes: dict[str, RecipeBuilder] = {}
 

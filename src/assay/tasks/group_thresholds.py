@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ import numpy as np
 from assay.digests import Array, digest_of
 from assay.errors import ModelError, Problem
 from assay.parts import Groups
+from assay.tasks.lottery import drawn_numbers
 
 ALWAYS = 0.0  # a threshold every probability reaches
 NEVER = 2.0  # a threshold no probability reaches
@@ -69,7 +69,7 @@ class GroupThresholds:
         chance = self.chances(probabilities, groups)
         selected = chance >= 1
         lottery = np.flatnonzero((chance > 0) & (chance < 1))
-        selected[lottery] = self._draws(inputs[lottery]) < chance[lottery]
+        selected[lottery] = drawn_numbers(inputs[lottery], self.key) < chance[lottery]
         answer = np.where(selected, self.positive, 1 - self.positive).astype(np.int64)
         return np.where(np.isnan(chance), -1, answer)
 
@@ -107,15 +107,6 @@ class GroupThresholds:
             result.append(categories[np.asarray(groups.codes[:, at], dtype=np.int64)])
         return result
 
-    def _draws(self, inputs: Array) -> Array:
-        """One number in [0, 1) per row `(N,)`, from its float32 bytes; -0 and 0 are one number, and so are all NaN."""
-        key = hashlib.sha256(self.key.encode()).digest()
-        numbers = [
-            int.from_bytes(hashlib.blake2b(row, digest_size=8, key=key).digest(), "little") >> 11
-            for row in _row_bytes(inputs)
-        ]
-        return np.array(numbers, dtype=np.float64) / 2.0**53
-
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data; `group_thresholds_from_json` reads it back."""
         return {
@@ -126,16 +117,6 @@ class GroupThresholds:
             "fallback": _mixture_to_json(self.fallback),
             "key": self.key,
         }
-
-
-def _row_bytes(inputs: Array) -> Iterator[bytes]:
-    """What tells one person's inputs from another's, row by row."""
-    if inputs.dtype.kind == "T":
-        yield from (text.encode() for text in inputs.tolist())
-        return
-    rows = np.ascontiguousarray(inputs, dtype="<f4") + np.float32(0)
-    rows[np.isnan(rows)] = np.float32(np.nan)
-    yield from (row.tobytes() for row in rows)
 
 
 def _mixture_to_json(mixture: Mixture) -> dict[str, Any]:
