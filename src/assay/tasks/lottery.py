@@ -69,7 +69,7 @@ class Drawn:
             raise ModelError(
                 Problem(f"a drawn answer was given probabilities of shape {probabilities.shape}", "(N, 2)")
             )
-        failed: Array = np.isnan(probabilities).any(axis=1)
+        failed: Array = np.asarray(np.isnan(probabilities).any(axis=1))
         chance = np.where(failed, 0.0, probabilities[:, self.positive])
         selected = chance > 1 - CERTAIN
         lottery = np.flatnonzero((chance >= CERTAIN) & ~selected)

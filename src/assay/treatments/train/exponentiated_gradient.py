@@ -166,9 +166,8 @@ def exponentiated_gradient(
         *_wrong_settings(system, settings),
     ]
     _common.refuse("exponentiated_gradient", system, problems)
-    base, train = _common.train_recipe(system), system.data.splits["train"]
-    _common.refuse("exponentiated_gradient", system, [_too_few_groups(base, train, settings)])
-    recipe = ReductionRecipe(base, settings)
+    recipe, train = ReductionRecipe(_common.train_recipe(system), settings), system.data.splits["train"]
+    _common.refuse("exponentiated_gradient", system, [_too_few_groups(recipe.base, train, settings)])
     fitted = recipe.fit(train, system.data, system.seed)
     parameters = {**asdict(settings), "columns": None if columns is None else list(columns)}
     outcome = {"columns": list(names), **fitted.facts["reduction"]}
