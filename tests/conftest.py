@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("ASSAY_KEY", "0f" * 32)  # no test makes a key in the home of whoever runs it
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes on two cores: threads would only get in the way
 
 from assay.observe import Workspace

@@ -30,6 +30,7 @@ UNFIT = {
     "resample_groups": {"regression", "no groups"},
     "group_thresholds": {"regression", "no groups", "three classes", "no validation"},
     "quantize_int8": {"no module", "no validation"},
+    "encrypt_weights": {"no module"},
     "shard_weights": {"no module"},
     "prune_channels": {"no module", "no validation"},
     "quantize_static": {"no module", "no validation"},

@@ -112,7 +112,7 @@ def save_system(system: System, folder: str | Path) -> Path:
     ).encode()
     with staged_folder(folder) as staged:
         sums = {name: _write(staged / name, content) for name, content in chain([(MANIFEST, manifest)], contents)}
-        write_atomic(staged / SUMS, _sums(sums))
+        write_atomic(staged / SUMS, sums_text(sums))
     return folder
 
 
@@ -322,12 +322,7 @@ def _read(
     """The manifest, verified (against `sums` where given) and parsed, and the SHA-256 of every file."""
     if not path.is_file():
         raise ModelError(Problem(f"{folder} is not a system folder", "a folder written by assay", "Train one first"))
-    if sums is None:
-        listed = read_regular(folder / SUMS)
-        lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
-        sums = {line[1]: line[0] for line in lines if len(line) == 2}
-        if listed != _sums(sums):
-            raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
+    sums = read_sums(folder) if sums is None else sums
     if MANIFEST not in sums:
         raise ModelError(Problem(f"no digest is known of {path}", next="Restore the folder from a copy"))
     if path.stat().st_size > MAX_MANIFEST:
@@ -342,7 +337,19 @@ def _read(
     return manifest, sums
 
 
-def _sums(digests: Mapping[str, str]) -> bytes:
+def read_sums(folder: Path) -> Sums:
+    """SHA-256 of every file of a system folder, by name. Raises ModelError when the list itself is damaged."""
+    if not (folder / MANIFEST).is_file():
+        raise ModelError(Problem(f"{folder} is not a system folder", "a folder written by assay", "Train one first"))
+    listed = read_regular(folder / SUMS)
+    lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
+    sums = {line[1]: line[0] for line in lines if len(line) == 2}
+    if listed != sums_text(sums):
+        raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
+    return sums
+
+
+def sums_text(digests: Mapping[str, str]) -> bytes:
     """The text that `sha256sum` writes, names sorted."""
     return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
 

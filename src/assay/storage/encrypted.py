@@ -101,8 +101,8 @@ def is_encrypted(path: Path) -> bool:
         return file.read(len(_MAGIC)) == _MAGIC
 
 
-def rewrap(path: Path, *, old: bytes, new: bytes) -> str:
-    """Put a file under a new owner's key, at once or not at all, and give its new SHA-256.
+def rewrap(path: Path, target: Path, *, old: bytes, new: bytes) -> str:
+    """Write a file under a new owner's key to `target` (or onto itself), at once or not at all; its new SHA-256.
 
     The chunks stay as they are, byte for byte. Raises StorageError for a file that `old` does not open.
     """
@@ -114,7 +114,7 @@ def rewrap(path: Path, *, old: bytes, new: bytes) -> str:
         own = _unwrap(path, header, old)
         fixed = header[: _FIXED.size - 8] + key_name(new)
         pieces = _hashed(_then(fixed + _wrap(own, new, fixed), file), total)
-        write_atomic(path, pieces, mode=stat.S_IMODE(status.st_mode))
+        write_atomic(target, pieces, mode=stat.S_IMODE(status.st_mode))
     return total.hexdigest()
 
 
