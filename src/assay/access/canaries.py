@@ -95,7 +95,7 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     ledger.add("canaries", num)
     outputs = np.asarray(fitted.model.outputs(canaries.inputs))
     logits = system.task.logits(outputs, fitted.model.outputs_are)
-    claims = {name: fitted.facts[name] for name in ("epsilon", "delta") if name in fitted.facts}
+    claims = {name: fitted.facts[name] for name in ("epsilon", "delta", "privacy_unit") if name in fitted.facts}
     found = Canaries(canaries.labels, included, logits, claims)
     workspace.cache.put(key, {"labels": found.labels, "included": included, "logits": logits}, {"facts": plain(claims)})
     return found

@@ -96,6 +96,10 @@ def test_a_model_that_knows_its_canaries_refutes_the_claim_and_one_that_does_not
     none = measure(fake(noise, included))
     assert none["claimed_epsilon"].value is none["epsilon_excess"].value is None
     assert measure(fake(noise, included), {"epsilon": 1.5})["claimed_epsilon"].value == 1.5
+    clients = measure(fake(noise + 6 * included, included, epsilon=0.5, delta=1e-5, privacy_unit="client"))
+    assert clients["claimed_epsilon"].value == 0.5
+    assert clients["epsilon_excess"].value is None  # one canary changes a client: not what was claimed
+    assert "one client" in clients["claimed_epsilon"].reason
 
 
 @pytest.mark.parametrize(("leak", "verdict"), [(6.0, "fail"), (0.0, "pass")])

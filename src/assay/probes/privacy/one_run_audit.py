@@ -38,7 +38,8 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     the last model only, and where a training cannot learn single rows by heart (few passes, a small rate) even one
     without any noise shows little. It cannot see shuffling taken for Poisson sampling. The bound cannot exceed what m
     right guesses prove. Treatments of the model stage are not applied. A policy's
-    correction for many rules does not widen the excess.
+    correction for many rules does not widen the excess. A claim for clients is told and not tested: a canary changes
+    rows of one client, and of all where rows are dealt out anew.
     Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2 and algorithm 1.
 
     >>> best_bound(np.arange(1000.0), np.arange(1000) >= 500, delta=1e-5)[1:]
@@ -49,7 +50,7 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     errored, num = int(np.isnan(scores).sum()), len(scores)
     scores = np.where(np.isnan(scores), -np.inf, scores)
     told = canaries.facts if "epsilon" in canaries.facts else facts
-    claimed, delta = told.get("epsilon"), float(told.get("delta", USUAL_DELTA))
+    delta = float(told.get("delta", USUAL_DELTA))
     error = 1 - draws.level
     bound, _, _ = best_bound(scores, canaries.included, delta=delta, error=error)
     most = epsilon_bound(num, num, num, delta=delta, error=error / 8)
@@ -58,13 +59,7 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     reason = f"a lower bound has no upper end; all {num} guesses right would prove {most:.3g}"
     audited = Estimate(bound, bound, None, method, None, reason, draws.level)
     found = [stats.measured(audited, "audited_epsilon", unit="epsilon", **about)]
-    none = "the training claims no epsilon"
-    claim = Estimate(None, None, None, "as claimed", None, none, draws.level)
-    excess = replace(claim, method=method)
-    if claimed is not None:
-        claim = replace(claim, value=float(claimed), reason="a claim, not measured")
-        over = max(0.0, bound - float(claimed))
-        excess = replace(excess, value=over, low=over, high=over, reason="")
+    claim, excess = _claim(told, bound, Estimate(None, None, None, method, None, "", draws.level))
     found.append(stats.measured(claim, "claimed_epsilon", unit="epsilon", better="lower"))
     found.append(stats.measured(excess, "epsilon_excess", unit="epsilon", **about))
     order = np.argsort(scores, kind="stable")
@@ -73,3 +68,18 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     right = int((guessed == canaries.included).sum())
     rate = stats.exact_rate(right, num, level=draws.level)
     return [*found, stats.measured(rate, "canary_guess_rate", unit="fraction", **about)]
+
+
+def _claim(told: Mapping[str, Any], bound: float, empty: Estimate) -> tuple[Estimate, Estimate]:
+    """The epsilon claimed, and by how much `bound` exceeds it, where it is a claim that canaries can test."""
+    claimed = told.get("epsilon")
+    claim = replace(empty, method="as claimed")
+    if claimed is None:
+        none = "the training claims no epsilon"
+        return replace(claim, reason=none), replace(empty, reason=none)
+    if told.get("privacy_unit") == "client":
+        claim = replace(claim, value=float(claimed), reason="a claim for one client, not measured")
+        return claim, replace(empty, reason="the claim is for one client, and canaries are rows")
+    over = max(0.0, bound - float(claimed))
+    claim = replace(claim, value=float(claimed), reason="a claim, not measured")
+    return claim, replace(empty, value=over, low=over, high=over)

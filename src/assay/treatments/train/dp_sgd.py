@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, FitsEncoding, prepared, tensors
+from assay.models import FitsEncoding, prepared, tensors
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Loss, TrainRecipe, task_loss
@@ -25,6 +25,7 @@ from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._clipped_sums import ClippedSums, Clipping
 from assay.treatments.train._draws import Draws
+from assay.treatments.train._norms import without_batch_norm
 from assay.values import Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
 
 Ranges = Mapping[str, Sequence[float]]
@@ -246,7 +247,8 @@ def dp_sgd(
         *_wrong_settings(system, settings, chosen),
     ]
     _common.refuse("dp_sgd", system, problems)
-    base, replaced = without_batch_norm(_common.train_recipe(system), system.data)
+    why = "BatchNorm mixes rows, so no gradient would be one row's own"
+    base, replaced = without_batch_norm(_common.train_recipe(system), system.data, why=why)
     recipe = DpRecipe(base, settings)
     train = system.data.splits["train"]
     _common.refuse("dp_sgd", system, [_cannot_clip(system, train, recipe)])
@@ -256,16 +258,6 @@ def dp_sgd(
     outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")} | replaced
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
-
-
-def without_batch_norm(recipe: TrainRecipe, data: Data) -> tuple[TrainRecipe, dict[str, str]]:
-    """The recipe with GroupNorm where its architecture has BatchNorm and offers both; and what was said of it."""
-    resolved = recipe.resolved(data.columns)
-    if resolved.architecture.params.get("norm") != "batch":
-        return recipe, {}
-    params = {**resolved.architecture.params, "norm": "group"}
-    changed = replace(resolved, architecture=Architecture(resolved.architecture.name, params))
-    return changed, {"replaced": "BatchNorm by GroupNorm: BatchNorm mixes rows, so no gradient would be one row's own"}
 
 
 def _settings(epsilon: float, delta: float, training: Mapping[str, Any]) -> DpSettings:
