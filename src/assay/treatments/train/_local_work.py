@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from assay.errors import ModelError, Problem
-from assay.models import tensors
+from assay.models import prepared, tensors
 from assay.train import TrainRecipe, task_loss
 from assay.train.augment import augment
 from assay.train.objectives import TaskLoss, row_weights
@@ -138,7 +138,8 @@ class LocalWork:
         self.module, self.settings, self.seed, self.base = module, settings, seed, base
         self.flat = FlatWeights(module)
         self.clients = [torch.from_numpy(rows) for rows in clients]
-        self.inputs = tensors(module, split.inputs, is_shared=True)
+        is_raw = bool(base.augment)
+        self.inputs = tensors(module, split.inputs, is_shared=True) if is_raw else prepared(module, split.inputs)
         self.loss = task_loss(split, recipe.task, label_smoothing=base.label_smoothing)
         self.weights = row_weights(split, recipe.task, base.class_weights)
         self.columns: tuple[Column, ...] = ()
