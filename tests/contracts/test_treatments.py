@@ -44,6 +44,7 @@ UNFIT = {
     "drop_duplicates": set(),
     "drop_suspected_labels": {"regression"},
     "fill_missing": {"texts"},
+    "augment_by_gan": {"regression", "texts"},
     "redact_personal_data": {"table"},
     "swap_identity_terms": {"table"},
     "factor_low_rank": {"no module", "no validation"},

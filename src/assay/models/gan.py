@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from assay.errors import ModelError, Problem, UsageError
 from assay.models import build, from_signature, register_architecture
 from assay.models.image import image_shape
 from assay.models.row_code import RowCode
-from assay.values import Array, Column, Split, modality
+from assay.values import Array, Column, Progress, Split, modality, quiet
 
 NOISE = 32  # numbers of noise a sample is made from
 LEAK = 0.2
+EVERY = 0.5  # seconds between two words on progress
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,13 @@ class Gan:
 
 
 def fit_gan(
-    split: Split, columns: Sequence[Column], num_classes: int, *, settings: GanSettings | None = None, seed: int = 0
+    split: Split,
+    columns: Sequence[Column],
+    num_classes: int,
+    *,
+    settings: GanSettings | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
 ) -> Gan:
     r"""Train a generator of `split`'s inputs given their class, against a discriminator.
 
@@ -106,21 +114,41 @@ def fit_gan(
         threads = torch.get_num_threads()
         torch.set_num_threads(settings.num_threads)
         try:
-            losses = _play(generator, discriminator, mean, (_code(generator).encode(split.inputs), labels), settings)
+            real = (_code(generator).encode(split.inputs), labels)
+            losses = _play((generator, discriminator, mean), real, settings, _Told(progress))
         finally:
             torch.set_num_threads(threads)
     facts = {"num_train": len(split), "steps": losses["steps"], "losses": losses["last"]}
     return Gan(mean.eval(), discriminator.eval(), num_classes, facts)
 
 
+class _Told:
+    """Calls the progress callback at most every half second: losses, steps a second, seconds left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.start = self.last = time.monotonic()
+
+    def step(self, done: int, total: int, losses: Mapping[str, float]) -> None:
+        """One step was made."""
+        now = time.monotonic()
+        if now - self.last < EVERY and done < total:
+            return
+        self.last = now
+        pace = done / max(now - self.start, 1e-9)
+        told = ", ".join(f"{name} {loss:.3g}" for name, loss in losses.items())
+        self.progress(f"training a GAN: {told}, {pace:,.0f} steps/s, {(total - done) / pace:,.0f} s left", done, total)
+
+
 def _play(
-    generator: nn.Module,
-    discriminator: nn.Module,
-    mean: nn.Module,
+    players: tuple[nn.Module, nn.Module, nn.Module],
     real: tuple[Tensor, Tensor],
     settings: GanSettings,
+    told: _Told,
 ) -> dict[str, Any]:
     """All steps; the players' last losses."""
+    generator, discriminator, mean = players
+    total = settings.epochs * max(1, len(real[1]) // settings.batch_size)
     num_classes = int(discriminator.num_classes)  # type: ignore[arg-type]
     rate, steps = settings.learning_rate, 0
     optimizers = [
@@ -132,13 +160,14 @@ def _play(
     for rows in _batches(len(real[1]), settings):
         inputs, labels = real[0][rows], real[1][rows]
         fake = generator(_given(torch.randn(len(rows), NOISE), labels, num_classes))
-        told = _real_and_fake(discriminator, (inputs, fake.detach()), labels, settings.penalty)
-        last["discriminator"] = _step(optimizers[0], told, steps)
+        judged = _real_and_fake(discriminator, (inputs, fake.detach()), labels, settings.penalty)
+        last["discriminator"] = _step(optimizers[0], judged, steps)
         last["generator"] = _step(optimizers[1], functional.softplus(-discriminator(fake, labels)).mean(), steps)
         steps += 1
         with torch.no_grad():
             keep = min(settings.average, steps / (steps + 10))  # early weights leave the mean quickly
             torch._foreach_lerp_(averaged, own, 1 - keep)
+        told.step(steps, total, last)
     return {"steps": steps, "last": last}
 
 
