@@ -51,6 +51,7 @@ UNFIT = {
     "round_outputs": {"regression", "no module"},
     "weigh_classes": {"regression"},
     "group_dro": {"regression", "no groups"},
+    "smooth_labels": {"regression"},
     "reverse_gradient": {"regression", "no groups"},
     "exponentiated_gradient": {"regression", "no groups", "three classes"},
     "retrain_last_layer": {"regression", "no groups", "no module", "no validation"},
