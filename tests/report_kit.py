@@ -12,7 +12,7 @@ def section(tree, name):
 
 def foreign_words(tree, known):
     """Runs of English words on a Chinese page, outside what is marked as English."""
-    if tree.attributes.get("lang") == "en" or tree.tag in ("code", "style"):
+    if tree.attributes.get("lang") == "en" or tree.tag in ("code", "style", "script"):
         return []
     parts = [tree.attributes.get("aria-label") or ""] + [one for one in tree.inside if isinstance(one, str)]
     found = []

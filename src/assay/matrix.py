@@ -78,7 +78,9 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     }
     names = tuple(one.system.name for one in audits)
     details = {name: tuple(effect for (owner, _), effect in detail.items() if owner == name) for name in names}
-    sentences = {name: side_effects(name, cells[name], details[name], paired[0]) for name in names[1:]}
+    columns = {column.name for column in baseline.data.group_columns}
+    told_of = {name: [one for one in details[name] if _is_of_groups(one, columns)] for name in names}
+    sentences = {name: side_effects(name, cells[name], told_of[name], paired[0]) for name in names[1:]}
     return Matrix(
         names,
         keys,
@@ -254,7 +256,7 @@ def pareto_set(names: Sequence[str], keys: Sequence[Key], cells: Mapping[str, Ma
 def side_effects(
     name: str,
     cells: Mapping[Key, Cell],
-    details: Sequence[Effect] = (),
+    groups: Sequence[Effect] = (),
     before: Mapping[Key, Measurement] | None = None,
 ) -> str:
     """What a treatment moved, in words, with intervals; on how many dimensions no change can be seen; which groups.
@@ -272,12 +274,18 @@ def side_effects(
             moved.append(_told(effect, cell.measurement, (before or {}).get(key)))
     text = "; ".join(moved) or "nothing moved detectably"
     text += f"; no detectable change in {still} of {len(cells)}"
-    groups = [one for one in details if one.verdict in ("worse", "better") and "=" in one.key[2]]
-    groups.sort(key=lambda one: (one.verdict == "better", -_clearness(one)))
-    shown = [_told(one, None, (before or {}).get(one.key)) for one in groups[:MOST_GROUPS]]
-    more = f"; and {len(groups) - len(shown)} more of groups and slices" if len(groups) > len(shown) else ""
-    text += f"; of groups and slices: {'; '.join(shown)}{more}" if shown else ""
+    changed = [one for one in groups if one.verdict in ("worse", "better")]
+    changed.sort(key=lambda one: (one.verdict == "better", -_clearness(one)))
+    shown = [_told(one, None, (before or {}).get(one.key)) for one in changed[:MOST_GROUPS]]
+    more = f"; and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
+    text += f"; of groups: {'; '.join(shown)}{more}" if shown else ""
     return f"{name}: {text}" + (f"; {unknown} not comparable" if unknown else "")
+
+
+def _is_of_groups(effect: Effect, columns: set[str]) -> bool:
+    """Whether its slice is of group columns alone; a rate and its shrunk twin would say the same thing twice."""
+    named = {part.partition("=")[0] for part in effect.key[2].split(" & ")}
+    return "=" in effect.key[2] and named <= columns and not effect.key[1].startswith("shrunk_")
 
 
 def _told(effect: Effect, after: Measurement | None, before: Measurement | None) -> str:

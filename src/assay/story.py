@@ -144,6 +144,8 @@ def compare_treatments(
             audits.append(_measure(treated, rules, probes, workspace))
         except AssayError as error:
             errored[chain] = str(error).replace("\n", " ")
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            errored[chain] = f"it stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     matrix = compare(audits, workspace=workspace, errored=errored)
     how = (rules, len(audits), workspace)
     return Comparison(tuple(_judge(one, receipt, how) for one in audits), matrix)

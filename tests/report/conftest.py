@@ -131,7 +131,7 @@ class Node:
 class Reader(HTMLParser):
     """Pages into trees; fails on tags that are not closed in order."""
 
-    EMPTY = frozenset({"meta", "link", "br"})
+    EMPTY = frozenset({"meta", "link", "br", "wbr"})
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)

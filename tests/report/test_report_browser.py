@@ -153,6 +153,47 @@ def test_a_screen_reader_gets_names(browser, files):
     page.close()
 
 
+def columns(page):
+    return page.evaluate("[...document.querySelectorAll('#heat thead th[data-col]')].map(one => one.dataset.name)")
+
+
+def test_the_matrix_sorts_by_keyboard_says_so_and_leads_to_its_evidence(browser, files):
+    page, said = opened(browser, files["compared", "en"], 1280)
+    assert columns(page) == ["base", "quantize_int8"]
+    size = page.get_by_role("rowheader", name="model size")
+    size.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    assert columns(page) == ["quantize_int8", "base"]  # the larger gain first
+    assert size.get_attribute("aria-sort") == "descending"
+    assert page.get_by_role("status").inner_text() == "Systems by the change of model size."
+    cells = page.evaluate("[...document.querySelectorAll('#heat tr[data-dim]')].map(one => one.cells[1].dataset.col)")
+    assert set(cells) == {"1"}  # every row moved with its heads
+    page.keyboard.press("Space")
+    assert (columns(page), size.get_attribute("aria-sort")) == (["base", "quantize_int8"], "ascending")
+    page.get_by_role("columnheader", name="dimension").get_by_role("button").first.click()
+    assert size.get_attribute("aria-sort") is None
+    page.locator("#heat thead th[data-col='1'] button").click()
+    first = page.locator("#heat tbody:has(tr.none), #heat tbody").nth(6).locator("tr[data-dim]").first
+    assert "model size" in first.inner_text()
+    assert not page.locator("#cells").evaluate("one => one.open")
+    first.locator("td[data-col='1'] a").click()
+    assert comes_true(page, "document.querySelector('#cells').open && document.querySelector('tr:target') !== null")
+    assert "model size" in page.locator("tr:target").inner_text()
+    assert said == []
+    page.close()
+
+
+def test_without_scripts_the_matrix_is_a_table_and_its_links_lead_on(browser, files):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(files["compared", "en"].as_uri())
+    assert page.locator("#heat button").count() == 0
+    assert not page.locator("#heat-help").is_visible()
+    page.locator("#heat td a").first.click()
+    assert page.locator("tr:target").is_visible()  # the browser opens what holds it
+    context.close()
+
+
 def test_a_screen_reader_gets_the_curve_the_map_and_the_words(browser, files):
     for name, title, first in (
         ("image", "Shapley attribution: 16 values. Lowest: patch ", "patch"),

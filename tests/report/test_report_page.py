@@ -4,7 +4,9 @@ import json
 import re
 import shutil
 import zlib
+from base64 import b64encode
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 
 import pytest
@@ -14,7 +16,7 @@ from assay.dossier import load_dossier
 from assay.errors import DossierError, UsageError
 from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL
 from assay.report import LANGUAGES, matrix_png, read_tables, render, write_report
-from assay.report.matrix_section import short_names
+from assay.report.matrix_section import matrix_chart, short_names
 from assay.report.numbers import limit, number
 from assay.report.phrases import Phrases
 from assay.values import Finding
@@ -117,27 +119,60 @@ def test_every_measurement_stands_in_the_table(trees, loaded):
 def test_the_matrix_shows_every_cell_and_the_picture_has_them_all(trees, filed):
     matrix = read_tables(filed.compared)["matrix"]
     part = section(trees["compared", "en"], "matrix")
-    table = part.all("table")[0]
-    assert (
-        [one.text() for one in table.all("thead")[0].all("th")][1:] == short_names(matrix) == ["base", "quantize_int8"]
-    )
-    picture = " ".join(one.text() for one in part.all("svg")[0].all("text"))
-    written = table.text()
-    for system in matrix["systems"]:
+    table, proofs = part.all("table")
+    heads = [one.attributes["data-name"] for one in table.all("thead")[0].all("th")[1:]]
+    assert heads == short_names(matrix) == ["base", "quantize_int8"]
+    picture = json.dumps(matrix_chart(matrix, Phrases("en")).to_dict(validate=False), ensure_ascii=False)
+    shown = {one.attributes["id"]: one for one in table.all("td") if "id" in one.attributes}
+    evidence = {one.attributes["id"]: one for one in proofs.all("tr") if "id" in one.attributes}
+    for at, system in enumerate(matrix["systems"]):
         assert len(matrix["cells"][system]) == len(matrix["keys"])
-        for cell in matrix["cells"][system]:
-            found = cell["measurement"]
+        for index, cell in enumerate(matrix["cells"][system]):
+            found, mine = cell["measurement"], shown[f"c-{at}-{index}"]
+            proof = evidence[mine.all("a")[0].attributes["href"].removeprefix("#")]
+            assert proof.all("a")[0].attributes["href"] == f"#c-{at}-{index}"  # and back
             if found is not None and found["value"] is not None:
                 assert number(found["value"], found["unit"]) in picture
-                assert number(found["value"], found["unit"]) in written
+                assert mine.text().startswith(number(found["value"], found["unit"]))
+                assert number(found["value"], found["unit"]) in proof.text()
+                assert f"{found['attempted']:,} / " in proof.text()
+                assert found["method"] in proof.text()
+    assert len(shown) == len(evidence) == len(matrix["systems"]) * len(matrix["keys"])
     # Families in the order in which people ask, each dimension once.
     families = [one.text() for one in table.all("th") if one.attributes["scope"] == "rowgroup"]
     assert families == ["Utility", "Fairness", "Transparency", "Privacy", "Robustness", "Energy and cost", "Data"]
     assert len(table.all("tr")) == 2 + len(families) + len(matrix["keys"])
-    size = next(
-        one.text() for one in section(trees["compared", "en"], "matrix").all("li") if "model size" in one.text()
-    )
-    assert re.match(r"▲ better ?: model size −[\d.]+ (kB|B) \(exact\)", size)
+    size = next(one.text() for one in part.all("li") if "model size" in one.text())
+    assert re.match(r"▲ better ?: model size −\d+ % \(exact\)", size)
+    assert loaded_id(filed) in part.text()
+
+
+def loaded_id(filed):
+    return load_dossier(filed.compared).evidence_id
+
+
+def test_a_change_has_a_colour_a_mark_and_a_word(trees):
+    table = section(trees["compared", "en"], "matrix").all("table")[0]
+    moved = [one for one in table.all("td") if one.attributes.get("class")]
+    assert moved
+    for one in moved:
+        words, mark = ("better", "▲") if one.attributes["class"][0] == "b" else ("worse", "▼")
+        assert words in one.text()
+        assert mark in one.text()
+        raw, standard = (float(one.attributes[name] or "nan") for name in ("data-s", "data-z"))
+        assert (raw > 0) == (standard > 0) == (words == "better")
+
+
+def test_what_failed_is_a_row_with_its_reason_and_the_groups_are_small_multiples(loaded, filed, parse):
+    matrix = read_tables(filed.compared)["matrix"] | {"errored": {"dp_sgd": "dp_sgd does not fit base: no recipe"}}
+    part = section(parse(rendered(loaded[0], "en", {"matrix": matrix})), "matrix")
+    failed = part.all("tfoot")[0].all("tr")[0]
+    assert failed.text() == "dp_sgd could not be made : dp_sgd does not fit base: no recipe"
+    groups = part.all("svg")[0]
+    words = [one.text() for one in groups.all("text")]
+    assert {"sex=Male", "sex=Female", "quantize_int8", "error rate", "selection rate"} <= set(words)
+    assert not [one for one in words if "class=" in one]
+    assert groups.attributes["aria-label"].startswith("What each treatment did to each group")
 
 
 def test_figures_of_all_sections(trees):
@@ -184,7 +219,17 @@ def test_nothing_is_fetched_and_nothing_runs(trees):
     for tree in trees.values():
         policy = [one for one in tree.all("meta") if one.attributes.get("http-equiv") == "Content-Security-Policy"]
         assert policy[0].attributes["content"].startswith("default-src 'none';")
-        assert tree.all("script", "iframe", "object", "embed", "form", "img", "base", "use", "image") == []
+        assert tree.all("iframe", "object", "embed", "form", "img", "base", "use", "image") == []
+        scripts, is_compared = (
+            tree.all("script"),
+            bool([one for one in tree.all() if one.attributes.get("id") == "heat"]),
+        )
+        assert len(scripts) == is_compared  # it sorts the matrix, and is the only one the policy lets run
+        told = "".join(str(part) for one in scripts for part in one.inside)
+        allowed = f"script-src 'sha256-{b64encode(sha256(told.encode()).digest()).decode()}'"
+        assert policy[0].attributes["content"].count("script-src") == policy[0].attributes["content"].count(allowed)
+        assert policy[0].attributes["content"].count(allowed) == is_compared
+        assert not re.search(r"innerHTML|eval|fetch|XMLHttp|import|document\.write|https?:", told)
         for one in tree.all():
             for name, value in one.attributes.items():
                 assert not name.startswith("on")
@@ -214,8 +259,8 @@ def test_hostile_names_are_text(loaded, filed, parse, trees, lang):
     hostile = replace(dossier, about=about, measurements=tuple(measured), findings=tuple(findings))
     html = rendered(hostile, lang, {"matrix": matrix})
     tree = parse(html)
-    assert "<script" not in html
-    assert {one.tag for one in tree.all()} <= {one.tag for one in trees["compared", "zh"].all()}
+    assert html.count("<script") == html.count("</script>") == 1  # the page's own
+    assert {one.tag for one in tree.all()} <= {one.tag for one in trees["compared", "zh"].all()} | {"tfoot"}
     assert not [name for one in tree.all() for name in one.attributes if name.startswith("on")]
     assert tree.all("h1")[0].text().count("<script>") == 2
     assert any("alert" in one.text() for svg in tree.all("svg") for one in svg.all("text"))

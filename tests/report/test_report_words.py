@@ -21,7 +21,7 @@ from support import KnownModel
 FOLDER = Path(assay.report.__file__).parent
 TEXTS = {lang: json.loads((FOLDER / "i18n" / f"{lang}.json").read_text("utf-8")) for lang in LANGUAGES}
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
-SAME_IN_BOTH = {"sign pass", "sign fail", "sign inconclusive", "colon", "comma", "list comma", "stop"}
+SAME_IN_BOTH = {"sign pass", "sign fail", "sign inconclusive", "colon", "comma", "list comma", "stop", "in percent"}
 SAME_IN_BOTH |= {"python", "numpy", "scipy", "torch", "assay", "cpu", "gpu", "onnxruntime", "sklearn"}
 
 

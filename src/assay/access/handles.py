@@ -91,7 +91,8 @@ class Query:
         """`(M, ...)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""
         if inputs.dtype not in (np.uint8, np.float32) and inputs.dtype.kind != "T":
             inputs = np.ascontiguousarray(inputs, dtype=np.float32)
-        key = ["query", 1, self.system.digest, array_digest(inputs)]
+        # Of the model, not the system: what only changes the decision rule is answered from the same passes.
+        key = ["query", 2, self.system.model.digest, self.system.task.digest, array_digest(inputs)]
         cache = self.workspace.cache
         cache = cache if len(inputs) >= WORTH_STORING else cache.in_memory()
         stored = cache.get(key)

@@ -112,6 +112,11 @@ def centred(x: float, y: float, words: str, *, size: float, ink: str) -> dict[st
     return _text(x, y, words, size=size, ink=ink, align="center")
 
 
+def left(x: float, y: float, words: str, *, size: float, ink: str, weight: str = "normal") -> dict[str, Any]:
+    """One text of a picture made by hand, starting at x."""
+    return _text(x, y, words, size=size, ink=ink, weight=weight)
+
+
 def drawn(boxes: Sequence[Row], texts: Sequence[Row], size: tuple[float, float]) -> Any:
     """A picture made by hand: filled boxes, and texts over them."""
     width, height = size

@@ -9,11 +9,14 @@ import jinja2
 from markupsafe import Markup
 
 from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL
-from assay.report.matrix_section import FAMILIES, matrix_section
+from assay.report.heat_table import script
+from assay.report.matrix_cells import FAMILIES
+from assay.report.matrix_section import matrix_section
 from assay.report.numbers import limit, number
 from assay.report.phrases import Phrases
 from assay.report.sections import (
     attribution_figures,
+    group_columns,
     group_figures,
     kind_of,
     membership_figures,
@@ -35,7 +38,7 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         loader=jinja2.PackageLoader("assay.report", "templates"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals.update(say=say, number=number)
-    matrix = tables.get("matrix")
+    matrix, units = tables.get("matrix"), {one.metric: one.unit for one in dossier.measurements}
     return environment.get_template("page.html.j2").render(
         lang="zh-CN" if lang == "zh" else "en",
         dossier=dossier,
@@ -44,7 +47,8 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         filed=str(dossier.about["filed"])[:16].replace("T", " ") + " UTC",
         findings=_findings(dossier, say),
         counts={verdict: sum(one.verdict == verdict for one in dossier.findings) for verdict in _VERDICTS},
-        matrix=None if matrix is None else matrix_section(matrix, say),
+        matrix=None if matrix is None else matrix_section(matrix, say, units, group_columns(dossier)),
+        script=None if matrix is None else script(),
         groups=group_figures(dossier, say),
         slices=slice_figure(dossier, say),
         tree=tree_figure(dossier, say),

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from assay.errors import Problem, UsageError
+from assay.estimation.changes import signed, spoken
 from assay.report.numbers import bounds, number
 
 LANGUAGES = ("en", "zh")
@@ -66,6 +67,20 @@ class Phrases:
     def interval(self, low: float | None, high: float | None, unit: str = "", *, signed: bool = False) -> str:
         """An interval; a number that is exact says so."""
         return self("exact") if low is not None and low == high else bounds(low, high, unit, signed=signed)
+
+    def change(self, ends: tuple[float | None, ...], unit: str, before: float | None) -> str:
+        """Value, low and high of a change: per cent of a time or a size, points of a share, or in its own unit."""
+        scaled, kind = spoken(ends, unit, before)
+        if kind == "unit":
+            return f"{number(ends[0], unit, signed=True)} {self.interval(ends[1], ends[2], unit, signed=True)}"
+        value, low, high = (signed(end) for end in scaled)
+        interval = self("exact") if low == high else f"[{low}, {high}]"
+        return f"{self(f'in {kind}').format(value=value)} {interval}"
+
+    def reach(self, value: float, unit: str) -> str:
+        """The size of a change, without a sign."""
+        (scaled,), kind = spoken([value], unit, None)
+        return number(value, unit) if kind == "unit" else self(f"in {kind}").format(value=signed(scaled).lstrip("+"))
 
     def value(self, value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
         """A value with its interval."""
