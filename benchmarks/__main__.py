@@ -22,6 +22,7 @@ RUNS = {
     "serving": [],
     "train_speed": ["--lightning"],
     "dp_step": [],
+    "federated": [],
     "whole_audit": [],
 }
 HEAD = """# Benchmarks

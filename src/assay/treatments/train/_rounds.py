@@ -13,7 +13,6 @@ from assay.meter import measure_energy
 from assay.train.loop import threads
 from assay.treatments.train._accountant import noise_for
 from assay.treatments.train._local_work import LocalSettings, LocalWork, Update, Work, seed_of
-from assay.treatments.train._secure_sum import secure_sum
 from assay.values import Progress, plain, quiet
 
 Algorithm = Literal["fedavg", "fedprox", "scaffold"]
@@ -156,6 +155,8 @@ class Federation:
         """Weighted sum of the messages and the sum of weights; 0 where it could not be formed."""
         length = len(self.weights) + len(self.control)
         if self.settings.secure_sum:
+            from assay.treatments.train._secure_sum import secure_sum
+
             place = {client: number for number, client in enumerate(chosen)}
             vectors = (
                 (place[client], torch.cat([message.double() * weight, torch.tensor([weight]).double()]).numpy())
