@@ -33,6 +33,7 @@ UNFIT = {
     "quantize_int8": {"no module", "no validation"},
     "encrypt_weights": {"no module"},
     "shard_weights": {"no module"},
+    "prune_by_activation": {"no module", "no validation"},
     "prune_channels": {"no module", "no validation"},
     "quantize_static": {"no module", "no validation"},
     "run_by_onnxruntime": {"no module"},

@@ -36,6 +36,7 @@ REFUSED = {
     **{(name, "augment_by_gan"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "factor_low_rank"): "no linear layer would get smaller" for name in ("cnn_residual", "rnn", "ngrams")},
     **{(name, one): "tables" for name in ARCHITECTURES for one in ("fill_missing", "generalise_to_k")},
+    **{(name, "prune_by_activation"): "no layer to thin out" for name in ("rnn", "lstm", "gru", "ngrams")},
     ("ngrams", "prune_channels"): "cannot be taken out safely",
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},
     **{(name, "swap_identity_terms"): "texts" for name in ARCHITECTURES},  # these texts name nobody
