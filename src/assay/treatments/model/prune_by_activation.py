@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Literal
 
@@ -67,18 +67,18 @@ def prune_by_activation(
     kept = {name: int(stays[0].sum()) for name, stays in found.items()}
     architecture = sparse_architecture(_common.known(before.architecture), kept)
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
-    total = sum(stays.numel() for stays in found.values())
-    outcome = {
-        "kept_a_row": kept,
-        "zero_share": 1 - sum(int(stays.sum()) for stays in found.values()) / total,
-        "bytes_before": before.num_bytes,
-        "bytes_after": model.num_bytes,
-    }
+    sizes = {"bytes_before": before.num_bytes, "bytes_after": model.num_bytes}
+    outcome = {"kept_a_row": kept, "zero_share": _zero_share(found.values()), **sizes}
     parameters = {"sparsity": float(sparsity), "pattern": pattern, "score": score, "calibration_num": calibration_num}
     named = _common.grown(
         system, treatment="prune_by_activation", stage="model", parameters=parameters, outcome=outcome
     )
     return replace(named, model=model)
+
+
+def _zero_share(found: Iterable[Tensor]) -> float:
+    pairs = [(int(stays.sum()), stays.numel()) for stays in found]
+    return 1 - sum(kept for kept, _ in pairs) / sum(total for _, total in pairs)
 
 
 def chosen(module: nn.Module, rows: Array, *, sparsity: float, pattern: str, score: str) -> dict[str, Tensor]:
