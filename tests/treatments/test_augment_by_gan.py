@@ -93,7 +93,7 @@ def test_crossed_columns_weights_and_other_groups():
     alone = Cells.of(split, ["race"]).rows(split, np.array([0]), np.array([[20, 3, 1, 1]]), columns=COLUMNS)
     assert alone.groups.codes.tolist() == [[1, 0]]  # sex is told by an input
     even = cells.even(split, 60, 0)
-    assert np.bincount(even.labels).tolist() == [20, 20, 20]
+    assert np.bincount(even.labels).tolist() == [4, 20, 20]
     assert np.bincount(even.rows)[1:].max() <= 5
 
 

@@ -23,6 +23,7 @@ from assay.values import Array, Column, Data, Fitted, Groups, Recipe, Split
 
 LEAST = 10  # rows of a cell that a GAN is asked to add to, of any rows a training is given
 POOL = 16_384  # rows that the GAN passes over, the same number of every cell
+NUMBERS = 32_000_000  # in those rows: fewer of large pictures
 BATCH = 64
 MOST_PASSES, LEAST_STEPS = 40, 500  # a GAN of few rows makes fewer steps than it is allowed
 LARGEST = 8  # sets of generated rows kept in memory
@@ -75,7 +76,8 @@ class AugmentRecipe:
         if not len(labels):
             return split.take(labels)
         num_steps = min(self.num_steps, max(LEAST_STEPS, MOST_PASSES * len(split) // BATCH))
-        pool = cells.even(split, min(POOL, num_steps * BATCH), seed)
+        most = max(BATCH, min(POOL, NUMBERS // max(1, split.inputs[:1].size)))
+        pool = cells.even(split, min(most, num_steps * BATCH), seed)
         epochs = max(1, num_steps // max(1, len(pool) // BATCH))
         settings = GanSettings(epochs=epochs, batch_size=min(BATCH, len(pool)), width=self.width)
         told = self.base.progress
@@ -132,12 +134,16 @@ class Cells:
         return np.where(known, np.maximum(target - self.counts, 0), 0)
 
     def even(self, split: Split, num: int, seed: int) -> Split:
-        """About `num` rows, as many of every cell, each row as often as the others of its cell or once more."""
+        """About `num` rows, as many of every cell, each row as often as the others of its cell or once more.
+
+        Of a cell that nothing is made of (too small, or a category unknown) each row at most once.
+        """
         rng = np.random.default_rng([seed, 1])
         share, picked = max(1, num // len(self.counts)), []
         for cell in range(len(self.counts)):
             rows = rng.permutation(np.flatnonzero(self.codes == cell))
-            picked.append(np.resize(rows, share))
+            is_made = len(rows) >= LEAST and (self.keys[cell, 1:] >= 0).all()
+            picked.append(np.resize(rows, share) if is_made else rows[:share])
         rows = np.concatenate(picked)
         return replace(split.take(rows), labels=self.codes[rows])
 

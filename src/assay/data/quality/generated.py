@@ -22,6 +22,7 @@ from assay.values import Array, Column
 NEIGHBOURS = 5
 MOST = 400  # rows of a cell and sample whose neighbourhoods are drawn
 MOST_NEAREST = 2000  # rows of a cell and sample among which the nearest is looked for
+NUMBERS = 20_000_000  # in those rows: fewer of large pictures
 NUM_DRAWS = 400
 NUM_PERMUTATIONS = 999
 LEAST = 10  # held-out rows of a cell: with fewer, nothing is said of it
@@ -86,7 +87,8 @@ def compare(
         for cell in np.unique(made.cells)
         if (held_out.cells == cell).sum() >= LEAST and (train.cells == cell).sum() > NEIGHBOURS
     ]
-    picked = [_picked(one, known, MOST_NEAREST, rng) for one in (train, held_out, made)]
+    most = max(2 * LEAST, min(MOST_NEAREST, NUMBERS // max(1, made.inputs[:1].size)))
+    picked = [_picked(one, known, most, rng) for one in (train, held_out, made)]
     if not known:
         none = undefined("none", f"no cell has {LEAST} held-out rows to compare with", level)
         return Compared(none, none, none, copied(made, train, columns, level=level), None, None, len(made), 0)
