@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from math import comb
 
 import numpy as np
 import pytest
+from scipy.spatial import cKDTree
 from scipy.stats import binom
 
 from assay.data.quality import generated
@@ -36,6 +38,23 @@ def test_distances_and_balls_agree_with_loops():
     np.testing.assert_allclose(distances(points, real), slow, atol=1e-9)
     radius = [sorted(np.linalg.norm(one - other) for other in real)[5] for one in real]  # the 0th is the row itself
     np.testing.assert_array_equal(inside(points, real), slow <= np.array(radius))
+
+
+def test_the_share_agrees_with_a_tree_and_its_p_value_with_all_permutations():
+    rng = np.random.default_rng(4)
+    train, held_out, made = (rng.normal(size=(num, 2)) for num in (4, 5, 40))
+    made[:15] = train[rng.integers(0, 4, 15)] + 0.01
+    real = np.concatenate([train, held_out])
+    nearest = np.bincount(cKDTree(real).query(made)[1], minlength=9)
+
+    def share(rows):
+        return nearest[rows].sum() / (nearest[rows].sum() + 4 / 5 * np.delete(nearest, rows).sum())
+
+    cells = [np.zeros(len(one)) for one in (train, held_out, made)]
+    found, p_value = nearest_share((train, held_out, made), cells, rng, level=LEVEL)
+    assert found.value == pytest.approx(share(list(range(4))))
+    exact = np.mean([share(list(rows)) >= found.value - 1e-9 for rows in combinations(range(9), 4)])
+    assert p_value == pytest.approx(exact, abs=4 * (exact * (1 - exact) / 999) ** 0.5)
 
 
 def test_coverage_of_real_rows_is_what_the_published_formula_says():

@@ -80,7 +80,10 @@ def compare(
     were trained on, whatever its quality, 1 where it repeats them; memorisation_p_value permutes which real rows of a
     cell count as training rows, which is exact (ties share). copied_rows = share of generated rows equal or nearly
     equal to a training row, difference_p_value = MMD permutation test of generated against held-out rows.
-    Limits: distances of pixels are not distances of meaning; a cell with fewer than 10 held-out rows is left out.
+    Limits: distances of pixels are not distances of meaning; a cell with fewer than 10 held-out rows is left out. On
+    equal samples (60, 40 and 80 rows, two cells, 400 runs) the intervals of the gaps are wider than they need be (0 lay
+    inside in 99.8 and 100 %), that of the share held 1/2 in 99.5 %; the test erred in 5.0 %, 4.0 % for a collapsed
+    generator, and found 10, 20 and 30 % of copies in 15, 38 and 70 %.
     """
     known = [
         cell
