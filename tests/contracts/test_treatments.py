@@ -27,6 +27,7 @@ every = pytest.mark.parametrize("treatment", TREATMENTS, ids=lambda one: one.nam
 UNFIT = {
     "federated_averaging": set(),
     "reweigh_groups": {"regression", "no groups"},
+    "remove_correlation": {"texts", "no groups"},
     "generalise_to_k": {"texts"},
     "resample_groups": {"regression", "no groups"},
     "group_thresholds": {"regression", "no groups", "three classes", "no validation"},

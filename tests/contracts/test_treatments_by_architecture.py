@@ -35,7 +35,11 @@ REFUSED = {
     **{(name, "adversarial_training"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "augment_by_gan"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "factor_low_rank"): "no linear layer would get smaller" for name in ("cnn_residual", "rnn", "ngrams")},
-    **{(name, one): "tables" for name in ARCHITECTURES for one in ("fill_missing", "generalise_to_k")},
+    **{
+        (name, one): "tables"
+        for name in ARCHITECTURES
+        for one in ("fill_missing", "generalise_to_k", "remove_correlation")
+    },
     **{(name, "prune_by_activation"): "no layer to thin out" for name in ("rnn", "lstm", "gru", "ngrams")},
     ("ngrams", "prune_channels"): "cannot be taken out safely",
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},

@@ -189,6 +189,7 @@ for _name in (
     "rounded",
     "temperature",
     "votes",
+    "uncorrelated",
     "cnn",
     "scattering",
     "gan",
