@@ -25,6 +25,7 @@ from assay.models.wrapped import build_base, named_base, resolve_base, swap
 from assay.values import Array, Column
 
 NAME = "onnxruntime"
+OUTPUTS = ["outputs"]
 PASSED_ON = ("token_ids", "token_spans")  # what a text module offers beside its forward pass and needs no weights for
 KEPT = 4  # graphs of modules exported last: exporting takes a second, and several treatments start from one
 LARGEST_KEPT = 64 << 20  # bytes
@@ -57,13 +58,14 @@ class ByOnnxRuntime(nn.Module):
         """Encoded inputs `(N, ...)` to `(N, K)` float32."""
         if self._ready is None:
             self._ready = session_of(unpacked(parsed(self.content(), "the graph")), "the graph")
+        if not len(inputs):
+            return self.forward(inputs.new_zeros(1, *inputs.shape[1:]))[:0]
         rows = (inputs.float() if inputs.dtype == torch.uint8 else inputs).numpy()
-        given = rows if len(rows) else np.zeros((1, *rows.shape[1:]), dtype=rows.dtype)
         try:
-            (answer,) = self._ready.run(["outputs"], {"inputs": given})
+            (answer,) = self._ready.run(OUTPUTS, {"inputs": rows})
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise ModelError(Problem(f"ONNX Runtime stopped: {str(error).splitlines()[0][:200]}")) from error
-        return torch.from_numpy(answer)[: len(rows)]
+        return torch.from_numpy(answer)
 
     def content(self) -> bytes:
         """The graph as a file holds it."""

@@ -18,6 +18,7 @@ from assay.models.graph_layers import Layer, layers_of, readers_of
 from assay.values import Array
 
 LEVELS = 127
+FEW = 1024  # products that cost less than a node more
 SAME_RANGE = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")  # move numbers, make none
 
 
@@ -57,8 +58,7 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
     weights = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
     made = ModelProto()
     made.CopyFrom(proto)
-    ranks = {layer.given: 2 for layer in layers_of(proto) if layer.kind == "Gemm"}
-    rewrite = _Rewrite(helper, numpy_helper, weights, grids, ranks)
+    rewrite = _Rewrite(helper, numpy_helper, weights, grids)
     for one in proto.graph.input:
         rewrite.round(one.name)
     dropped = _dropped(proto, grids)
@@ -75,7 +75,8 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
             rewrite.round(name)
     for name in _unwatched(proto) if whole else ():
         num_outputs = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        rewrite.mark(name, proto.graph.output[0].name, num_outputs)
+        size = next((one.num_sums for one in layers_of(proto) if one.given == name and one.kind == "Gemm"), None)
+        rewrite.mark(name, proto.graph.output[0].name, size=size, num_outputs=num_outputs)
     del made.graph.node[:], made.graph.initializer[:]
     used = {name for node in rewrite.nodes for name in node.input}
     made.graph.node.extend(
@@ -96,7 +97,6 @@ class _Rewrite:
     numbers: Any
     weights: Mapping[str, Array]
     grids: Mapping[str, tuple[np.float32, int]]
-    ranks: Mapping[str, int]  # how many axes a tensor has, where that is known
     nodes: list[Any] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)
     now: dict[str, str] = field(default_factory=dict)  # what stands for a tensor
@@ -161,18 +161,20 @@ class _Rewrite:
             self.nodes.append(self.helper.make_node("DequantizeLinear", inputs, [f"{name}.expanded"], axis=axis))
         return f"{name}.expanded"
 
-    def mark(self, name: str, output: str, num_outputs: int) -> None:
-        """Add 0 times the sum of a tensor's numbers to every row's answers: in two nodes, for each costs time."""
+    def mark(self, name: str, output: str, *, size: int | None, num_outputs: int) -> None:
+        """Add 0 times a tensor's numbers to every row's answers: in few nodes, for each costs time."""
         node, place, flat = self.helper.make_node, len(self.made), name
         for one in self.nodes:
             one.output[:] = [f"{output}.{place}" if told == output else told for told in one.output]
-        if self.ranks.get(name) != 2:
-            flat = f"{name}.flat"
-            self.nodes.append(node("Flatten", [name], [flat], axis=1))
-        last = self.constant("marker.axis", np.array([1], dtype=np.int64))
-        nothing = self.constant("marker.nothing", np.zeros((1, num_outputs), dtype=np.float32))
-        self.nodes.append(node("ReduceSum", [flat, last], [f"{name}.sum"], keepdims=1))
-        self.nodes.append(node("Gemm", [f"{name}.sum", nothing, f"{output}.{place}"], [output]))
+        if size is None or size * num_outputs > FEW:
+            if size is None:
+                flat = f"{name}.flat"
+                self.nodes.append(node("Flatten", [name], [flat], axis=1))
+            last = self.constant("marker.axis", np.array([1], dtype=np.int64))
+            self.nodes.append(node("ReduceSum", [flat, last], [f"{name}.sum"], keepdims=1))
+            flat, size = f"{name}.sum", 1
+        nothing = self.constant(f"marker.{size}", np.zeros((size, num_outputs), dtype=np.float32))
+        self.nodes.append(node("Gemm", [flat, nothing, f"{output}.{place}"], [output]))
 
 
 def _reads_table(node: Any, weights: Mapping[str, Array]) -> bool:
@@ -228,7 +230,7 @@ def _dropped(proto: Any, grids: Mapping[str, tuple[np.float32, int]]) -> set[int
         and node.output[0] in grids
         and grids[node.output[0]][1] == 0
         and node.input[0] in makers
-        and makers[node.input[0]].op_type in ("Conv", "Add")
+        and makers[node.input[0]].op_type in ("Conv", "Add", "Gemm", "MatMul")
         and len(readers[node.input[0]]) == 1
     }
 

@@ -15,8 +15,7 @@ from assay.models.by_onnxruntime import onnxruntime_model
 from assay.models.graph_layers import Layer, input_ranges, layers_of, pays
 from assay.models.quantised_graph import quantised, unpacked
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments.model import _by_onnxruntime
+from assay.treatments import _by_onnxruntime, _common
 from assay.values import Array, System
 
 CHOICES = ("rule", "measured", "all")

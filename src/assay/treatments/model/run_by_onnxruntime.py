@@ -6,8 +6,7 @@ from dataclasses import replace
 
 from assay.models.by_onnxruntime import onnxruntime_model
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments.model import _by_onnxruntime
+from assay.treatments import _by_onnxruntime, _common
 from assay.values import System
 
 

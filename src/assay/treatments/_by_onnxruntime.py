@@ -18,9 +18,9 @@ from assay.values import Array, System
 BATCH = 64  # calibration rows at once
 
 
-def graph(treatment: str, system: System) -> Any:
-    """The system's module as an ONNX graph; TreatmentError says why it cannot be one."""
-    model = _common.module_model(system)
+def graph(treatment: str, system: System, model: ModuleModel | None = None) -> Any:
+    """The system's module, or another of its kind, as an ONNX graph; TreatmentError says why it cannot be one."""
+    model = model or _common.module_model(system)
     rows = next((split.inputs[:3] for split in system.data.splits.values() if len(split)), None)
     try:
         if rows is None:
