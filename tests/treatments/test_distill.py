@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from assay.errors import TreatmentError
-from assay.models import Architecture
-from assay.tasks import task_of
+from assay.models import Architecture, build
+from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
-from assay.treatments.train.distill import DistillRecipe, distill, soft_loss
+from assay.treatments.train.distill import DistillRecipe, cell_weights, distill, soft_loss, widest_of
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
-from assay.values import System
+from assay.values import Column, Data, Groups, Split, System
+from support import COLUMNS, GROUP_COLUMNS, KnownModel, make_split, small_images, small_texts
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,76 @@ def test_digest_covers_what_changes_the_student(trained):
         DistillRecipe(teacher, student, 2.0, 0.2),
         DistillRecipe(teacher, Architecture("mlp", {"hidden": [5]}), 2.0, 0.1),
         DistillRecipe(replace(teacher, settings=TrainSettings(epochs=9)), student, 2.0, 0.1),
+        DistillRecipe(teacher, student, 2.0, 0.1, ("sex",), 0.5),
+        DistillRecipe(teacher, student, 2.0, 0.1, ("race",), 0.5),
+        DistillRecipe(teacher, student, 2.0, 0.1, ("sex",), 0.6),
     ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
+
+
+@pytest.mark.parametrize(("kind", "own"), [("table", "mlp"), ("image", "cnn_residual"), ("text", "lstm")])
+def test_by_default_it_is_as_wide_as_a_tenth_allows(kind, own):
+    data = {"table": _table, "image": lambda: small_images(20), "text": lambda: small_texts(20)}[kind]()
+    params = {"mlp": {"hidden": [64, 64]}, "cnn_residual": {"width": 16}, "lstm": {"vocab_size": 90}}[own]
+    teacher = Architecture(own, params)
+    system = replace(_box(data), recipe=TrainRecipe(teacher, task_of(data)))
+
+    def size(one):
+        module = build(one.name, columns=data.columns, num_outputs=len(data.classes), params=one.params)
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    made = widest_of(teacher, system)
+    assert size(made) <= 0.1 * size(teacher)
+    wider = made.params | {
+        name: made.params[name] + 1 for name in ("width", "dim", "num_hidden") if name in made.params
+    }
+    wider |= {"hidden": [made.params["hidden"][0] + 1]} if "hidden" in made.params else {}
+    assert size(Architecture(made.name, wider)) > 0.1 * size(teacher)
+    assert made.name == {"image": "cnn_residual", "table": "mlp", "text": "gru"}[kind]
+
+
+def _table():
+    split = make_split(20, 0, 1)
+    return Data("t", COLUMNS, "label", GROUP_COLUMNS, {"train": split}, ("no", "yes"), "yes")
+
+
+def _box(data):
+    return System("box", KnownModel(), data, task_of(data), Argmax())
+
+
+def test_cells_weigh_as_the_formula_says(trained):
+    train = trained.data.splits["train"]
+    weights = cell_weights(train, ["sex"], 0.5)
+    cells = train.groups.codes[:, 0] * 2 + train.labels
+    sizes = np.bincount(cells)[cells]
+    expected = sizes**-0.5
+    assert weights == pytest.approx(expected / expected.mean(), rel=1e-5)
+    alike = cell_weights(train, ["sex"], 1.0)
+    assert [alike[cells == one].sum() for one in range(4)] == pytest.approx([len(train) / 4] * 4, rel=1e-4)
+    doubled = replace(train, weights=np.full(len(train), 2, dtype=np.float32))
+    assert cell_weights(doubled, ["sex"], 0.5) == pytest.approx(weights)
+
+
+def test_the_worst_cell_gains_from_weighing_cells():
+    """Nine rows in ten say that the shortcut is the label; a student of one unit has to choose."""
+    rng, splits = np.random.default_rng(0), {}
+    column = Column("shown", "categorical", ("a", "b"))
+    for place, (name, agreement) in enumerate((("train", 0.9), ("validation", 0.9), ("test", 0.5))):
+        labels = rng.integers(2, size=1500)
+        shown = np.where(rng.random(1500) < agreement, labels, 1 - labels)
+        inputs = np.stack([labels * 2 - 1 + rng.normal(0, 0.8, 1500), shown * 2 - 1], axis=1).astype(np.float32)
+        groups = Groups(shown[:, None].astype(np.int16), (column,))
+        splits[name] = Split(inputs, labels, groups, np.arange(1500) + 1500 * place)
+    columns = (Column("core", "numeric", low=-4, high=4), Column("easy", "numeric", low=-1, high=1))
+    data = Data("spurious", columns, "label", (column,), splits, ("no", "yes"), "yes")
+    settings = TrainSettings(epochs=6, batch_size=100, learning_rate=0.02)
+    teacher = train_system(data, recipe=TrainRecipe(Architecture("mlp", {"hidden": [16]}), task_of(data), settings))
+    test, worst = data.splits["test"], []
+    for balance in (0.0, 0.8):
+        right = distill(teacher, hidden=(2,), balance=balance).model.outputs(test.inputs).argmax(axis=1) == test.labels
+        cells = test.groups.codes[:, 0] * 2 + test.labels
+        worst.append(min(right[cells == one].mean() for one in range(4)))
+    assert worst[1] > worst[0] + 0.05
 
 
 def test_what_it_refuses(trained):
@@ -123,5 +192,5 @@ def test_what_it_refuses(trained):
     with pytest.raises(TreatmentError, match="its recipe is a DpRecipe"):
         distill(private)
     with pytest.raises(TreatmentError) as caught:
-        distill(trained, hidden=(0,), temperature=0.0, hard_share=2.0)
-    assert len(caught.value.problems) == 3
+        distill(trained, hidden=(0,), temperature=0.0, hard_share=2.0, columns=["x"], balance=2)
+    assert len(caught.value.problems) == 5

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
-from assay.models import Architecture, describe, resolve
+from assay.models import Architecture, build, describe, resolve
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Hooks, Loss, TrainRecipe, fit
@@ -29,6 +29,8 @@ READING = (
     "longest",
     "body_length",
 )  # what of a text is read
+RESIDUAL = ("cnn_residual", "cnn_mirrored")  # whose student is of their own kind
+SHARE = 0.1  # of the teacher's parameters
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,15 @@ class DistillRecipe:
     student: Architecture
     temperature: float
     hard_share: float
+    columns: tuple[str, ...] = ()
+    balance: float = 0.0
 
     @cached_property
     def digest(self) -> str:
-        """Over both architectures, the settings and the temperature."""
-        return digest_of(["DistillRecipe", self.teacher.digest, self.student, self.temperature, self.hard_share])
+        """Over both architectures, the settings, the temperature, and how cells weigh where they do."""
+        cells = [self.columns, self.balance] if self.balance else []
+        own = [self.teacher.digest, self.student, self.temperature, self.hard_share]
+        return digest_of(["DistillRecipe", *own, *cells])
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
@@ -53,6 +59,8 @@ class DistillRecipe:
             "student": {"name": self.student.name, "params": plain(self.student.params)},
             "temperature": self.temperature,
             "hard_share": self.hard_share,
+            "columns": list(self.columns),
+            "balance": self.balance,
         }
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
@@ -65,6 +73,8 @@ class DistillRecipe:
         module = recipe.make_module(split, data, seed)
         logits = recipe.task.logits(teacher.outputs(split.inputs), teacher.outputs_are)
         loss = soft_loss(logits, split.labels, temperature=self.temperature, hard_share=self.hard_share)
+        if self.balance:
+            split = replace(split, weights=cell_weights(split, self.columns, self.balance))
         hooks = Hooks(
             progress=recipe.progress,
             validation=data.splits.get("validation") if recipe.settings.patience else None,
@@ -79,7 +89,8 @@ def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
     if not isinstance(teacher, TrainRecipe):
         raise ModelError(Problem(f"the teacher's recipe is a {type(teacher).__name__}", "TrainRecipe"))
     student = Architecture(about["student"]["name"], dict(about["student"]["params"]))
-    return DistillRecipe(teacher, student, float(about["temperature"]), float(about["hard_share"]))
+    cells = (tuple(about.get("columns", ())), float(about.get("balance", 0.0)))  # older folders lack both
+    return DistillRecipe(teacher, student, float(about["temperature"]), float(about["hard_share"]), *cells)
 
 
 register_recipe("distill", _from_json)
@@ -104,50 +115,101 @@ def soft_loss(teacher_logits: Array, labels: Array, *, temperature: float, hard_
     return loss
 
 
+def cell_weights(split: Split, columns: Sequence[str], balance: float) -> Array:
+    r"""The split's weights times $(N / n_c)^b$ for each row's cell c of the columns and label: `(N,)` float32."""
+    codes, _ = _common.cells(split.groups, columns)
+    _, cells = np.unique(np.stack([codes, split.labels]), axis=1, return_inverse=True)
+    cells = cells.reshape(-1)
+    before = np.ones(len(split)) if split.weights is None else split.weights
+    weights: Array = before * (len(split) / np.bincount(cells)[cells]) ** balance
+    return np.asarray(weights / weights.mean(), dtype=np.float32)
+
+
 @treatment("train", moves=("lower:model_bytes",))
 def distill(
-    system: System, *, hidden: Sequence[int] = (16,), temperature: float = 2.0, hard_share: float = 0.1
+    system: System,
+    *,
+    hidden: Sequence[int] | None = None,
+    temperature: float = 2.0,
+    hard_share: float = 0.1,
+    columns: Sequence[str] | None = None,
+    balance: float = 0.0,
 ) -> System:
     r"""Train a small student on the system's own softened probabilities, and put it in its place.
 
     Minimises $(1-h)\,T^2\,\mathrm{CE}(\sigma(z_{teacher}/T), \sigma(z/T)) + h\,\mathrm{CE}(y, \sigma(z))$, h =
     `hard_share`, T = `temperature`, with the recipe's own settings. The student of tables is an MLP with hidden layers
     `hidden`, of pictures a LeNet with linear layers `hidden`, of texts a GRU whose embedding and state have width
-    `hidden[0]`; a student of its own kind reads its inputs as the teacher does. The existing model teaches; reference
-    students get teachers trained on their own half of the data.
-    Limits: which classes and groups lose is not controlled; the student has seen the training rows, and its
-    teacher's memory of them; it is smaller only if the teacher is not smaller still. Raises TreatmentError without a
-    plain training recipe (a private one would lose its epsilon), for regression, and after model-stage treatments.
+    `hidden[0]`; a student of its own kind reads its inputs as the teacher does. With `hidden` None it is one layer as
+    wide as a tenth of the teacher's parameters allow, of a residual network a narrower one. `balance` b weighs a row by
+    $(N/n_c)^b$, c its cell of `columns` (crossed; None is the first declared one) and label: 0 is plain, 1 gives every
+    cell the same. The existing model teaches; reference students get teachers of their own half of the data.
+    Limits: without `balance` it is not controlled which groups lose, and with it the many pay for the few; the student
+    has seen the training rows, and its teacher's memory of them; it is smaller only if its teacher is larger.
+    Raises TreatmentError without a plain training recipe (a private one would lose its epsilon), for regression, and
+    after model-stage treatments.
 
-    Source: Hinton, Vinyals and Dean 2015, section 2.
+    Source: Hinton, Vinyals and Dean 2015, section 2; cells: Kamiran and Calders 2012 weigh them in training alike.
     """
-    problems = [
+    names, wrong = _common.chosen_columns(system, columns) if balance or columns is not None else ((), None)
+    problems = [wrong, *_wrong_options(system, hidden, (temperature, hard_share, balance))]
+    _common.refuse("distill", system, problems)
+    teacher = _common.train_recipe(system)
+    student = student_of(teacher.architecture, system.data.modality, hidden or (1,))
+    if hidden is None:
+        student = widest_of(teacher.architecture, system)
+    cells = (tuple(names), float(balance))
+    student = resolve(student, system.data.columns)
+    recipe = DistillRecipe(teacher, student, float(temperature), float(hard_share), *cells)
+    fitted = recipe.fit_student(system.model, system.data.splits["train"], data=system.data, seed=system.seed)
+    numbers = {"temperature": float(temperature), "hard_share": float(hard_share), "balance": float(balance)}
+    asked = {name: None if one is None else list(one) for name, one in (("hidden", hidden), ("columns", columns))}
+    outcome = {
+        "bytes_before": system.model.num_bytes,
+        "bytes_after": fitted.model.num_bytes,
+        **_parameter_counts(system.model, fitted.model),
+    }
+    named = _common.grown(system, treatment="distill", stage="train", parameters=asked | numbers, outcome=outcome)
+    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+
+
+def _wrong_options(
+    system: System, hidden: Sequence[int] | None, numbers: tuple[float, float, float]
+) -> list[Problem | None]:
+    temperature, hard_share, balance = numbers
+    return [
         _common.needs_recipe(system),
         _common.needs_train_recipe(system),
         _common.needs_no_later_stage(system),
         _common.needs_split(system, "train"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
-        _wrong_hidden(system, hidden),
+        None if hidden is None else _wrong_hidden(system, hidden),
         _common.unless(0 < temperature < np.inf, f"temperature is {temperature}", "a positive number"),
         _common.unless(0 <= hard_share <= 1, f"hard_share is {hard_share}", "0 to 1"),
+        _common.unless(0 <= balance <= 1, f"balance is {balance}", "0 to 1"),
     ]
-    _common.refuse("distill", system, problems)
-    teacher = _common.train_recipe(system)
-    student = resolve(student_of(teacher.architecture, system.data.modality, hidden), system.data.columns)
-    recipe = DistillRecipe(teacher, student, float(temperature), float(hard_share))
-    fitted = recipe.fit_student(system.model, system.data.splits["train"], data=system.data, seed=system.seed)
-    named = _common.grown(
-        system,
-        treatment="distill",
-        stage="train",
-        parameters={"hidden": list(hidden), "temperature": float(temperature), "hard_share": float(hard_share)},
-        outcome={
-            "bytes_before": system.model.num_bytes,
-            "bytes_after": fitted.model.num_bytes,
-            **_parameter_counts(system.model, fitted.model),
-        },
-    )
-    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+
+
+def widest_of(teacher: Architecture, system: System) -> Architecture:
+    """The widest student with at most a tenth of the teacher's parameters; one of width 1 where even that has more."""
+    data = system.data
+
+    def made(width: int) -> Architecture:
+        if teacher.name in RESIDUAL:
+            return Architecture(teacher.name, {**teacher.params, "width": width})
+        return student_of(teacher, data.modality, (width,))
+
+    def size(one: Architecture) -> int:
+        module = build(one.name, columns=data.columns, num_outputs=system.task.num_outputs, params=one.params)
+        return describe(module)["num_parameters"]
+
+    low, high, limit = 1, 2, size(teacher) * SHARE
+    while size(made(high)) <= limit:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(made(middle)) <= limit else (low, middle)
+    return made(low)
 
 
 def student_of(teacher: Architecture, kind: Modality, hidden: Sequence[int]) -> Architecture:
