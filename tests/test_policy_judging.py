@@ -193,6 +193,10 @@ def test_a_group_on_which_not_even_the_best_result_could_pass_is_too_small_to_ju
     assert f"too small to judge: n = 12; about {more} more of town=c would settle it" in small.reason
     (settled,) = judge(policy, [_proportion(round((12 + more) / 12), 12 + more, slice="town=c")])
     assert settled.verdict == "pass"
+    groups = [_proportion(1, 12, slice="town=c"), _proportion(30, 888, slice="town=d")]
+    gap = _measurement(0.05, 0.0, 0.5, scored=900, slice="town")
+    told = next(one for one in judge(policy, [gap, *groups]) if one.slice == "town")
+    assert "too small to judge: town=c has n = 12 of 900; about" in told.reason
     (larger,) = judge(policy, [_proportion(15, 100, slice="town=c")])  # a better result could have passed
     assert larger.verdict == "inconclusive"
     assert "too small" not in larger.reason

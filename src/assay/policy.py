@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from assay.digests import digest_of
 from assay.errors import PolicyError, Problem, StorageError
-from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL, is_too_small, required_num
+from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL, is_too_small, required_num, smallest_group
 from assay.estimation.widen import widened
 from assay.storage import read_regular
 from assay.values import Finding, Measurement, NotApplicable, Verdict
@@ -276,7 +276,7 @@ def judge(
     level = 1.0 - (1.0 - policy.level) / max(1, random * num_systems)
     findings = []
     for rule in policy.rules:
-        found = [_finding(policy, rule, item, level) for one, item in cases if one is rule]
+        found = [_finding(policy, rule, item, level, measurements) for one, item in cases if one is rule]
         findings.extend(found or [_not_tested(policy, rule, not_applicable)])
     return tuple(findings)
 
@@ -321,7 +321,7 @@ def _part_fits(pattern: str, part: str) -> bool:
     return pattern == part or (pattern.endswith("=*") and part.startswith(pattern[:-1]))
 
 
-def _finding(policy: Policy, rule: Rule, item: Measurement, level: float) -> Finding:
+def _finding(policy: Policy, rule: Rule, item: Measurement, level: float, others: Sequence[Measurement]) -> Finding:
     blank = Finding(
         rule.id,
         "inconclusive",
@@ -350,19 +350,20 @@ def _finding(policy: Policy, rule: Rule, item: Measurement, level: float) -> Fin
         return replace(blank, verdict="pass", reason=f"{shown} is {words} {rule.bound:g} at every point")
     if near is not None and sign * near > sign * rule.bound:
         return replace(blank, verdict="fail", reason=f"{shown} is {wrong} {rule.bound:g} at every point")
-    needed, why = _needed(item, rule, level)
+    needed, why = _needed(item, rule, level, others)
     reason = f"{shown} reaches to both sides of {rule.bound:g}; {why}"
     return replace(blank, reason=reason, required_num=needed)
 
 
-def _needed(item: Measurement, rule: Rule, level: float) -> tuple[int | None, str]:
+def _needed(item: Measurement, rule: Rule, level: float, others: Sequence[Measurement]) -> tuple[int | None, str]:
     """Examples that would settle it, and in words; said otherwise where not even the best result could have passed."""
     num, where = item.scored or item.attempted, f" of {item.slice}" if item.slice else ""
     needed = required_num(item, bound=rule.bound, level=level)
     if needed is not None and needed > MOST_REQUIRED:
         return needed, "the value is too close to the bound to settle with more examples"
     if is_too_small(item, bound=rule.bound, kind=rule.kind, level=level):
-        small = f"{TOO_SMALL}: n = {num}"
+        least = smallest_group(item.slice, others)
+        small = f"{TOO_SMALL}: n = {num}" if least is None else f"{TOO_SMALL}: {least[0]} has n = {least[1]} of {num}"
         more = "" if needed is None else f"; about {needed - num} more{where} would settle it if the value stays"
         return needed, small + more
     if needed is None:

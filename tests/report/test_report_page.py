@@ -331,6 +331,12 @@ def test_a_group_too_small_to_judge_is_said_to_be_so(loaded):
     assert "about 180 more would settle it" in rendered(few)
     assert "more would settle it" not in rendered(never)
     assert "样本太少，无法判定" in rendered(few, "zh")
+    parts = [replace(measured, slice=f"town={name}", scored=num) for name, num in (("c", 12), ("d", 888))]
+    gap = replace(measured, slice="town")
+    of_gap = replace(told, slice="town", measurement=gap.digest)
+    whole = replace(dossier, findings=(of_gap,), measurements=(gap, *parts))
+    assert f"too small to judge: of {measured.scored:,} rows town=c has 12; on so few" in rendered(whole)
+    assert "town=c 仅有 12 个" in rendered(whole, "zh")
 
 
 def test_the_picture_is_a_png_in_both_languages(filed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal
 
 from scipy import special
@@ -83,3 +84,23 @@ def is_too_small(measurement: Measurement, *, bound: float, kind: Literal["at_mo
         return float(clopper_pearson(0, known[1], level=level)[1]) > room
     edge = high if kind == "at_most" else low
     return edge is not None and abs(edge - measurement.value) > room
+
+
+def smallest_group(slice: str, measurements: Iterable[Measurement]) -> tuple[str, int] | None:
+    """The group with fewest rows that a gap or a worst one over whole columns is of, and how many; None if none is.
+
+    `slice` names columns ("sex & race"). Only groups with rows count, by the most rows that anything was measured on.
+
+    >>> rate = dict(metric="rate", value=0.5, low=0.1, high=0.9, level=0.95, method="", unit="share", better="lower")
+    >>> sizes = {"sex=Female": 12, "sex=Male": 900, "sex=Male & race=x": 5}
+    >>> smallest_group("sex", [Measurement("p", slice=name, scored=num, **rate) for name, num in sizes.items()])
+    ('sex=Female', 12)
+    """
+    columns, sizes = slice.split(" & "), dict[str, int]()
+    if not slice or "=" in slice:
+        return None
+    for one in measurements:
+        parts = [part.partition("=") for part in one.slice.split(" & ")]
+        if [part[0] for part in parts] == columns and all(part[1] for part in parts) and one.scored:
+            sizes[one.slice] = max(sizes.get(one.slice, 0), one.scored)
+    return min(sizes.items(), key=lambda pair: pair[1]) if len(sizes) > 1 else None

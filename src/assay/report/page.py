@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL
+from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL, smallest_group
 from assay.report.heat_table import script
 from assay.report.matrix_cells import FAMILIES
 from assay.report.matrix_section import matrix_section
@@ -92,7 +92,9 @@ def _reason(finding: Finding, measured: Mapping[str, Measurement], say: Phrases)
     settled = finding.required_num is not None and finding.required_num <= MOST_REQUIRED
     if TOO_SMALL in finding.reason:
         more = f"{max(0, (finding.required_num or 0) - now):,}"
-        small = say("reason too small").format(now=f"{now:,}")
+        least = smallest_group(finding.slice, measured.values())
+        group = {} if least is None else {"group": say.slice(least[0]), "few": f"{least[1]:,}"}
+        small = say("reason too small" if least is None else "reason too small group").format(now=f"{now:,}", **group)
         return f"{small}{say('stop')}{say('reason required more').format(more=more)}" if settled else small
     if not settled:
         return f"{say('reason open')}{say('stop')}{say('reason at the bound')}"

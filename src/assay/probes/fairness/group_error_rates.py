@@ -40,7 +40,8 @@ def group_error_rates(labels: Array, predictions: Array, groups: Groups, task: T
     >>> draws = make_draws(b"key", "split", [sex, labels, predictions])
     >>> found = group_error_rates(labels, predictions, groups, Classification(("no", "yes")), draws)
     >>> [(one.metric, one.value) for one in found if one.slice in ("sex", "sex=m")]  # doctest: +NORMALIZE_WHITESPACE
-    [('worst_group_accuracy', 0.5), ('error_rate', 0.5), ('true_positive_rate', 0.5), ('false_positive_rate', 0.5)]
+    [('worst_group_accuracy', 0.5), ('worst_cell_accuracy', 0.5), ('error_rate', 0.5), ('true_positive_rate', 0.5),
+    ('false_positive_rate', 0.5)]
     """
     failed, num = predictions < 0, task.num_outputs
     truth = np.where(labels < 0, num, labels)  # one more than there are classes: not known
