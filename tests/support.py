@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from assay.digests import digest_of
@@ -66,6 +68,16 @@ def _three_splits(inputs: Array, labels: Array, codes: Array, columns: tuple[Col
         for split, start, end in zip(("train", "validation", "test"), ends[:-1], ends[1:], strict=True)
     }
     return Data(name, columns, "label", (group,), parts, classes, classes[1] if len(classes) == 2 else None)
+
+
+def several(data: Data) -> Data:
+    """The same rows with three labels of which any may apply: the class, the group (one row in ten wrongly), a coin."""
+    rng, names, splits = np.random.default_rng(5), ("first", "second", "coin"), {}
+    for name, split in data.splits.items():
+        second = split.groups.codes[:, 0] ^ (rng.random(len(split)) < 0.1)
+        columns = [split.labels > 0, second, rng.random(len(split)) < 0.3]
+        splits[name] = replace(split, labels=np.stack(columns, axis=1).astype(np.int64))
+    return replace(data, label=", ".join(names), label_names=names, classes=(), positive=None, splits=splits)
 
 
 def small_images(

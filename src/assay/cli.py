@@ -32,7 +32,9 @@ app.command()(slim)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or a name of `assay data list`.")]
-Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]
+Label = Annotated[
+    str, typer.Option("--label", help="Label column of a data file, or several of 0 and 1, comma-separated.")
+]
 Text = Annotated[str, typer.Option("--text", help="Column of a data file that holds texts: a model of texts.")]
 GroupNames = Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")]
 Target = Annotated[

@@ -176,9 +176,9 @@ def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -
     """The discrete columns that define cells: groups, and labels and predictions when they are classes."""
     split = systems[0].data.splits["test"]
     codes = [split.groups.codes[:, index] for index in range(split.groups.codes.shape[1])]
-    if systems[0].task.classes:
-        codes.append(split.labels)
-        codes.extend(observation.arrays["predictions"] for observation in observations)
+    if systems[0].task.classes or systems[0].task.label_names:  # of several labels a row, each is a column
+        for found in (split.labels, *(observation.arrays["predictions"] for observation in observations)):
+            codes.extend(np.atleast_2d(found.T))
     codes = codes or [np.zeros(len(split))]  # numbers without groups: all rows are one class
     return [np.asarray(column, dtype=np.int64) for column in codes]
 

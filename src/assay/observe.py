@@ -207,7 +207,10 @@ def loss_gradients(module: torch.nn.Module, inputs: Array, labels: Array) -> tup
         batch = torch.from_numpy(np.array(inputs, dtype=np.float32)).requires_grad_(True)
         logits = module(batch)
         target = torch.from_numpy(np.array(labels))
-        if logits.shape[1] > 1:
+        if target.ndim == 2:  # several labels a row
+            each = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.float(), reduction="none")
+            losses = each.mean(dim=1)
+        elif logits.shape[1] > 1:
             losses = torch.nn.functional.cross_entropy(logits, target.long(), reduction="none")
         else:
             losses = (logits[:, 0] - target.float()) ** 2

@@ -75,7 +75,7 @@ class Split:
     """
 
     inputs: Array
-    labels: Array  # (N,) int64 class index, or float32 target
+    labels: Array  # (N,) int64 class index, or float32 target; (N, L) of 0 and 1 where several labels may apply
     groups: Groups
     rows: Array  # (N,) int64: row number in the source, from 1, for messages and keyed randomness
     weights: Array | None = None  # (N,) float32 training weights, None = all 1
@@ -106,6 +106,7 @@ class Data:
     classes: tuple[str, ...] = ()  # empty for a numeric target
     positive: str | None = None  # binary tasks: which class is "selected"
     source: Mapping[str, Any] = field(default_factory=dict)  # address, licence, digest, card
+    label_names: tuple[str, ...] = ()  # several labels a row: the name of each
 
     @property
     def modality(self) -> Modality:
@@ -116,6 +117,7 @@ class Data:
     def digest(self) -> str:
         """One digest for the declaration and every split."""
         parts = [self.name, self.columns, self.label, self.group_columns, self.classes, self.positive]
+        parts += [self.label_names] if self.label_names else []
         return digest_of([*parts, {name: split.digest for name, split in self.splits.items()}])
 
 
@@ -165,7 +167,7 @@ class Decision(Protocol):
         ...
 
     def decide(self, probabilities: Array, inputs: Array, groups: Groups) -> Array:
-        """`(N, K)` to predictions `(N,)`."""
+        """`(N, K)` to predictions `(N,)`; `(N, L)` where several labels may apply."""
         ...
 
     def to_json(self) -> Mapping[str, Any]:
@@ -198,7 +200,12 @@ class Task(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; empty for regression."""
+        """Class names, of which exactly one is right; empty for other tasks."""
+        ...
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels of which several may apply to a row; empty for any other task."""
         ...
 
     @property

@@ -16,11 +16,11 @@ from assay.parts import Modality
 OBSERVABLES: Mapping[str, str] = MappingProxyType(
     {
         "inputs": "raw inputs: (N, F) float32 table rows, (N, C, H, W) pixels, or (N,) texts",
-        "labels": "(N,) class index, or target",
+        "labels": "(N,) class index, or target; (N, L) of 0 and 1 where several labels may apply",
         "groups": "Groups with codes (N, G): the sensitive columns",
         "logits": "(N, K) float32 log-odds scale outputs",
-        "probabilities": "(N, K) float32, rows sum to 1; NaN rows are errored examples",
-        "predictions": "(N,) class index after the decision rule (-1 = errored), or predicted target (NaN = errored)",
+        "probabilities": "(N, K) float32, rows sum to 1, or (N, L) each by itself; NaN rows are errored examples",
+        "predictions": "(N,) or (N, L) answers of the decision rule (-1 = errored), or predicted targets (NaN)",
         "losses": "(N,) float32: cross-entropy, or squared error; NaN = errored",
         "embeddings": "(N, D) float32 input of the last linear layer",
         "input_gradients": "(N, F) float32 gradient of the loss with respect to the encoded numeric inputs",
@@ -44,6 +44,9 @@ TOOLS: Mapping[str, str] = MappingProxyType(
 )
 MODALITIES = ("table", "image", "text")
 FAMILIES = ("utility", "fairness", "transparency", "privacy", "robustness", "security", "energy", "data")
+ONE_LABEL = ("classification", "regression")  # tasks with one label a row
+EVERY_TASK = (*ONE_LABEL, "multi_label")
+ANY_CLASSES = ("classification", "multi_label")  # what has probabilities
 STAGES = ("data", "train", "model", "serve")
 NEEDS_GRADIENT = frozenset({"embeddings", "input_gradients"})  # observables that only a white box can give
 
@@ -95,6 +98,7 @@ class Treatment:
     stage: Literal["data", "train", "model", "serve"]
     moves: tuple[str, ...]  # metrics it should move, each "lower:<metric>" or "higher:<metric>"
     options: Mapping[str, Any] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ONE_LABEL
 
 
 PROBES: dict[str, Probe] = {}
@@ -161,9 +165,16 @@ def probe(
 
 
 def treatment(
-    stage: Literal["data", "train", "model", "serve"], *, moves: tuple[str, ...]
+    stage: Literal["data", "train", "model", "serve"],
+    *,
+    moves: tuple[str, ...],
+    tasks: tuple[str, ...] = ONE_LABEL,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function `(system, *, ...) -> System` as a treatment. `moves` says what it should change."""
+    """Register a function `(system, *, ...) -> System` as a treatment. `moves` says what it should change.
+
+    A system whose task is not among `tasks` is refused (`treatments._common.refuse`): what was written for one label a
+    row never meets several.
+    """
     _require("stage", stage, STAGES)
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,7 +184,8 @@ def treatment(
             raise RegistryError(
                 Problem(f"treatment {function.__name__} takes {', '.join(needs) or 'nothing'}", allowed)
             )
-        _add(TREATMENTS, function.__name__, Treatment(function.__name__, function, stage, moves, options), function)
+        name = function.__name__
+        _add(TREATMENTS, name, Treatment(name, function, stage, moves, options, tasks), function)
         return function
 
     return register

@@ -18,7 +18,7 @@ from assay.matrix import Matrix, compare
 from assay.models.store import save_system
 from assay.observe import Workspace, one_thread
 from assay.policy import Policy, judge, load_policy, overall
-from assay.tasks import Argmax, Identity, task_of
+from assay.tasks import decision_of, task_of
 from assay.values import (
     Audit,
     Data,
@@ -65,7 +65,7 @@ def owner_workspace(cache: Path | None = None, *, progress: Progress = quiet) ->
 def system_of(model: Model, data: Data, *, name: str = "system", recipe: Recipe | None = None) -> System:
     """A system around a model made elsewhere. Without a recipe, whatever needs retraining is not applicable."""
     task = task_of(data)
-    return System(name, model, data, task, Argmax() if task.classes else Identity(), recipe)
+    return System(name, model, data, task, decision_of(task), recipe)
 
 
 def treat(system: System, treatment: str, *, options: Mapping[str, Any] | None = None) -> System:

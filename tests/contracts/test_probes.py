@@ -29,17 +29,21 @@ from assay import engine, registry
 from assay.models import Architecture
 from assay.observe import Workspace
 from assay.stats import make_draws
-from assay.tasks import Argmax, Classification, Regression, task_of
+from assay.tasks import Argmax, Classification, MultiLabel, Regression, decision_of, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Column, Groups, System
-from support import KnownModel, small_images, small_texts
+from support import KnownModel, several, small_images, small_texts
 
 registry.load()
 PROBES = tuple(sorted(registry.PROBES.values(), key=lambda one: one.name))
 PASSIVE = tuple(one for one in PROBES if not one.access)
 ACTIVE = tuple(one for one in PROBES if one.access)
 SECTIONS = ("Definition", "Shapes", "Direction", "Limits", "Source")
-KINDS = {"classification": ("two classes", "three classes"), "regression": ("regression",)}
+KINDS = {
+    "classification": ("two classes", "three classes"),
+    "regression": ("regression",),
+    "multi_label": ("several labels",),
+}
 CASES = [
     pytest.param(one, kind, id=f"{one.name}-{kind}") for one in PASSIVE for task in one.tasks for kind in KINDS[task]
 ]
@@ -55,10 +59,12 @@ def arrays_of(kind, num, seed=0, gap=0.0):
     rng = np.random.default_rng(seed)
     codes = np.column_stack([rng.integers(2, size=num), rng.choice(3, size=num, p=[0.6, 0.3, 0.1])])
     inputs = np.column_stack([rng.uniform(17, 90, num), rng.integers(3, size=num)]).astype(np.float32)
-    width = {"two classes": 2, "three classes": 3, "regression": 1}[kind]
+    width = {"two classes": 2, "three classes": 3, "regression": 1, "several labels": 3}[kind]
     hidden = rng.normal(size=(num, width))
     if kind == "regression":
         labels = (hidden[:, 0] + rng.normal(size=num) * (0.5 + gap * codes[:, 0])).astype(np.float32)
+    elif kind == "several labels":
+        labels = (2 * hidden + rng.logistic(size=(num, width)) * (1 + gap * codes[:, :1]) > 0).astype(np.int64)
     else:
         noise = rng.gumbel(size=(num, width)) * (1 + gap * codes[:, :1])
         labels = (2 * hidden + noise).argmax(axis=1)
@@ -76,11 +82,13 @@ def arrays_of(kind, num, seed=0, gap=0.0):
 def needs_of(kind, arrays, columns=(SEX, RACE), num_draws=200):
     """What the engine would give a probe for these arrays."""
     names = {"two classes": ("no", "yes"), "three classes": ("a", "b", "c")}
-    task = Regression() if kind == "regression" else Classification(names[kind])
+    tasks = {"regression": Regression(), "several labels": MultiLabel(("a", "b", "c"))}
+    task = tasks.get(kind) or Classification(names[kind])
     codes, labels, logits = arrays["codes"], arrays["labels"], arrays["logits"]
     probabilities = task.probabilities(logits)
-    predictions = probabilities[:, 0] if kind == "regression" else Argmax().decide(probabilities, None, None)
-    discrete = [*codes.T.astype(np.int64), *([] if kind == "regression" else [labels, predictions])]
+    predictions = decision_of(task).decide(probabilities, None, None)
+    told = [] if kind == "regression" else [*np.atleast_2d(labels.T), *np.atleast_2d(predictions.T)]
+    discrete = [*codes.T.astype(np.int64), *told]
     discrete = discrete or [np.zeros(len(labels), dtype=np.int64)]
     return {
         "inputs": arrays["inputs"],
@@ -410,3 +418,27 @@ def test_active_probe_keeps_its_promises(probe, kind, systems, tmp_path):
         _, second = audited(probe, systems, tmp_path / "two")
         assert [one.digest for one in first.measurements] == [one.digest for one in second.measurements]
         np.testing.assert_array_equal(inputs, chosen.data.splits["test"].inputs)
+
+
+# ------------------------------------------------------------------ several labels a row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", MODALITIES)
+def test_every_probe_on_several_labels_measures_or_says_why_not(kind, small_data):
+    data = several(MODALITIES[kind]() or small_data)
+    name = {"table": "mlp", "image": "cnn_lenet"}.get(data.modality, "gru")
+    params = {"mlp": {"hidden": [8]}, "cnn_lenet": {"widths": [2, 3], "hidden": [8]}}
+    architecture = Architecture(name, params.get(name, {"dim": 8, "num_hidden": 8, "vocab_size": 40}))
+    recipe = TrainRecipe(architecture, task_of(data), TrainSettings(epochs=2, batch_size=32))
+    system = train_system(data, name="several", recipe=recipe)
+    found = engine.audit(system, probes=["all"], workspace=Workspace(key=b"owner", num_draws=50, num_references=2))
+    skipped = {one.probe: one.reason for one in found.not_applicable}
+    assert {one.probe for one in found.measurements} | set(skipped) == {one.name for one in PROBES}
+    assert {name for name, reason in skipped.items() if "the task is multi_label" in reason} == {
+        one.name for one in PROBES if "multi_label" not in one.tasks
+    }
+    for one in found.measurements:
+        assert not one.reason.startswith("the probe stopped"), (one.probe, one.reason)
+        assert one.attempted == one.scored + one.errored
+        assert one.reason or (one.value is not None and one.low is not None)

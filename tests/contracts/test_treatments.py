@@ -14,10 +14,10 @@ from assay.digests import canonical
 from assay.errors import TreatmentError
 from assay.models import Architecture
 from assay.models.store import load_system, save_system
-from assay.tasks import Argmax, Classification, Identity, Regression, task_of
+from assay.tasks import Argmax, Classification, Identity, LabelThresholds, Regression, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.values import Data, Fitted, Groups, Step, System
-from support import COLUMNS, GROUP_COLUMNS, KnownModel, make_split, small_texts
+from support import COLUMNS, GROUP_COLUMNS, KnownModel, make_split, several, small_texts
 
 registry.load()
 TREATMENTS = tuple(sorted(registry.TREATMENTS.values(), key=lambda one: (one.stage, one.name)))
@@ -103,6 +103,7 @@ def unfit(kind: str, known: System) -> System:
         "regression": replace(
             known, data=replace(data, splits=numbers, classes=()), task=Regression(), decision=Identity()
         ),
+        "several labels": replace(known, data=several(data), task=task_of(several(data)), decision=LabelThresholds()),
         "three classes": replace(known, data=three, task=task_of(three)),
         "no validation": replace(known, data=replace(data, splits=without)),
         "after model stage": replace(known, lineage=(step,)),
@@ -193,6 +194,7 @@ def test_an_errored_row_stays_errored(treatment):
 @every
 def test_says_before_any_work_that_it_does_not_fit(treatment, small_data):
     kinds = UNFIT[treatment.name] | ({"no recipe", "after model stage"} if treatment.stage in RETRAINS else set())
+    kinds = kinds if "multi_label" in treatment.tasks else kinds | {"several labels"}
     for kind in sorted(kinds):
         model = KnownModel()
         known = System("known", model, small_data, task_of(small_data), Argmax(), recipe=NeverTrained())
@@ -202,3 +204,27 @@ def test_says_before_any_work_that_it_does_not_fit(treatment, small_data):
         for problem in caught.value.problems:
             assert problem.what.startswith(f"{treatment.name} does not fit known: "), kind
             assert problem.allowed or problem.next, kind
+
+
+@cache
+def trained_on_several() -> System:
+    data = several(trained().data)
+    settings = TrainSettings(epochs=2, batch_size=128)
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": [24, 24]}), task_of(data), settings)
+    return train_system(data, name="several", recipe=recipe, seed=3)
+
+
+FITS_SEVERAL = [one for one in TREATMENTS if "multi_label" in one.tasks and "table" not in UNFIT[one.name]]
+
+
+@pytest.mark.parametrize("treatment", FITS_SEVERAL, ids=lambda one: one.name)
+def test_what_takes_several_labels_keeps_them(treatment, tmp_path):
+    system = trained_on_several()
+    test = system.data.splits["test"]
+    treated = treatment.function(system)
+    outputs = treated.model.outputs(test.inputs)
+    answers = treated.decision.decide(treated.task.probabilities(outputs), test.inputs, test.groups)
+    assert answers.shape == test.labels.shape == (len(test), 3)
+    loaded = load_system(save_system(treated, tmp_path / "system"), treated.data)
+    assert loaded.digest == treated.digest
+    assert np.array_equal(loaded.model.outputs(test.inputs), outputs)

@@ -12,7 +12,7 @@ from assay import registry
 from assay.access.handles import Reference, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace, observe
-from assay.tasks import Argmax, Identity
+from assay.tasks import decision_of
 from assay.values import Array, Fitted, Step, System, array_digest, digest_of
 
 _TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage treatment meets the same reference models
@@ -73,7 +73,7 @@ def _reference(system: System, mask: Array, seed: int) -> System:
         _TRAINED[key] = system.recipe.fit(split, system.data, seed)
     fitted = _TRAINED[key]
     name = f"{system.name} reference {seed}"
-    rule = Argmax() if system.task.classes else Identity()
+    rule = decision_of(system.task)
     bare = replace(system, name=name, model=fitted.model, facts=fitted.facts, lineage=(), seed=seed, decision=rule)
     return _retreat(bare, system.lineage)
 

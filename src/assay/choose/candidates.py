@@ -29,11 +29,10 @@ class Candidate:
         """The recipe for a share of the training rows: fewer rows are seen more often, by the root of the share."""
         epochs = max(self.settings.epochs, min(MAX_EPOCHS, ceil(self.settings.epochs / share**0.5)))
         params = dict(self.architecture.params)
-        if not data.classes and self.architecture.name == "mlp":
+        task = task_of(data)
+        if task.name == "regression" and self.architecture.name == "mlp":
             params["scale_outputs"] = True
-        return TrainRecipe(
-            replace(self.architecture, params=params), task_of(data), replace(self.settings, epochs=epochs)
-        )
+        return TrainRecipe(replace(self.architecture, params=params), task, replace(self.settings, epochs=epochs))
 
 
 def candidates_for(data: Data) -> tuple[Candidate, ...]:

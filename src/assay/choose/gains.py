@@ -13,6 +13,7 @@ from assay.values import Array, Model, Split, Task
 Metric = Literal["accuracy", "balanced_accuracy", "log_loss", "squared_error", "absolute_error"]
 OF_CLASSES: tuple[Metric, ...] = ("accuracy", "balanced_accuracy", "log_loss")
 OF_NUMBERS: tuple[Metric, ...] = ("squared_error", "absolute_error")
+OF_LABELS: tuple[Metric, ...] = ("log_loss",)  # several a row
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Target:
 
 def check_target(target: Target, task: Task) -> None:
     """Raise UsageError for a metric that this task does not have."""
-    allowed = OF_CLASSES if task.classes else OF_NUMBERS
+    allowed = OF_LABELS if task.label_names else OF_CLASSES if task.classes else OF_NUMBERS
     if target.metric not in allowed:
         raise UsageError(Problem(f"a {task.name} task has no {target.metric}", ", ".join(allowed)))
 

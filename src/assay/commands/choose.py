@@ -27,7 +27,7 @@ def run(
     """Choose on the validation rows; the test rows are not read."""
     from assay.choose import Budget, Target, choose
     from assay.observe import one_thread
-    from assay.tasks import Argmax, Identity, task_of
+    from assay.tasks import decision_of, task_of
 
     out, seed = place
     if out is not None:
@@ -35,15 +35,16 @@ def run(
     budget = Budget(**limits)
     one_thread()
     data, how = open_data(spec)
-    metric = target[0] or ("accuracy" if data.classes else "squared_error")
+    task = task_of(data)
+    usual = "log_loss" if task.label_names else "accuracy" if task.classes else "squared_error"
+    metric = target[0] or usual
     with console.progress() as progress:
         found = choose(data, target=Target(metric, target[1]), budget=budget, seed=seed, progress=progress)  # type: ignore[arg-type]
     show(found, console)
     if out is not None:
-        rule = Argmax() if data.classes else Identity()
         recipe = found.candidate.recipe(data)
         facts = {"chosen by": metric, "margin": target[1], "seconds of search": found.seconds}
-        system = System("baseline", found.model, data, task_of(data), rule, recipe, (), facts, seed)
+        system = System("baseline", found.model, data, task, decision_of(task), recipe, (), facts, seed)
         save(system, how, out)
         console.say(f"system: {out} (digest {system.digest[:16]}), next: assay audit {out}")
     document = {

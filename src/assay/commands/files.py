@@ -24,13 +24,15 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
         return read_images(name), how
     if not label:
         raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
+    several = [one.strip() for one in label.split(",")]
+    named: str | list[str] = several if len(several) > 1 else label
     if text:
         from assay.data.one_column import read_texts
 
-        return read_texts(name, text=text, label=label, groups=groups), how
+        return read_texts(name, text=text, label=named, groups=groups), how
     from assay.data import read_table
 
-    return read_table(name, label=label, groups=groups), how
+    return read_table(name, label=named, groups=groups), how
 
 
 def require_folder(out: Path, *, marks: Sequence[str], option: str = "--out") -> None:

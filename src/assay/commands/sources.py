@@ -110,6 +110,8 @@ def _endpoint(url: str, data: Data) -> Any:
 
     if data.classes:
         return HttpModel(url, columns=data.columns, num_outputs=len(data.classes), outputs_are="probabilities")
+    if data.label_names:
+        return HttpModel(url, columns=data.columns, num_outputs=len(data.label_names), outputs_are="probabilities")
     return HttpModel(url, columns=data.columns, num_outputs=1, outputs_are="values")
 
 

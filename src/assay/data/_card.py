@@ -31,6 +31,7 @@ def card(data: Data) -> str:
             lines.append(f"- {name}: {data.source[name]}")
     lines += [f"- digest of the data as split: {data.digest}", "", "## Rows", "", *_table(_split_rows(data))]
     target = f"classes {', '.join(data.classes)}" if data.classes else "a number"
+    target = f"any number of {len(data.label_names)} labels" if data.label_names else target
     positive = f"; positive: {data.positive}" if data.positive else ""
     lines += ["", "## Columns", "", f"- label **{data.label}**: {target}{positive}"]
     lines += [f"- **{column.name}**: {_range(column)}" for column in data.columns]
@@ -68,10 +69,12 @@ def _cell_text(cell: str) -> str:
 
 
 def _split_rows(data: Data) -> Iterator[list[str]]:
-    yield ["split", "rows", *(data.classes or ("mean", "lowest", "highest"))]
+    yield ["split", "rows", *(data.label_names or data.classes or ("mean", "lowest", "highest"))]
     for name, split in data.splits.items():
         labels = split.labels
-        if data.classes:
+        if data.label_names:
+            cells = [f"{count} ({_percent(int(count), len(labels))})" for count in labels.sum(axis=0)]
+        elif data.classes:
             counts = np.bincount(labels, minlength=len(data.classes))
             cells = [f"{count} ({_percent(count, len(labels))})" for count in counts]
         else:
@@ -82,6 +85,7 @@ def _split_rows(data: Data) -> Iterator[list[str]]:
 def _group_rows(data: Data, index: int) -> Iterator[list[str]]:
     column = data.group_columns[index]
     outcome = f"{data.positive}" if data.positive else "mean" if not data.classes else ""
+    outcome = "labels a row" if data.label_names else outcome
     names = list(data.splits)
     yield ["value", *(f"{name}: rows{f', {outcome}' if outcome else ''}" for name in names)]
     codes = [split.groups.codes[:, index] for split in data.splits.values()]
@@ -99,7 +103,7 @@ def _cell(data: Data, name: str, mask: Array) -> str:
     if not rows or (data.classes and data.positive is None):
         return text
     if data.positive is None:
-        return f"{text}, {labels.mean():.4g}"
+        return f"{text}, {labels.reshape(rows, -1).sum(axis=1).mean():.4g}"
     return f"{text}, {_percent(int((labels == data.classes.index(data.positive)).sum()), rows)}"
 
 

@@ -47,7 +47,8 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
     frame.columns = names
     wanted = {*names}
     if declaration.features is not None:
-        wanted = {declaration.label, *declaration.groups, declaration.splits.column, *declaration.features} - {None}
+        wanted = {*declaration.label_columns, *declaration.groups, *declaration.features}
+        wanted |= {name for name in (declaration.splits.column,) if name is not None}
         if wanted <= {*names}:  # else all stay, as text: a wrong name is answered with the names there are
             frame = frame.select(name for name in names if name in wanted)
     text = {declaration.splits.column, *declaration.groups, *declaration.categorical}
@@ -61,7 +62,7 @@ def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, i
     series = series.str.strip_chars()
     present = series.set(series.is_in(list(declaration.missing_text)), None)
     num_present = len(present) - present.null_count()
-    if is_text or not num_present or (series.name == declaration.label and declaration.classes):
+    if is_text or not num_present or (series.name in declaration.label_columns and declaration.classes):
         return present
     whole = present.cast(pl.Int64, strict=False)
     if whole.null_count() == present.null_count():

@@ -29,6 +29,8 @@ def check_leak(values: Array, column: Column, labels: Labels | None, problems: P
 def _is_copy(values: Array, column: Column, labels: Labels) -> bool:
     if np.isnan(values).any() or np.isnan(labels.values).any():
         return False
+    if labels.names:
+        return any(_is_copy(values, column, Labels(one, ("0", "1"))) for one in labels.values.T)
     if not labels.classes:
         wide, target = values.astype(np.float64), labels.values.astype(np.float64)
         if column.kind == "categorical" or not np.ptp(wide) or not np.ptp(target):
@@ -71,8 +73,7 @@ def _hashes(split: Split) -> Array:
     """One uint64 for each row; column by column, so that nothing as large as the table is made."""
     total = np.zeros(len(split), dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for place in range(split.inputs.shape[1] + 1):
-            cells = split.labels if place == split.inputs.shape[1] else split.inputs[:, place]
+        for place, cells in enumerate((*split.inputs.T, *np.atleast_2d(split.labels.T))):
             bits = (cells.astype(np.float32) + np.float32(0)).view(np.uint32)  # -0 and 0 are one number
             total = keyed_hash(total ^ bits, place)
     return total

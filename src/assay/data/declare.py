@@ -50,7 +50,8 @@ class Declaration:
     """Everything a reader must be told about a table; names only, never found out from the test rows.
 
     `features=None` is every column but the label and the split column, groups included: leaving a sensitive column out
-    does not hide it. A group column is categorical wherever it is used.
+    does not hide it. A group column is categorical wherever it is used. A list of label columns, each of 0 and 1 (or
+    true and false), declares that several labels may apply to a row.
 
     `classes`: allowed labels in this order; () = all labels found, sorted. `positive`: the selected class of two;
     None = the last. `categorical`: columns of numbers that are codes. `group_values`: all values of a group column.
@@ -58,7 +59,7 @@ class Declaration:
     `source["imputed"]`). `missing_text`: cells of a CSV file that mean missing. `sha256`: refuse any other file.
     """
 
-    label: str
+    label: str | Sequence[str]
     groups: Sequence[str] = ()
     features: Sequence[str] | None = None
     task: TaskName = "auto"
@@ -80,6 +81,7 @@ class Declaration:
             problems.append(Problem(f"missing is {self.missing!r}", ", ".join(get_args(MissingName))))
         lists: dict[str, object] = {"groups": self.groups, "features": self.features}
         lists |= {"categorical": self.categorical, "classes": self.classes}
+        lists |= {} if isinstance(self.label, str) else {"label": self.label}
         for what, value in lists.items():
             if isinstance(value, str):  # a text is also a sequence of texts, so types do not catch this
                 problems.append(Problem(f"{what} is the text {value!r}", f"a list of names, such as [{value!r}]"))
@@ -90,7 +92,17 @@ class Declaration:
         if problems:
             raise DataError(problems)
 
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The columns that hold the label: one, or several of which each is a label of its own."""
+        return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
     def _positive_problems(self) -> list[Problem]:
+        if not isinstance(self.label, str):
+            if len(self.label) < 2:
+                return [Problem(f"label is a list of {len(self.label)}", "two or more columns, or the name of one")]
+            if self.task != "auto" or self.classes or self.positive is not None:
+                return [Problem("a task, classes or a positive class are declared for several labels", "none of them")]
         if self.task == "regression" and (self.positive is not None or self.classes):
             return [Problem("classes or a positive class are declared for a regression", "neither")]
         if self.classes and len(self.classes) < 2:

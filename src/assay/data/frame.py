@@ -19,7 +19,7 @@ from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
 from assay.errors import DataError, Problem
 from assay.storage.heap import give_back
-from assay.values import Array, Data, Split
+from assay.values import Array, Column, Data, Split
 
 
 def from_frame(frame: pl.DataFrame, declaration: Declaration) -> Data:
@@ -53,6 +53,8 @@ def from_arrays(
 ) -> Data:
     """Arrays as `Data`: `inputs (N, F)` or named columns `(N,)`, `labels (N,)`, named group columns `(N,)`.
 
+    `labels (N, L)` of 0 and 1: several may apply to a row; they are called label_1 and so on.
+
     `names` are those of the columns of a matrix (default: feature_1, ...). Group columns become features only if they
     are also in `inputs`. Otherwise as `from_frame`. Raises DataError.
 
@@ -67,8 +69,12 @@ def from_arrays(
         if name in columns and not np.array_equal(np.asarray(columns[name]), np.asarray(values)):
             problems.error(f"the group column {name!r} differs from the feature of that name", "the same values")
         columns[name] = values
-    label = "label" if "label" not in columns else "label (target)"
-    columns[label] = labels
+    label: str | list[str] = "label" if "label" not in columns else "label (target)"
+    if np.ndim(labels) == 2:
+        several = {f"label_{place}": values for place, values in enumerate(np.asarray(labels).T, start=1)}
+        columns, label = {**columns, **several}, list(several)
+    else:
+        columns[str(label)] = labels
     sizes = {name: len(values) for name, values in columns.items()}
     if len(set(sizes.values())) != 1:
         problems.error(f"the columns differ in length: {sizes}", "one value per row in each")
@@ -138,13 +144,26 @@ def build(frame: Columns, declaration: Declaration, problems: Problems, source: 
         "problems": [str(note) for note in problems.notes],
     }
     name = declaration.name or str(source.get("name", "")) or "table"
-    return Data(name, columns, declaration.label, groups.columns, parts, labels.classes, labels.positive, facts)
+    return declared(name, columns, groups.columns, parts, labels, facts)
+
+
+def declared(
+    name: str,
+    columns: tuple[Column, ...],
+    group_columns: tuple[Column, ...],
+    splits: Mapping[str, Split],
+    labels: Labels,
+    source: Mapping[str, Any],
+) -> Data:
+    """The data with what its label is called and may be."""
+    of_label = (labels.name, group_columns, splits, labels.classes, labels.positive, source)
+    return Data(name, columns, *of_label, label_names=labels.names)
 
 
 def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> list[str]:
     """The feature names that exist; everything that is declared and does not is a problem."""
     known, split_column = set(frame.columns), declaration.splits.column
-    named = {"label": [declaration.label], "group": declaration.groups, "feature": declaration.features or ()}
+    named = {"label": declaration.label_columns, "group": declaration.groups, "feature": declaration.features or ()}
     named["split"] = [split_column] if split_column else []
     for role, names in named.items():
         for name in names:
@@ -157,14 +176,14 @@ def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> li
         problems.error(
             f"group_values names {name!r}, which is not a group column", names_text(list(declaration.groups))
         )
-    reserved = {declaration.label: "the label", split_column or "": "the split column"}
+    reserved = {**dict.fromkeys(declaration.label_columns, "the label"), split_column or "": "the split column"}
     for name, role in reserved.items():
         if name and name in (declaration.features or ()):
             problems.error(f"{role} {name!r} is declared a feature", next="Leave it out of the features")
         if name and name in declaration.groups:
             problems.error(f"{role} {name!r} is declared a group", next="Leave it out of the groups")
-    if declaration.label == split_column:
-        problems.error(f"{declaration.label!r} is declared both label and split column", "two columns")
+    if split_column in declaration.label_columns:
+        problems.error(f"{split_column!r} is declared both label and split column", "two columns")
     chosen = frame.columns if declaration.features is None else declaration.features
     features = [name for name in chosen if name in known and name not in reserved]
     if not features and not declaration.features:  # declared ones that are none were told above
@@ -176,7 +195,7 @@ def _assign(frame: Columns, declaration: Declaration, labels: Labels | None, pro
     """Split of each row `(N,)`, stratified by class; every row in train when it cannot be told."""
     splits, everything = declaration.splits, np.zeros(len(frame), dtype=np.int8)
     assigned: Array
-    strata = labels.values if labels is not None and labels.classes else everything
+    strata = labels.strata() if labels is not None else everything
     if splits.column is None:
         assigned = split_rows.assign(strata, test=splits.test, validation=splits.validation, seed=splits.seed)
     elif splits.column not in frame.columns:

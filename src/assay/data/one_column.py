@@ -20,7 +20,7 @@ from assay.data._parquet import parse_parquet
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits
-from assay.data.frame import _assign, _resolve
+from assay.data.frame import _assign, _resolve, declared
 from assay.data.table import _read
 from assay.errors import AssayError, DataError, Problem
 from assay.evidence.strict_json import loads
@@ -30,7 +30,9 @@ MIN_SIDE = 2  # pixels
 _HAN = ("\u3400", "\u9fff")
 
 
-def read_texts(path: str | Path, *, text: str, label: str, groups: Sequence[str] = (), language: str = "") -> Data:
+def read_texts(
+    path: str | Path, *, text: str, label: str | Sequence[str], groups: Sequence[str] = (), language: str = ""
+) -> Data:
     r"""One column of texts of a CSV or Parquet file as `Data`; the other columns but label and groups are not read.
 
     `language` is "en" or "zh"; empty: "zh" where more than a third of the letters are Chinese characters. White space
@@ -81,9 +83,10 @@ def read_images(path: str | Path) -> Data:
     """Pictures from a safetensors file as `Data`. A file of tensors cannot run code, and needs no decoder.
 
     Tensors: `images` uint8 `(N, H, W)` or `(N, C, H, W)`; `labels (N,)`: whole numbers are classes, fractions a target;
-    any number of `group.NAME (N,)` whole numbers; `split (N,)` 0 train, 1 validation, 2 test, without which rows are
-    split by seed, stratified by class. Metadata, each optional: `classes` and `group.NAME` (a JSON list of names, in
-    the order of the numbers), `positive` (one of two classes), `label`, `licence`. Raises DataError.
+    or `labels (N, L)` of 0 and 1, of which several may apply (`classes` names them); any number of `group.NAME (N,)`
+    whole numbers; `split (N,)` 0 train, 1 validation, 2 test, without which rows are split by seed, stratified by
+    class. Metadata, each optional: `classes` and `group.NAME` (a JSON list of names, in the order of the numbers),
+    `positive` (one of two classes), `label`, `licence`. Raises DataError.
     """
     path = Path(path)
     raw = _raw(path)
@@ -93,7 +96,8 @@ def read_images(path: str | Path) -> Data:
     if pictures.dtype != np.uint8 or pictures.ndim not in (3, 4) or min(pictures.shape[-2:], default=0) < MIN_SIDE:
         what = f"images are {pictures.dtype} {pictures.shape}"
         problems.error(what, "uint8 (N, H, W) or (N, C, H, W)", "Round to 0..255")
-    sizes = {name: len(array) for name, array in arrays.items() if name == "images" or array.ndim == 1}
+    wide = {"images", "labels"} if arrays["labels"].ndim == 2 else {"images"}
+    sizes = {name: len(array) for name, array in arrays.items() if name in wide or array.ndim == 1}
     if len(sizes) < len(arrays) or len(set(sizes.values())) > 1:
         shapes = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         problems.error(f"the tensors do not have one row a picture: {shapes[:300]}", "(N,) beside the images")
@@ -147,7 +151,10 @@ def _frame(
     is_target = arrays["labels"].dtype.kind == "f"
     groups = [name for name in arrays if name.startswith("group.")]
     columns: dict[str, Any] = {label: arrays["labels"]}
-    if not is_target:
+    several = arrays["labels"].ndim == 2
+    if several:
+        columns = _several(arrays["labels"], classes, problems)
+    elif not is_target:
         columns[label] = _named(arrays["labels"], classes, "labels", problems)
     for name in groups:
         columns[name.removeprefix("group.")] = _named(arrays[name], about.get(name, ()), name, problems)
@@ -155,14 +162,22 @@ def _frame(
         columns["split"] = _named(arrays["split"], SPLIT_NAMES, "split", problems)
     problems.stop_if_any()
     declaration = Declaration(
-        label,
+        list(columns)[: arrays["labels"].shape[1]] if several else label,
         [name.removeprefix("group.") for name in groups],
-        task="regression" if is_target else "classification",
-        classes=classes,
+        task="auto" if several else "regression" if is_target else "classification",
+        classes=() if several else classes,
         positive=about.get("positive"),
         splits=Splits(column="split") if "split" in arrays else Splits(),
     )
     return pl.DataFrame(columns), declaration
+
+
+def _several(labels: Array, names: Sequence[str], problems: Problems) -> dict[str, Any]:
+    """One column for each of several labels, by name."""
+    names = tuple(names) or tuple(f"label_{place + 1}" for place in range(labels.shape[1]))
+    if len(names) != labels.shape[1] or len(set(names)) < len(names):
+        problems.error(f"{len(names)} names for {labels.shape[1]} columns of labels", "one different name each")
+    return dict(zip(names, labels.T, strict=False))
 
 
 def _named(codes: Array, names: Sequence[str], what: str, problems: Problems) -> list[str]:
@@ -216,7 +231,7 @@ def _assemble(
         "problems": [str(note) for note in problems.notes],
     }
     name = str(source["name"])
-    return Data(name, (column,), declaration.label, groups.columns, parts, labels.classes, labels.positive, facts)
+    return declared(name, (column,), groups.columns, parts, labels, facts)
 
 
 def _key(one: Any) -> bytes:

@@ -22,13 +22,15 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 def read_table(
     path: str | Path,
     *,
-    label: str,
+    label: str | Sequence[str],
     groups: Sequence[str] = (),
     features: Sequence[str] | None = None,
     task: TaskName = "auto",
     splits: Splits | None = None,
 ) -> Data:
     r"""A CSV (UTF-8, one header row) or Parquet file as `Data`; for more options declare and use `read_declared`.
+
+    A list of label columns of 0 and 1 declares that several labels may apply to a row.
 
     `features=None` is every column but the label and the split column. `task="auto"`: text, true/false or two values
     are classes; fractions, or more than 20 whole numbers, are a target; anything between must be said.

@@ -41,8 +41,8 @@ _LARGEST = 2**63
 _NEXT = "Leave it out, or seal it"
 _FIXED = {  # places whose length the schema, the data's declaration, epochs, the probes or the choice of systems decide
     SCHEMA: re.compile(
-        r"|/(system|data|policy|receipt|environment|ledger|not_applicable)(/\d+)?|/system/(model|task|task/classes|decision)"
-        r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/classes"
+        r"|/(system|data|policy|receipt|environment|ledger|not_applicable)(/\d+)?|/system/(model|task|task/classes|task/label_names|decision)"
+        r"|/(measurements|findings)(/\d+)?|/data/(columns|group_columns)(/\d+(/categories)?)?|/data/(classes|label_names)"
         r"|/observations/[^/]+(/environment)?|/system/(facts|lineage/\d+/outcome)/curve"
     ),
     MATRIX_SCHEMA: re.compile(
@@ -113,6 +113,7 @@ def _system(system: System) -> dict[str, Any]:
             "classes": list(task.classes),
             "num_outputs": task.num_outputs,
             "positive": task.positive_index,
+            **_label_names(task.label_names),
         },
         "decision": {
             "digest": system.decision.digest,
@@ -146,10 +147,16 @@ def _data(data: Data) -> dict[str, Any]:
         "group_columns": plain(list(data.group_columns)),
         "classes": list(data.classes),
         "positive": data.positive,
+        **_label_names(data.label_names),
         "splits": {name: {"num_rows": len(split), "digest": split.digest} for name, split in data.splits.items()},
         # What the reader noticed quotes cells with their row numbers: that stays with the owner.
         "source": {name: plain(fact) for name, fact in data.source.items() if name != "problems"},
     }
+
+
+def _label_names(names: Sequence[str]) -> dict[str, list[str]]:
+    """Only where several labels may apply, so that other dossiers stay as they were."""
+    return {"label_names": list(names)} if names else {}
 
 
 def columns_of(listed: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:

@@ -19,7 +19,7 @@ from assay.evidence.openpart import columns_of
 from assay.observe import Workspace
 from assay.storage import Content, read_regular
 from assay.storage.packed import pack
-from assay.tasks import Argmax, Identity, task_of
+from assay.tasks import decision_of, task_of
 from assay.values import Array, Data, Groups, Measurement, Split, System
 
 SPLIT_FILE = "sealed/split-test.safetensors"
@@ -78,8 +78,8 @@ def recompute(folder: Path) -> tuple[Measurement, ...]:
         raise DossierError(Problem("the sealed rows are not the rows that were observed", observation.split_digest))
     told = about["system"]
     model = Recorded(told["model"]["digest"], frozenset(told["model"]["offers"]), told["model"]["num_bytes"])
-    rule = Argmax() if data.classes else Identity()
-    system = System(told["name"], model, data, task_of(data), rule, facts=told["facts"])
+    task = task_of(data)
+    system = System(told["name"], model, data, task, decision_of(task), facts=told["facts"])
     workspace = Workspace(
         derived_key=draws["key"].tobytes(), num_draws=int(draws["num_draws"][0]), level=float(draws["level"][0])
     )
@@ -91,4 +91,6 @@ def _data(about: Mapping[str, Any], arrays: Mapping[str, Array]) -> Data:
     columns, groups = columns_of(about["columns"]), columns_of(about["group_columns"])
     split = Split(_unpacked(arrays), arrays["labels"], Groups(arrays["groups"], groups), arrays["rows"])
     classes = tuple(about["classes"])
-    return Data(about["name"], columns, about["label"], groups, {"test": split}, classes, about["positive"])
+    several = tuple(about.get("label_names", ()))
+    named = (about["name"], columns, about["label"], groups, {"test": split}, classes, about["positive"])
+    return Data(*named, label_names=several)

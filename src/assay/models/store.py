@@ -32,6 +32,7 @@ from assay.storage import Content, read_regular, read_verified, staged_folder, w
 from assay.tasks import Argmax, Identity, task_of
 from assay.tasks.group_thresholds import group_thresholds_from_json
 from assay.tasks.lottery import drawn_from_json
+from assay.tasks.multi_label import label_thresholds_from_json
 from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
 from assay.values import Data, Decision, Model, Recipe, Step, System, Task, canonical, digest_of, plain
@@ -60,6 +61,7 @@ _decisions: dict[str, DecisionBuilder] = {
     "identity": lambda _: Identity(),
     "group_thresholds": group_thresholds_from_json,
     "drawn": drawn_from_json,
+    "label_thresholds": label_thresholds_from_json,
 }
 _recipes: dict[str, RecipeBuilder] = {}
 

@@ -19,6 +19,7 @@ GROUP_METRICS = (
     "false_positive_rate",
     "group_mean_absolute_error",
     "mean_residual",
+    "group_hamming_loss",
     "robust_accuracy",
 )
 MOST_ROWS = 40  # of one figure; the others stand in the table

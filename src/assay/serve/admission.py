@@ -133,6 +133,7 @@ def _declared(about: Mapping[str, Any]) -> Data:
         classes=tuple(about["classes"]),
         positive=about["positive"],
         source=about["source"],
+        label_names=tuple(about.get("label_names", ())),
     )
 
 

@@ -87,6 +87,10 @@ class Service:
         if task.classes:
             outputs = [{"name": "probabilities", "datatype": "FP32", "shape": [-1, task.num_outputs]}]
             outputs.append({"name": "predictions", "datatype": "BYTES", "shape": [-1]})
+        if task.label_names:
+            shape = [-1, task.num_outputs]
+            outputs = [{"name": "probabilities", "datatype": "FP32", "shape": shape}]
+            outputs.append({"name": "predictions", "datatype": "INT64", "shape": shape})
         about = {"name": self.served.name, "versions": ["1"], "platform": "assay", "inputs": inputs, "outputs": outputs}
         coded = {"name": CODED, "datatype": "FP32", "shape": f"[-1, {len(self.served.data.columns)}]"}
         also = {"coded_input": str(coded)} if self.served.data.modality == "table" else {}
@@ -101,6 +105,8 @@ class Service:
         if self.served.task.classes:
             names = np.array(self.served.task.classes, dtype=object)
             outputs = [tensor("probabilities", probabilities, "FP32"), tensor("predictions", names[answers], "BYTES")]
+        elif self.served.task.label_names:
+            outputs = [tensor("probabilities", probabilities, "FP32"), tensor("predictions", answers, "INT64")]
         else:
             outputs = [tensor("values", answers.astype(np.float32)[:, None], "FP32")]
         found: dict[str, Any] = {"model_name": self.served.name, "model_version": "1"}
@@ -113,6 +119,10 @@ class Service:
         body = _json_body(request, ("instances",))
         probabilities, answers = await self._answers(self.coder.rows(body.get("instances")))
         classes = self.served.task.classes
+        if names := self.served.task.label_names:
+            said = [[name for name, one in zip(names, row, strict=True) if one == 1] for row in answers.tolist()]
+            found = {"predictions": said, "probabilities": probabilities.tolist(), "labels": names}
+            return _json(found | self._evidence())
         if not classes:
             return _json({"predictions": answers.tolist()} | self._evidence())
         found = {"predictions": [classes[one] for one in answers], "probabilities": probabilities.tolist()}
@@ -178,14 +188,15 @@ class Service:
 
     def _target(self, named: Any) -> int | None:
         task = self.served.task
-        if named is None:
+        names = task.classes or task.label_names
+        if named is None and not task.label_names:
             return task.positive_index if task.classes else 0
-        if not isinstance(named, str) or named not in task.classes:
-            refuse(f"class {str(named)[:60]!r} is not known", ", ".join(task.classes[:50]) or "none: it is a number")
-        return task.classes.index(named)
+        if not isinstance(named, str) or named not in names:
+            refuse(f"class {str(named)[:60]!r} is not known", ", ".join(names[:50]) or "none: it is a number")
+        return names.index(named)
 
     def _explained(self, asked: Question, found: Explanation, chosen: Array) -> dict[str, Any]:
-        classes = self.served.task.classes
+        classes = self.served.task.classes or self.served.task.label_names
         return {
             **asked.named(found.values, found.standard_error),
             "base": found.base.tolist(),

@@ -24,6 +24,7 @@ class Classification:
     positive: str | None = None
 
     name: ClassVar[str] = "classification"
+    label_names: ClassVar[tuple[str, ...]] = ()
     observables: ClassVar[frozenset[str]] = frozenset({"logits", "probabilities", "predictions", "losses"})
 
     @property

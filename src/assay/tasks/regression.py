@@ -21,6 +21,7 @@ class Regression:
     """
 
     name: ClassVar[str] = "regression"
+    label_names: ClassVar[tuple[str, ...]] = ()
     observables: ClassVar[frozenset[str]] = frozenset({"logits", "predictions", "losses"})
     classes: ClassVar[tuple[str, ...]] = ()
     positive_index: ClassVar[int | None] = None

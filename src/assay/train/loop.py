@@ -165,7 +165,7 @@ def _facts(run: _Run, state: State, task: Task, used: Energy) -> dict[str, Any]:
         "train_loss": at.curve[-1]["train_loss"],
         "validation_loss": state.watch.best,
         "curve": at.curve,
-        "curve_metric": METRICS[task.name == "regression"],
+        "curve_metric": METRICS.get(task.name, "accuracy"),
         "seconds": used.seconds,
         "cpu_seconds": used.cpu_seconds,
         "examples": examples,

@@ -19,11 +19,13 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs (n, K), rows (n,) position
 class TaskLoss:
     """Cross-entropy in nats, or squared error over the variance of the labels: of each row, and its mean.
 
-    Labels of a classification may be class indices `(N,)` or target probabilities `(N, K)` (soft targets).
+    Labels of a classification may be class indices `(N,)` or target probabilities `(N, K)` (soft targets). Of several
+    labels a row `(N, L)`: the mean over them of the binary cross-entropy.
     """
 
     def __init__(self, split: Split, task: Task, *, label_smoothing: float = 0.0) -> None:
         self.is_regression, self.label_smoothing = task.name == "regression", label_smoothing
+        self.is_multi_label = bool(task.label_names)
         labels = np.asarray(split.labels)
         floating = self.is_regression or labels.ndim == 2
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.float32 if floating else np.int64))
@@ -47,6 +49,10 @@ class TaskLoss:
             expected = (len(rows), self.num_outputs)
             raise ModelError(Problem(f"the module answered with shape {tuple(outputs.shape)}", f"{expected}"))
         labels = self.labels.index_select(0, rows)
+        if self.is_multi_label:
+            wanted = labels * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none").mean(dim=1)
+            return each.mean() if reduction == "mean" else each
         if not self.is_regression:
             smoothing = self.label_smoothing
             return functional.cross_entropy(outputs, labels, reduction=reduction, label_smoothing=smoothing)
@@ -65,6 +71,9 @@ def check_split(split: Split, task: Task) -> None:
     labels = np.asarray(split.labels)
     if not len(split):
         wrong.append(Problem("the training split has no rows"))
+    elif task.label_names and (labels.shape != (len(split), task.num_outputs) or not np.isin(labels, (0, 1)).all()):
+        what = f"the labels are {labels.dtype} {labels.shape}"
+        wrong.append(Problem(what, f"0 or 1, ({len(split)}, {task.num_outputs})", "One column a label"))
     elif task.name == "regression" or labels.ndim == 2:
         if not np.isfinite(labels).all():
             row = split.rows[~np.isfinite(labels).reshape(len(labels), -1).all(axis=1)][0]
@@ -84,12 +93,13 @@ def row_weights(split: Split, task: Task, class_weights: ClassWeights = "none") 
 
     balanced: the split's own weights times W / (K * W_c), W their sum and W_c the sum in the row's class, so that
     every class that occurs weighs the same; a soft target weighs as the mixture it is. Raises UsageError for a
-    regression, which has no classes.
+    regression, which has no classes, and for several labels a row, of which none excludes another.
     """
     weights = None if split.weights is None else split.weights.astype(np.float64)
     if class_weights == "balanced":
-        if task.name == "regression":
-            raise UsageError(Problem("class_weights is 'balanced', and a regression has no classes", "none"))
+        if not task.classes:
+            what = f"class_weights is 'balanced', and a {task.name} task has no classes"
+            raise UsageError(Problem(what, "none"))
         labels = np.asarray(split.labels)
         shares = labels if labels.ndim == 2 else np.eye(task.num_outputs)[labels]
         own = np.ones(len(split)) if weights is None else weights

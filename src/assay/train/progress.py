@@ -21,7 +21,7 @@ class Live:
 
     def __init__(self, progress: Progress, meter: EnergyMeter, task: Task, num_steps: int) -> None:
         self.progress, self.meter, self.num_steps = progress, meter, num_steps
-        self.metric = METRICS[task.name == "regression"]
+        self.metric = METRICS.get(task.name, "accuracy")
         self.last = time.monotonic()
         self.examples = self.steps = 0  # of this process; a run that was taken up again had some before
         self.known: float | None = None  # the metric of the last epoch

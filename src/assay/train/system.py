@@ -8,7 +8,7 @@ from typing import Any
 
 from assay.errors import ModelError, Problem, UsageError
 from assay.models import BUILDERS, Architecture
-from assay.tasks import Argmax, Classification, Identity, task_of
+from assay.tasks import decision_of, task_of
 from assay.train.checkpoints import Checkpoints
 from assay.train.images import image_recipe
 from assay.train.recipe import TrainRecipe
@@ -47,8 +47,7 @@ def train_system(
         # A team is of one run: whoever trains again brings another.
         chosen = replace(chosen, workers=None).resolved(data.columns)
     fitted = made.fit(data.splits["train"], data, seed)
-    decision = Argmax() if isinstance(task, Classification) else Identity()
-    return System(name, fitted.model, data, task, decision, chosen, (), fitted.facts, seed)
+    return System(name, fitted.model, data, task, decision_of(task), chosen, (), fitted.facts, seed)
 
 
 def recipe_for(
@@ -105,6 +104,6 @@ def default_recipe(data: Data) -> TrainRecipe:
     batch_size = 2048 if rows > VAST else 512 if large else 64
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, -(-MIN_STEPS * batch_size // rows)), max(1, MAX_EXAMPLES // rows))
     params: dict[str, object] = {"hidden": [64, 64], "num_bins": 32} if large else {"hidden": [32]}
-    if not data.classes:
+    if task_of(data).name == "regression":
         params["scale_outputs"] = True
     return TrainRecipe(Architecture("mlp", params), task_of(data), TrainSettings(epochs=epochs, batch_size=batch_size))

@@ -10,7 +10,12 @@ from assay.models.adapters.module import evaluation, rows_a_batch
 from assay.train.objectives import task_loss
 from assay.values import Split, Task
 
-METRICS = ("accuracy", "root_mean_squared_error")  # the figure beside the validation loss: classification, regression
+# The figure beside the validation loss.
+METRICS = {
+    "classification": "accuracy",
+    "multi_label": "share of labels right",
+    "regression": "root_mean_squared_error",
+}
 
 
 class Watch:
@@ -36,7 +41,7 @@ class Watch:
         return 0 < self.patience <= self.waited
 
     def look(self, module: nn.Module) -> tuple[float | None, float | None]:
-        """Validation loss, and accuracy or root mean squared error; None without a validation split."""
+        """Validation loss, and the figure of METRICS; None without a validation split."""
         if self.validation is None:
             return None, None
         losses, figures = [], []
@@ -63,8 +68,10 @@ class Watch:
 
 
 def _figures(outputs: Tensor, labels: Tensor, task: Task) -> Tensor:
-    """Per row: squared error in target units, or 1 where the largest output is the label (or its largest share)."""
+    """Per row: squared error in target units, share of its labels right, or 1 where the largest output is the label."""
     if task.name == "regression":
         return (outputs - labels.reshape(len(labels), -1)).square().mean(dim=1)
+    if task.label_names:
+        return ((outputs > 0) == (labels > 0)).float().mean(dim=1)
     right = labels.argmax(dim=1) if labels.ndim == 2 else labels
     return (outputs.argmax(dim=1) == right).float()

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from torch import nn
 
+from assay import registry
 from assay.errors import Problem, TreatmentError
 from assay.models.adapters.module import ModuleModel
 from assay.train import TrainRecipe
@@ -19,8 +20,11 @@ Problems = Iterable[Problem | None]
 
 
 def refuse(treatment: str, system: System, problems: Problems) -> None:
-    """Raise TreatmentError with all problems that are not None; say nothing when there are none."""
-    found = [problem for problem in problems if problem is not None]
+    """Raise TreatmentError with all problems that are not None, and for a task that it is not for; else say nothing."""
+    entry = registry.TREATMENTS.get(treatment)
+    tasks = registry.ONE_LABEL if entry is None else entry.tasks
+    misfit = unless(system.task.name in tasks, f"its task is {system.task.name}", " or ".join(tasks))
+    found = [problem for problem in (misfit, *problems) if problem is not None]
     if found:
         head = f"{treatment} does not fit {system.name}: "
         raise TreatmentError([Problem(head + problem.what, problem.allowed, problem.next) for problem in found])

@@ -66,7 +66,8 @@ def _why_no_suspects(data: Data, *, asked: bool) -> str:
     if not asked:
         return "not asked for"
     if not data.classes:
-        return "confident learning is defined for classes, and the label is a number"
+        what = "several labels may apply to a row" if data.label_names else "the label is a number"
+        return f"confident learning is defined for classes, and {what}"
     if len(data.splits["train"]) < MIN_ROWS:
         return f"fewer than {MIN_ROWS} training rows"
     return ""

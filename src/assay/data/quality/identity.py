@@ -32,7 +32,7 @@ def identities(*parts: Sequence[bytes]) -> list[Array]:
 
 def labelled(inputs: Array, labels: Array) -> list[bytes]:
     """Contents together with labels."""
-    return [content + b"\0" + label for content, label in zip(contents(inputs), contents(labels[:, None]), strict=True)]
+    return [content + b"\0" + label for content, label in zip(contents(inputs), contents(labels), strict=True)]
 
 
 def repeats(codes: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,8 +21,13 @@ def check_leaks(data: Data, *, level: float) -> Iterator[QualityRow]:
     Classification: the most frequent label of each category, or of 256 bins of a number; a leak removes 95 % of the
     errors of always saying the most frequent label, and the row counts the rows said rightly. Regression: the mean of
     each bin; a leak leaves at most 5 % of the variance. The strongest column is always named. Limits: one column at a
-    time, so two that leak together are missed; what the label is made from may be known when the system is asked.
+    time, so two that leak together are missed; what the label is made from may be known when the system is asked. Of
+    several labels a row, each is looked at by itself.
     """
+    for name, one in _one_by_one(data):
+        yield from (replace(row, where=f"{row.where}, label {name}") for row in check_leaks(one, level=level))
+    if data.label_names:
+        return
     train = data.splits["train"]
     others = [split for name, split in data.splits.items() if name != "train" and len(split)]
     if not others or not len(train):
@@ -42,6 +48,13 @@ def check_leaks(data: Data, *, level: float) -> Iterator[QualityRow]:
         right = said == labels if data.classes else np.zeros(len(labels), dtype=bool)
         row = _row(f"column {name}", right, share, numbers=numbers, level=level, advice=advice if share >= LEAK else "")
         yield row if data.classes else _of_variance(row, share)
+
+
+def _one_by_one(data: Data) -> Iterator[tuple[str, Data]]:
+    """Data of one label out of several, for each."""
+    for place, name in enumerate(data.label_names):
+        splits = {key: replace(split, labels=split.labels[:, place]) for key, split in data.splits.items()}
+        yield name, replace(data, label=name, label_names=(), classes=("0", "1"), splits=splits)
 
 
 def binned(train: Array, column: Column, other: Array, *, num_bins: int = NUM_BINS) -> tuple[Array, Array]:

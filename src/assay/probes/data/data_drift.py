@@ -21,7 +21,7 @@ from assay.data.quality.drift import (
     mean_discrepancy,
     stability_index,
 )
-from assay.registry import Sizes, probe
+from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Draws, Estimate
 from assay.values import Array, Measurement
 
@@ -34,7 +34,7 @@ def _no_rows(sizes: Sizes) -> dict[str, int]:
     return {}
 
 
-@probe("data", tasks=("classification", "regression"), cost=_no_rows)
+@probe("data", tasks=EVERY_TASK, cost=_no_rows)
 def data_drift(query: Query, draws: Draws) -> list[Measurement]:
     r"""Distance of the test rows from the training rows, by column and of all columns together.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Draws, measured, rate
 from assay.values import Groups, Measurement
 
 
-@probe("data", tasks=("classification", "regression"))
+@probe("data", tasks=EVERY_TASK)
 def group_shares(groups: Groups, draws: Draws) -> list[Measurement]:
     """Share of every group among the test rows, and share of rows where the sensitive column is missing.
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from assay.data.quality.personal import KINDS, find
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Draws, measured, rate
 from assay.values import Array, Measurement
 
 
-@probe("data", tasks=("classification", "regression"), modalities=("text",))
+@probe("data", tasks=EVERY_TASK, modalities=("text",))
 def personal_data(inputs: Array, draws: Draws) -> list[Measurement]:
     """Share of test texts with personal data, of any kind and of each kind that patterns and checksums can tell.
 

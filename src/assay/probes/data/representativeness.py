@@ -12,7 +12,7 @@ from assay.data.quality.shares import declared_population
 from assay.errors import DataError, Problem
 from assay.estimation import intervals
 from assay.estimation.estimate import Estimate, ratio, undefined
-from assay.registry import Sizes, probe
+from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Draws, measured
 from assay.values import Array, Column, Measurement
 
@@ -24,7 +24,7 @@ def _no_rows(sizes: Sizes) -> dict[str, int]:
     return {}
 
 
-@probe("data", tasks=("classification", "regression"), cost=_no_rows)
+@probe("data", tasks=EVERY_TASK, cost=_no_rows)
 def representativeness(query: Query, draws: Draws) -> list[Measurement]:
     r"""Share of each group minus its share of the declared population, and the largest of these differences.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from assay.access.handles import Query
 from assay.data.quality.duplicates import copies_of_train, near_of_train
-from assay.registry import Sizes, probe
+from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Draws, measured, rate
 from assay.values import Array, Measurement
 
@@ -16,7 +16,7 @@ def _no_rows(sizes: Sizes) -> dict[str, int]:
     return {}
 
 
-@probe("data", tasks=("classification", "regression"), cost=_no_rows)
+@probe("data", tasks=EVERY_TASK, cost=_no_rows)
 def train_test_overlap(query: Query, draws: Draws) -> list[Measurement]:
     r"""Share of test rows of which a copy was trained on: exact, and exact or near.
 

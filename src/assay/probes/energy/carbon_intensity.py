@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay import stats
 from assay.meter.grid import JOULES_PER_KWH, SERVER_CORES, SERVER_ERROR, SERVER_GRAMS, SERVER_SECONDS, intensity
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
@@ -20,7 +20,7 @@ BATCH = 256
 REPEATS = 20
 
 
-@probe("energy", tasks=("classification", "regression"), cost=lambda sizes: {"carbon_intensity": BATCH * REPEATS})
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"carbon_intensity": BATCH * REPEATS})
 def carbon_intensity(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Software carbon intensity of 1,000 predictions, and its parts.
 

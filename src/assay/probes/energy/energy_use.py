@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from assay import stats
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
@@ -18,7 +18,7 @@ BATCH = 256
 REPEATS = 40
 
 
-@probe("energy", tasks=("classification", "regression"), cost=lambda sizes: {"energy_use": BATCH * REPEATS})
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"energy_use": BATCH * REPEATS})
 def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Joules of training the system once, of 1,000 predictions, and of this audit so far.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from assay import stats
 from assay.probes.energy._timing import WARM_UP, percentile
-from assay.registry import Sizes, probe
+from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
@@ -26,7 +26,7 @@ def timed_rows(sizes: Sizes) -> dict[str, int]:
     return {"latency": sum(size * (repeats + WARM_UP) for size, repeats in REPEATS.items())}
 
 
-@probe("energy", tasks=("classification", "regression"), cost=timed_rows)
+@probe("energy", tasks=EVERY_TASK, cost=timed_rows)
 def latency(meter: Meter) -> list[Measurement]:
     """Seconds from raw rows to outputs, one row, 8, 64 and 256 rows at a time.
 

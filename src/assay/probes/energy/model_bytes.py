@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from assay import stats
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from assay.access.handles import Meter
 
 
-@probe("energy", tasks=("classification", "regression"), cost=lambda sizes: {}, version=2)
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {}, version=2)
 def model_bytes(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Bytes of the model's stored weights, and of what loading them has in memory at once.
 

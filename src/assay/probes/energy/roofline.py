@@ -12,7 +12,7 @@ from assay import stats
 from assay.models.adapters.module import evaluation
 from assay.models.cost import card
 from assay.probes.energy._timing import WARM_UP, percentile
-from assay.registry import probe
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Array, Measurement
 
@@ -37,9 +37,7 @@ class Machine:
     bandwidth: float
 
 
-@probe(
-    "energy", tasks=("classification", "regression"), cost=lambda sizes: {"roofline": BATCH * (REPEATS + WARM_UP + 1)}
-)
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"roofline": BATCH * (REPEATS + WARM_UP + 1)})
 def roofline(meter: Meter) -> list[Measurement]:
     """Operations and bytes of one answer, their ratio, and the share of the attainable speed that is reached.
 

@@ -27,10 +27,10 @@ NUM_KINDS = {
 
 @dataclass(frozen=True)
 class Answered:
-    """Of each row and copy, C kinds at S severities: was the answer right, and did it err."""
+    """Of each row and copy, C kinds at S severities: was the answer right (how much of it), and did it err."""
 
     names: tuple[str, ...]
-    right: Array  # (N, C, S) bool
+    right: Array  # (N, C, S), 0 to 1
     errored: Array  # (N, C, S) bool
     reason: str = ""
 
@@ -68,27 +68,33 @@ def answered(query: Query, rows: Array, labels: Array) -> Answered:
     errored: dict[str, list[Array]] = {}
     reason = ""
     for name, _, copy in copies(query, inputs):
-        answers, why = _answers(query, copy, groups)
+        answers, why = _answers(query, copy, groups, labels)
         reason = reason or (f"{name}: {why}" if why else "")
-        right.setdefault(name, []).append((answers == labels) & (answers >= 0))
-        errored.setdefault(name, []).append(answers < 0)
+        right.setdefault(name, []).append(rightness(answers, labels))
+        errored.setdefault(name, []).append(np.asarray(np.atleast_2d((answers < 0).T).any(axis=0)))
     right_of, errored_of = (np.stack([np.stack(one, axis=1) for one in each.values()], axis=1) for each in
                             (right, errored))  # fmt: skip
     return Answered(tuple(right), right_of, errored_of, reason)
 
 
-def _answers(query: Query, copy: Array, groups: Groups) -> tuple[Array, str]:
+def rightness(answers: Array, labels: Array) -> Array:
+    """Whether each answer `(N,)` is right; of several labels a row `(N, L)` the share that is."""
+    right: Array = (answers == labels) & (answers >= 0)
+    return right if right.ndim == 1 else right.mean(axis=1)
+
+
+def _answers(query: Query, copy: Array, groups: Groups, labels: Array) -> tuple[Array, str]:
     try:
         return query.predictions(copy, groups), ""
     except BudgetError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:  # such as a model that takes no empty cell
         told = str(error).splitlines()
-        return np.full(len(copy), -1), f"refused by the model, {type(error).__name__}: {told[0] if told else ''}"
+        return np.full(labels.shape, -1), f"refused by the model, {type(error).__name__}: {told[0] if told else ''}"
 
 
 def accuracies(found: Answered, clean: Array, draws: Draws) -> list[Measurement]:
-    """Means over kinds and severities, relative to the clean rows `clean (N,)` bool, and the worst kind."""
+    """Means over kinds and severities, relative to the clean rows `clean (N,)`, and the worst kind."""
     num, num_kinds, num_severities = found.right.shape
     flat = np.concatenate([found.right.reshape(num, -1), clean[:, None]], axis=1)
     sums = draws.sums(flat.astype(np.float64))

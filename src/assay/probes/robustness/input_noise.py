@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay import stats
-from assay.registry import Sizes, probe
-from assay.stats import Draws
+from assay.registry import EVERY_TASK, Sizes, probe
+from assay.stats import Draws, Estimate
 from assay.units import pixels, typos
 from assay.units.ranges import ranges
 from assay.values import Array, Column, Measurement, Task, modality
@@ -33,7 +33,7 @@ def perturbed_rows(sizes: Sizes) -> dict[str, int]:
     return {"input_noise": NUM_COPIES[sizes.modality] * num}
 
 
-@probe("robustness", tasks=("classification", "regression"), cost=perturbed_rows)
+@probe("robustness", tasks=EVERY_TASK, cost=perturbed_rows)
 def input_noise(query: Query, predictions: Array, labels: Array, task: Task, draws: Draws) -> list[Measurement]:
     """How often the answer changes, and how much is lost, when inputs are a little wrong, as they come in practice.
 
@@ -42,10 +42,11 @@ def input_noise(query: Query, predictions: Array, labels: Array, task: Task, dra
     range on every pixel; brightness + 0.2 of the range; contrast x 0.5; Gaussian blur of 1 pixel; a rectangle of 0.3 of
     each side covered. Texts: a share s of the words of four letters or more mistyped (in Chinese s/2 of the characters
     dropped or swapped); 0.1 of the words left out; 0.1 of those that can with a letter that looks the same.
-    flip_rate = mean[answer(x') != answer(x)]; accuracy_drop = accuracy(x) - accuracy(x'). Regression: mean_change =
+    flip_rate = mean[answer(x') != answer(x)]; accuracy_drop = accuracy(x) - accuracy(x'). Several labels a row: a row
+    flips when any label does, and accuracy is the mean share of its labels that are right. Regression: mean_change =
     mean |answer(x') - answer(x)|, in target units, and the rise of the mean absolute error.
-    Shapes: predictions and labels (N,), one copy of each row for each change; of pictures and texts at most 1,000 keyed
-    rows. Slices `noise=<s>` and the name of the change.
+    Shapes: predictions and labels (N,) or (N, L), one copy of each row for each change; of pictures and texts at most
+    1,000 keyed rows. Slices `noise=<s>` and the name of the change.
     Direction: lower is better. An example that errors, clean or noisy, counts as flipped and as not correct.
     Limits: independent noise of one scale is not the worst case (see gradient_attack) and not a real shift; one copy
     a row, so the interval covers the rows and the noise together; a constant system never flips. A text whose label
@@ -63,7 +64,7 @@ def input_noise(query: Query, predictions: Array, labels: Array, task: Task, dra
     sample = draws if kind == "table" else draws.of(rows)
     inputs = query.inputs if kind == "table" else query.inputs[rows]  # all rows: not a copy
     groups = query.groups.take(rows)
-    measure = _changes if task.name == "regression" else _flips
+    measure = _changes if task.name == "regression" else _label_flips if task.label_names else _flips
     found: list[Measurement] = []
     for where, shaken in changed(inputs, query):
         answers = query.predictions(shaken, groups)
@@ -165,6 +166,25 @@ def _flips(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) 
     kept = stats.rate(hits_noisy, totals, level=draws.level)
     with np.errstate(invalid="ignore", divide="ignore"):
         drop = stats.statistic((hits_clean - hits_noisy) / totals, level=draws.level, bounds=(-1.0, 1.0))
+    return _noise_measured((flips, kept, drop), where, about)
+
+
+def _label_flips(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) -> list[Measurement]:
+    """The same of several labels a row `(N, L)`."""
+    errored = ((clean < 0) | (noise < 0)).any(axis=1)
+    right = [(answers == labels).mean(axis=1) for answers in (clean, noise)]
+    sums = draws.sums(np.stack([(clean != noise).any(axis=1) | errored, *right], axis=1).astype(np.float64))
+    totals = np.full(len(sums), float(len(clean)))
+    about: dict[str, Any] = {"slice": where, "attempted": len(clean), "errored": int(errored.sum())}
+    flips = stats.rate(sums[:, 0], totals, level=draws.level)
+    kept = stats.mean(sums[:, 2], totals, level=draws.level, bounds=(0.0, 1.0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drop = stats.statistic((sums[:, 1] - sums[:, 2]) / totals, level=draws.level, bounds=(-1.0, 1.0))
+    return _noise_measured((flips, kept, drop), where, about)
+
+
+def _noise_measured(found: tuple[Estimate, Estimate, Estimate], where: str, about: dict[str, Any]) -> list[Measurement]:
+    flips, kept, drop = found
     headline = where == f"noise={LEVELS[0]}"
     return [
         stats.measured(flips, "flip_rate", unit="fraction", better="lower", headline=headline, **about),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from assay import stats
-from assay.registry import Sizes, probe
+from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Draws, Estimate
 from assay.values import Array, Measurement, Task, modality
 
@@ -40,7 +40,7 @@ class Run:
     answers: Array  # (n,)
 
 
-@probe("robustness", tasks=("classification", "regression"), cost=all_passes)
+@probe("robustness", tasks=EVERY_TASK, cost=all_passes)
 def numeric_noise(query: Query, task: Task, draws: Draws) -> list[Measurement]:
     """Largest change of an output, and share of changed answers, when the same rows are run in another way.
 
@@ -121,14 +121,16 @@ def _compared(base: Run, way: Run | None, draws: Draws, task: Task, where: str) 
     if way is None:
         none = Estimate(None, None, None, "none", None, NO_MODULE, draws.level)
         pair = [stats.measured(none, "largest_output_change", unit="outputs", **about)]
-        return pair + ([stats.measured(none, "numeric_flip_rate", unit="fraction", **about)] if task.classes else [])
+        flip = [stats.measured(none, "numeric_flip_rate", unit="fraction", **about)]
+        return pair + (flip if "probabilities" in task.observables else [])
     errs = [~np.isfinite(one.outputs).all(axis=1) for one in (base, way)]
-    errored, changed = int((errs[0] | errs[1]).sum()), (base.answers != way.answers) & ~(errs[0] & errs[1])
+    differs = np.asarray(np.atleast_2d((base.answers != way.answers).T).any(axis=0))  # in any of several labels
+    errored, changed = int((errs[0] | errs[1]).sum()), differs & ~(errs[0] & errs[1])
     change = biggest(base.outputs, way.outputs)
     reason = RANDOM if where == "run=again" and (change > 0 or changed.any()) else "the largest has no interval"
     largest = Estimate(change, None, None, "maximum", None, reason, draws.level)
     found = [stats.measured(largest, "largest_output_change", unit="outputs", errored=errored, **about)]
-    if task.classes:
+    if "probabilities" in task.observables:
         counts = draws.counts(changed.astype(np.int64), 2)
         flips = stats.rate(counts[:, 1], counts.sum(axis=1), level=draws.level)
         found.append(stats.measured(flips, "numeric_flip_rate", unit="fraction", errored=errored, **about))

@@ -7,15 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 
 from assay.stats import Draws, Estimate, measured
-from assay.values import Array, Better, Measurement
+from assay.values import Array, Better, Measurement, Task
 
 
 def class_counts(labels: Array, predictions: Array, num_classes: int, draws: Draws) -> tuple[Array, Array, Array]:
-    """Labelled, predicted and rightly predicted rows of each class, each `(1+B, K)`.
+    """Labelled, predicted and rightly predicted rows of each class `(1+B, K)`, or of each of several labels `(1+B, L)`.
 
     Three counts of K+1 cells rather than one of (K+1)²: a thousand classes stay affordable. The last cell takes what
     belongs to no class: errored predictions, unknown labels, misses.
     """
+    if labels.ndim == 2:
+        cells = np.where(predictions < 0, 1 - labels, predictions) * 2 + labels  # errored: every label wrong
+        found = np.stack([draws.counts(cells[:, place].astype(np.int64), 4) for place in range(num_classes)], axis=2)
+        return found[:, 1] + found[:, 3], found[:, 2] + found[:, 3], found[:, 3]
     known = np.where(labels < 0, num_classes, labels)
     answered = np.where(predictions < 0, num_classes, predictions)
     right = np.where(known == answered, known, num_classes)
@@ -51,6 +55,11 @@ def mean_of_rates(rates: Sequence[Estimate], replicates: Array, *, level: float,
     down = float(np.sqrt(((values - lows) ** 2).sum())) / len(kept)
     up = float(np.sqrt(((highs - values) ** 2).sum())) / len(kept)
     return Estimate(value, value - down, value + up, "MOVER of Wilson", replicates, note, level)
+
+
+def named_classes(task: Task) -> tuple[tuple[str, ...], str]:
+    """The names of the classes, or of the labels of which several may apply; and what they are in a slice."""
+    return (task.label_names, "label") if task.label_names else (task.classes, "class")
 
 
 def left_out(missing: Array, classes: tuple[str, ...], why: str) -> str:

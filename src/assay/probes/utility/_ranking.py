@@ -13,13 +13,19 @@ MOST_CLASSES = 50  # beyond this only the mean is reported
 
 
 def one_against_rest(labels: Array, probabilities: Array, task: Task) -> tuple[Array, Array, Array, Array]:
-    """Classes that are looked at `(C,)`; which rows are theirs and how they rank, `(N, C)` each; which rows errored."""
+    """Classes, or labels of several, `(C,)`; which rows are theirs and how they rank `(N, C)`; which rows errored."""
     errored: Array = np.logical_not(np.isfinite(probabilities).all(axis=1))
+    if task.label_names:
+        belongs = labels == 1
+        return np.arange(task.num_outputs), belongs, _ranked(belongs, probabilities, errored), errored
     wanted = np.arange(task.num_outputs) if task.positive_index is None else np.array([task.positive_index])
-    belongs: Array = np.equal(labels[:, None], wanted)
-    # An errored example ranks lowest among the rows of its class and highest among the others.
-    values = np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities[:, wanted])
-    return wanted, belongs, values, errored
+    belongs = np.equal(labels[:, None], wanted)
+    return wanted, belongs, _ranked(belongs, probabilities[:, wanted], errored), errored
+
+
+def _ranked(belongs: Array, probabilities: Array, errored: Array) -> Array:
+    """An errored example ranks lowest among the rows of its class and highest among the others."""
+    return np.where(errored[:, None], np.where(belongs, -1.0, 2.0), probabilities)
 
 
 def area_estimate(

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from assay.probes.utility._classes import left_out, share
+from assay.probes.utility._classes import left_out, named_classes, share
 from assay.probes.utility._ranking import MOST_CLASSES, area_estimate, one_against_rest
-from assay.registry import probe
+from assay.registry import ANY_CLASSES, probe
 from assay.stats import Draws
 from assay.values import Array, Measurement, Task
 
 
-@probe("utility")
+@probe("utility", tasks=ANY_CLASSES)
 def average_precision(labels: Array, probabilities: Array, task: Task, draws: Draws) -> list[Measurement]:
     """Mean, over the rows of a class, of the precision among all rows ranked at least as high.
 
@@ -21,7 +21,7 @@ def average_precision(labels: Array, probabilities: Array, task: Task, draws: Dr
         k is s or more, TP(s) = how many of those are of k, P = rows of k: the area under the precision-recall steps.
         Two classes: the positive class. More: the mean over classes (macro), each against the rest. An errored example
         ranks lowest among the rows of its class and highest among the others.
-    Shapes: labels (N,), probabilities (N, K).
+    Shapes: labels (N,), probabilities (N, K); of several labels a row, each like a class: both (N, L).
     Direction: higher is better; unit share, 0 to 1; chance is the share of the class.
     Limits: moves with the share of the class, so it does not carry over to another population. The interval is
         first-order on the log-odds scale; at exactly 1 it falls back on the limit of disjoint pairs, which is rough.
@@ -37,6 +37,7 @@ def average_precision(labels: Array, probabilities: Array, task: Task, draws: Dr
     0.8333
     """
     wanted, belongs, values, errored = one_against_rest(labels, probabilities, task)
+    names, kind = named_classes(task)
     own = belongs.sum(axis=0)
     pairs: Array = np.minimum(own, len(labels) - own)
     kept = np.flatnonzero(pairs)
@@ -47,13 +48,13 @@ def average_precision(labels: Array, probabilities: Array, task: Task, draws: Dr
     mean = float(areas[kept].mean()) if len(kept) else np.nan
     method = "first-order, log-odds scale"
     whole = area_estimate(mean, changes[:, 0], min(pairs[kept], default=0), level=draws.level, method=method)
-    note = left_out(pairs == 0, tuple(task.classes[k] for k in wanted), "the class or the rest has no rows")
+    note = left_out(pairs == 0, tuple(names[k] for k in wanted), "the class or the rest has no rows")
     rows = (len(labels), int(errored.sum()))
     metric = "average_precision" if len(wanted) == 1 else "macro_average_precision"
     found = [share(replace(whole, reason=whole.reason or note), metric, rows)]
     for k in shown:
         one = area_estimate(areas[k], changes[:, 1 + k], pairs[k], level=draws.level, method=method)
-        found.append(share(one, "average_precision", rows, where=f"class={task.classes[k]}"))
+        found.append(share(one, "average_precision", rows, where=f"{kind}={names[k]}"))
     return found
 
 

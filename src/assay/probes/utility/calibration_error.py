@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 from scipy.special import ndtr
 
-from assay.probes.utility._classes import share
+from assay.probes.utility._classes import named_classes, share
 from assay.probes.utility._kernel import kernel_errors
-from assay.registry import probe
+from assay.registry import ANY_CLASSES, probe
 from assay.stats import Draws, Estimate, mean, rate, statistic
 from assay.values import Array, Measurement, Task
 
@@ -17,7 +17,7 @@ MOST_CLASSES = 20  # looked at one by one
 _CHUNK = 1 << 22  # numbers held at a time: memory must not grow with the rows
 
 
-@probe("utility", version=2)
+@probe("utility", tasks=ANY_CLASSES, version=2)
 def calibration_error(
     labels: Array, probabilities: Array, predictions: Array, task: Task, draws: Draws, *, num_bins: int = 15
 ) -> list[Measurement]:
@@ -27,10 +27,11 @@ def calibration_error(
         where it happened, v_b = h(1 - h) / (n_b - 1). calibration_error = sqrt(sum_b w_b (gap_b^2 - v_b)), the debiased
         root mean square; expected_calibration_error = 2 sum_b w_b gap_b - sum_b w_b E|N(gap_b, v_b)|; both at least 0.
         Two classes: c is the probability of the positive class. More: of the answer given. An errored example is a bin
-        with gap 1. kernel_calibration_error = |E (happened - c) f(c)|, f the features of the Gaussian kernel
-        exp(-(c - c')^2 / 0.02): no bins; the root of the unbiased estimate of its square, over classes the root of the
-        sum; with more than 20 classes c is the probability of the answer given.
-    Shapes: labels (N,), probabilities (N, K), predictions (N,).
+        with gap 1. Of several labels a row each is like a positive class, and over all the mean over labels stands in
+        the place of the sum over bins. kernel_calibration_error = |E (happened - c) f(c)|, f the features of the
+        Gaussian kernel exp(-(c - c')^2 / 0.02): no bins; the root of the unbiased estimate of its square, over classes
+        the root of the sum; with more than 20 classes c is the probability of the answer given.
+    Shapes: labels (N,), probabilities (N, K), predictions (N,); or all (N, L).
     Direction: lower is better; unit share, 0 to 1.
     Limits: what cancels within a bin is not seen, so the true error may be larger; classes other than the one answered
         are not looked at. expected_calibration_error keeps over half of the statistical bias of its plain form:
@@ -50,6 +51,8 @@ def calibration_error(
     >>> round(found[0].value, 3)
     0.5
     """
+    if task.label_names:
+        return _of_labels(labels, probabilities, task, draws, num_bins)
     errored = ~np.isfinite(probabilities).all(axis=1) | (predictions < 0)
     stated, happened = _claims(labels, probabilities, predictions, task.positive_index)
     stated, happened = np.where(errored, 1.0, stated), np.where(errored, 0.0, happened)
@@ -67,6 +70,29 @@ def calibration_error(
     return found + _bins(rows, hits, claims, draws.level)
 
 
+def _of_labels(labels: Array, probabilities: Array, task: Task, draws: Draws, num_bins: int) -> list[Measurement]:
+    """Each of several labels by itself, and the means of their squared and absolute gaps."""
+    errored = np.asarray(~np.isfinite(probabilities).all(axis=1))
+    failed = float(errored.mean()) if len(labels) else np.nan
+    everything = (len(labels), int(errored.sum()))
+    squares, averages = [], []
+    for column, truth in zip(probabilities.T, labels.T, strict=True):
+        stated, happened = np.where(errored, 1.0, column.astype(np.float64)), np.where(errored, 0.0, truth)
+        bins, num = _equal_mass(stated, errored, num_bins)
+        rows, hits, claims = (_bin_sums(draws, bins, num + 1, one)[:, :num] for one in (None, happened, stated))
+        square, average = _debiased(rows, hits, claims, len(labels))
+        squares.append(square)
+        averages.append(average)
+    slices = ["", *(f"label={name}" for name in task.label_names)]
+    found = []
+    for metric, each, power in (("calibration_error", squares, 0.5), ("expected_calibration_error", averages, 1.0)):
+        for where, values in zip(slices, [np.mean(each, axis=0), *each], strict=True):
+            one = _at_least(failed, values, power, draws.level)
+            headline = not where and metric == "calibration_error"
+            found.append(share(one, metric, everything, where=where, better="lower", headline=headline))
+    return found + _by_kernel(labels, probabilities, np.where(errored, -1, 0), task, draws)
+
+
 def _bins(rows: Array, hits: Array, claims: Array, level: float) -> list[Measurement]:
     """Stated and observed frequency of each bin but the last, which has the errored rows; each `(1+B, num + 1)`."""
     found = []
@@ -80,16 +106,18 @@ def _bins(rows: Array, hits: Array, claims: Array, level: float) -> list[Measure
 def _by_kernel(labels: Array, probabilities: Array, predictions: Array, task: Task, draws: Draws) -> list[Measurement]:
     """The kernel estimate of everything, and of each class where there are three to 20."""
     errored = ~np.isfinite(probabilities).all(axis=1) | (predictions < 0)
-    if task.positive_index is not None or task.num_outputs > MOST_CLASSES:
+    if not task.label_names and (task.positive_index is not None or task.num_outputs > MOST_CLASSES):
         stated, happened = (one[:, None] for one in _claims(labels, probabilities, predictions, task.positive_index))
     else:
         stated = probabilities.astype(np.float64)
-        happened = (labels[:, None] == np.arange(task.num_outputs)).astype(np.float64)
+        belongs = labels == 1 if task.label_names else labels[:, None] == np.arange(task.num_outputs)
+        happened = belongs.astype(np.float64)
     whole, *each = kernel_errors(np.where(errored[:, None], np.nan, stated), happened, draws)
     rows = len(labels), int(errored.sum())
     found = [share(whole, "kernel_calibration_error", rows, better="lower")]
-    for name, one in zip(task.classes, each, strict=True) if len(each) > 1 else ():
-        found.append(share(one, "kernel_calibration_error", rows, where=f"class={name}", better="lower"))
+    names, kind = named_classes(task)
+    for name, one in zip(names, each, strict=True) if len(each) > 1 else ():
+        found.append(share(one, "kernel_calibration_error", rows, where=f"{kind}={name}", better="lower"))
     return found
 
 

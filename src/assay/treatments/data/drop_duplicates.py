@@ -6,13 +6,13 @@ import numpy as np
 
 from assay.data.quality.identity import contents, identities, labelled, repeats
 from assay.data.quality.near import near_copies
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
 from assay.values import Array, Data, System
 
 
-@treatment("data", moves=("lower:train_test_overlap",))
+@treatment("data", moves=("lower:train_test_overlap",), tasks=EVERY_TASK)
 def drop_duplicates(system: System, *, repeated: bool = True, held_out: bool = True, near: bool = False) -> System:
     """Leave out training rows that are there twice, and those that validation or test also hold; train again.
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from assay.data.quality.missing import missing
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
 from assay.values import Column, Split, System
 
 
-@treatment("data", moves=("higher:accuracy",))
+@treatment("data", moves=("higher:accuracy",), tasks=EVERY_TASK)
 def fill_missing(system: System) -> System:
     """Fill missing cells of every split by a rule fitted on train alone, and train again.
 

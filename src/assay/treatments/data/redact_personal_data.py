@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from assay.data.quality.personal import redact
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
 from assay.values import Split, System, texts
 
 
-@treatment("data", moves=("lower:personal_data_share",))
+@treatment("data", moves=("lower:personal_data_share",), tasks=EVERY_TASK)
 def redact_personal_data(system: System) -> System:
     """Replace e-mail addresses, phone, card, IBAN, identity-card numbers and IP addresses by <EMAIL>, ...; train again.
 

@@ -14,14 +14,14 @@ from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.low_rank import LowRank, factored, low_rank_architecture
 from assay.models.wrapped import linear_layers, swap
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.values import Array, System
 
 BATCH = 512
 
 
-@treatment("model", moves=("lower:model_bytes",))
+@treatment("model", moves=("lower:model_bytes",), tasks=EVERY_TASK)
 def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int = 1024) -> System:
     r"""Replace each linear layer W by UV of the least rank that keeps `share` of its outputs' variation.
 

@@ -16,7 +16,7 @@ from assay.errors import Problem
 from assay.models import MLP, Architecture, build, describe
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.wrapped import linear_layers
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.treatments.model._refit import refitted
 from assay.values import Array, System
@@ -24,7 +24,7 @@ from assay.values import Array, System
 PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 
 
-@treatment("model", moves=("lower:model_bytes",))
+@treatment("model", moves=("lower:model_bytes",), tasks=EVERY_TASK)
 def prune_magnitude(
     system: System, *, sparsity: float = 0.5, structured: bool | None = None, calibration_num: int = 4096
 ) -> System:

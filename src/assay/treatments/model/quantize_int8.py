@@ -14,7 +14,7 @@ from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.int8 import from_linear, int8_architecture
 from assay.models.wrapped import linear_layers, swap
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.values import Array, System
 
@@ -25,7 +25,7 @@ ARITHMETICS = ("auto", "int8", "float32")
 BATCH = 512  # calibration rows at once
 
 
-@treatment("model", moves=("lower:model_bytes",))
+@treatment("model", moves=("lower:model_bytes",), tasks=EVERY_TASK)
 def quantize_int8(
     system: System, *, arithmetic: Literal["auto", "int8", "float32"] = "auto", calibration_num: int = 1024
 ) -> System:

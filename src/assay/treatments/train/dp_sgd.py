@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from assay.errors import ModelError, Problem
 from assay.models import FitsEncoding, prepared, tensors
 from assay.models.store import recipe_from_json, register_recipe
-from assay.registry import treatment
+from assay.registry import EVERY_TASK, treatment
 from assay.train import Loss, TrainRecipe, task_loss
 from assay.train.loop import check_split, threads
 from assay.train.updates import Average
@@ -208,7 +208,7 @@ def _not_covered(settings: DpSettings, has_weights: bool, learned: str) -> list[
     return found
 
 
-@treatment("train", moves=("lower:membership_auc",))
+@treatment("train", moves=("lower:membership_auc",), tasks=EVERY_TASK)
 def dp_sgd(
     system: System,
     *,
@@ -347,6 +347,8 @@ def _range_rows(data: Data, ranges: Ranges) -> Split:
             low, high = ranges[column.name]
             inputs[:-1, position] = low + (high - low) * grid
             inputs[-1, position] = np.nan
-    labels = np.linspace(-1, 1, len(inputs)).astype(template.labels.dtype)
+    like = template.labels
+    labels = np.linspace(-1, 1, len(inputs)).astype(like.dtype)
+    labels = labels if like.ndim == 1 else np.zeros((len(inputs), like.shape[1]), dtype=like.dtype)
     groups = replace(template.groups, codes=np.full((len(inputs), len(data.group_columns)), -1))
     return Split(inputs, labels, groups, np.arange(len(inputs)))
