@@ -23,6 +23,7 @@ RUNS = {
     "train_speed": ["--lightning"],
     "dp_step": [],
     "federated": [],
+    "pruning": [],
     "whole_audit": [],
 }
 HEAD = """# Benchmarks

@@ -248,3 +248,22 @@ def test_what_it_refuses():
         prune_channels(quantize_int8(system))
     with pytest.raises(ModelError, match=r"has no units body\.9"):
         keep(copy.deepcopy(system.model.module), {"body.9": torch.arange(1)})
+
+
+@pytest.mark.peer
+@pytest.mark.parametrize("name", ["mlp", "cnn_lenet", "cnn_vgg", "cnn_residual"])
+def test_another_library_finds_the_same_groups(name):
+    """Torch-Pruning traces the network instead of knowing it: the same share leaves tensors of the same shapes."""
+    import torch_pruning
+
+    even = {"cnn_residual": {"width": 8, "depths": [2, 2]}, "cnn_vgg": {"widths": [4, 6], "hidden": 8}}
+    system = planted(name, params=even.get(name))
+    ours = prune_channels(system, sparsity=0.5, importance="magnitude").model.module
+    theirs = copy.deepcopy(system.model.module).requires_grad_(True)
+    example = tensors(theirs, system.data.splits["test"].inputs[:2]).float()
+    importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
+    torch_pruning.pruner.BasePruner(
+        theirs, example, importance=importance, pruning_ratio=0.5, ignored_layers=[theirs.head]
+    ).step()
+    shapes = [{key: tensor.shape for key, tensor in one.state_dict().items()} for one in (ours, theirs)]
+    assert shapes[0] == shapes[1]

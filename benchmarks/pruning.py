@@ -1,0 +1,149 @@
+"""Half of all units taken out: ours, Torch-Pruning and the limit, on Adult and Fashion-MNIST.
+
+Same network, same share of every group, same validation rows; accuracy on the test rows before and after the same
+short training, latency interleaved in one run. Limit: time that falls with the parameters, or with the operations.
+Equality first: both must leave networks of the same size. Run: python benchmarks/pruning.py [--rounds 15]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+import time
+import warnings
+from dataclasses import replace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from assay.data.sources.catalogue import open_named
+from assay.models import Architecture, describe, tensors
+from assay.models.adapters.module import ModuleModel
+from assay.tasks import task_of
+from assay.train import TrainRecipe, TrainSettings, describe_costs, fit, train_system
+from assay.treatments.model.prune_channels import prune_channels
+from assay.values import Data, System
+
+SHARE, BATCH = 0.5, 32
+CASES = {
+    "MLP 512-512, Adult": ("adult", Architecture("mlp", {"hidden": [512, 512]}), 20_000, 6),
+    "VGG, Fashion": ("fashion_mnist", Architecture("cnn_vgg", {}), 6_000, 3),
+    "residual, Fashion": ("fashion_mnist", Architecture("cnn_residual", {"width": 64}), 6_000, 3),
+}
+
+
+def fewer(data: Data, num: int) -> Data:
+    """The first rows of the training split, 2,000 of the validation and 4,000 of the test split."""
+    splits = dict(data.splits)
+    for name, most in (("train", num), ("validation", 2000), ("test", 4000)):
+        splits[name] = splits[name].take(np.arange(min(most, len(splits[name]))))
+    return replace(data, splits=splits)
+
+
+def peer(system: System, *, taylor: bool) -> nn.Module:
+    """Torch-Pruning: groups by its dependency graph, the head's outputs and the encoding left alone."""
+    import torch_pruning as tp
+
+    module, split = copy.deepcopy(system.model.module), system.data.splits["validation"]
+    module.requires_grad_(True)
+    example = tensors(module, split.inputs[:2]).float()
+    kind = tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2)
+    ignored = [module.head]
+    pruner = tp.pruner.BasePruner(module, example, importance=kind, pruning_ratio=SHARE, ignored_layers=ignored)
+    if taylor:
+        inputs, labels = tensors(module, split.inputs).float(), torch.from_numpy(np.asarray(split.labels))
+        for start in range(0, len(inputs), BATCH):
+            at = slice(start, start + BATCH)
+            functional.cross_entropy(module(inputs[at]), labels[at]).backward()
+    pruner.step()
+    return module.eval()
+
+
+def accuracy(module: nn.Module, data: Data) -> float:
+    """Share of test rows answered rightly."""
+    test = data.splits["test"]
+    return float((ModuleModel(module.eval()).outputs(test.inputs).argmax(1) == test.labels).mean())
+
+
+def trained(module: nn.Module, system: System) -> nn.Module:
+    """A copy after one epoch at a quarter of the rate."""
+    module = copy.deepcopy(module).requires_grad_(True)
+    settings = TrainSettings(epochs=1, batch_size=128, learning_rate=1e-3)
+    fit(module, system.data.splits["train"], task=system.task, settings=settings, seed=1)
+    return module.eval()
+
+
+def times(modules: dict[str, nn.Module], inputs: np.ndarray, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of one call of each module in each round."""
+    found: dict[str, list[float]] = {name: [] for name in modules}
+    rows = {name: tensors(module, inputs) for name, module in modules.items()}
+    repeats = max(1, 256 // len(inputs))
+    with torch.inference_mode():
+        for number in range(rounds + 2):
+            for name, module in modules.items():
+                began = time.process_time()
+                for _ in range(repeats):
+                    module(rows[name])
+                if number > 1:
+                    found[name].append((time.process_time() - began) / repeats)
+    return found
+
+
+def report(name: str, system: System, rounds: int) -> None:
+    """One table."""
+    data, whole = system.data, system.model.module
+    made = {
+        "before": whole,
+        "ours, taylor": prune_channels(system, sparsity=SHARE).model.module,
+        "ours, magnitude": prune_channels(system, sparsity=SHARE, importance="magnitude").model.module,
+        "peer, taylor": peer(system, taylor=True),
+        "peer, magnitude": peer(system, taylor=False),
+    }
+    counts = {way: describe(module)["num_parameters"] for way, module in made.items()}
+    rows = data.splits["test"].inputs
+    operations = {
+        way: describe_costs(module, data.columns, inputs=rows[:16])["flops_per_example"] for way, module in made.items()
+    }
+    assert len({count for way, count in counts.items() if way != "before"}) == 1, counts
+    num, ops = counts["before"] / counts["ours, taylor"], operations["before"] / operations["ours, taylor"]
+    print(f"{name}: {counts['before']:,} parameters to {counts['ours, taylor']:,} (x{num:.2f}), operations x{ops:.2f}")
+    print(f"  {'':18}{'accuracy':>10}{'trained':>10}", end="")
+    sizes = (1, 64, 256)
+    print("".join(f"{f'batch {size}':>26}" for size in sizes))
+    timed = {size: times(made, rows[:size], rounds) for size in sizes}
+    for way, module in made.items():
+        after = accuracy(trained(module, system), data)
+        told = f"  {way:18}{accuracy(module, data):10.4f}{after:10.4f}"
+        for size in sizes:
+            ratios = [a / b for a, b in zip(timed[size]["before"], timed[size][way], strict=True)]
+            ratio = statistics.median(ratios)
+            shares = f"{ratio / num:4.0%}/{ratio / ops:4.0%}"
+            told += f"{1e6 * statistics.median(timed[size][way]):9.0f} us x{ratio:5.2f} {shares}"
+        print(told, flush=True)
+    print("  (x: times faster than before; shares: of what parameters / operations promise)")
+
+
+def main() -> None:
+    """Train, prune, time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", default="")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    for name, (source, architecture, num, epochs) in CASES.items():
+        if options.only not in name:
+            continue
+        data = fewer(open_named(source), num)
+        recipe = TrainRecipe(architecture, task_of(data), TrainSettings(epochs=epochs, batch_size=128))
+        report(name, train_system(data, name=source, recipe=recipe), options.rounds)
+
+
+if __name__ == "__main__":
+    main()
