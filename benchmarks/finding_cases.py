@@ -327,7 +327,7 @@ def sparse_members(seed: int, folder: Path | None) -> Effects:
     return found
 
 
-_INT8 = "{} {} on {}; every linear layer in 8 bits, scales from validation rows."
+_INT8 = "{} {} on {}; `quantize_int8`: layers that are linear go to 8 bits, whatever else there is stays."
 CASES: dict[str, Case] = {
     "dp_digits": Case(
         "dp",

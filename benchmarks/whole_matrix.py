@@ -9,8 +9,9 @@ every side the same and is printed apart.
 Ours: `engine.audit` of each with every default probe and model extraction, and `matrix.compare`, cold.
 Tools, one by one for each system, see tools.py: fairlearn, shap, lime, captum, timed calls, and sixteen trainings of
 each system for a likelihood-ratio attack (a training as ours measured it, times sixteen; times four is shown too).
-AutoAttack is left out on both sides. Floor: the rows of our ledger in large calls, twice that for a row whose gradient
-is taken, and the trainings that ours ran: one recipe trains four reference models, however many systems use them.
+AutoAttack is left out on both sides. Floor: the rows of our ledger in large calls (those of latencies in calls as small
+as what they measure), twice that for a row whose gradient is taken, and the trainings that ours ran: one recipe trains
+four reference models, however many systems use them.
 Equality first: error rates by group are the same numbers as a plain count, which is fairlearn's. CPU seconds; `--jobs`
 works on so many at once (architectures side by side, then systems of one), each on one thread. With `--data` (see
 packed.py) no package is needed to read the data.
@@ -141,10 +142,29 @@ def bare_row(system: System) -> float:
     return min(found)
 
 
-def passes_floor(audit: Audit) -> float:
-    """CPU seconds of the rows that an audit ran, in large calls; a row with a gradient counts twice."""
-    rows = sum(num * (2 if "gradient" in kind else 1) for kind, num in audit.ledger.items() if kind != "references")
-    return rows * bare_row(audit.system)
+def timed_row(system: System, sizes: Sequence[int]) -> float:
+    """CPU seconds a row in calls of these sizes, as latencies are made of: there a large call is no substitute."""
+    inputs, spent = system.data.splits["test"].inputs, 0.0
+    for size in sizes:
+        batch = inputs[np.arange(size) % len(inputs)]
+        system.model.outputs(batch)
+        began = time.process_time()
+        for _ in range(20):
+            system.model.outputs(batch)
+        spent += (time.process_time() - began) / 20
+    return spent / sum(sizes)
+
+
+def passes_floor(audit: Audit, in_turns: float) -> float:
+    """CPU seconds of the rows that an audit ran, in large calls; a row with a gradient counts twice.
+
+    Only rows of latencies (and those `in_turns` of the comparison) are of calls as small as what they measure.
+    """
+    kinds = {kind: num * (2 if "gradient" in kind else 1) for kind, num in audit.ledger.items() if kind != "references"}
+    timings = kinds.pop("latency", 0) + in_turns
+    known = {one.slice for one in audit.measurements if one.metric == "latency_p50" and one.slice.startswith("batch=")}
+    sizes = sorted(int(one.removeprefix("batch=")) for one in known)
+    return sum(kinds.values()) * bare_row(audit.system) + (timings * timed_row(audit.system, sizes) if sizes else 0.0)
 
 
 def unequal(audits: Sequence[Audit]) -> float:
@@ -194,14 +214,15 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     trainings = [float(np.mean(seconds[one.recipe.digest])) if one.recipe else 0.0 for one in systems]
     tools = [{tool: spent for tool, spent in one.items() if isinstance(spent, float)} for one in found]
     missing = {f"{tool}: {spent}": 0 for one in found for tool, spent in one.items() if isinstance(spent, str)}
-    passes = sum(passes_floor(one) for one in audits)
+    turns = matrix.ledger.get("timing in turns", 0) / len(systems)
+    passes = sum(passes_floor(one, turns) for one in audits)
     trained = sum(sum(one) for one in seconds.values())
     alone = sum(sum(one.values()) for one in tools)
     whole = own["audits"] + own["comparing"]
     return {
         "architecture": name, "systems": [one.name for one in systems], "errored": errored, "missing": list(missing),
         "train": len(data.splits["train"]), "test": len(data.splits["test"]), "boot": given.boot,
-        "dimensions": sorted({one.dimension for audit in audits for one in audit.measurements if one.headline}),
+        "dimensions": sorted({one.dimension for one in chain(*(audit.measurements for audit in audits)) if one.value}),
         "measurements": sum(len(one.measurements) for one in audits), "columns": len(matrix.keys),
         "unequal": unequal(audits), "rows": sum(sum(one.ledger.values()) for one in audits),
         "ledger": {one.system.name: dict(one.ledger) for one in audits}, "compare ledger": dict(matrix.ledger),
