@@ -107,6 +107,14 @@ def test_a_reference_student_has_a_reference_teacher(trained):
     assert treated.recipe.fit(half, trained.data, 1).model.digest == treated.recipe.fit(half, data, 1).model.digest
 
 
+def test_a_student_of_texts_is_trained_with_the_recipes_changes_of_words():
+    data = small_texts(40)
+    settings = TrainSettings(epochs=1, batch_size=20, augment=("token_dropout:0.1",))
+    teacher = TrainRecipe(Architecture("gru", {"dim": 8, "num_hidden": 8, "vocab_size": 60}), task_of(data), settings)
+    treated = distill(train_system(data, recipe=teacher))
+    assert treated.recipe.teacher.settings.augment == ("token_dropout:0.1",)
+
+
 def test_digest_covers_what_changes_the_student(trained):
     teacher, student = trained.recipe, Architecture("mlp", {"hidden": [4]})
     recipes = [

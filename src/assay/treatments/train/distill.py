@@ -79,6 +79,7 @@ class DistillRecipe:
             progress=recipe.progress,
             validation=data.splits.get("validation") if recipe.settings.patience else None,
             loss=loss,
+            columns=data.columns,
         )
         facts = fit(module, split, task=recipe.task, settings=recipe.settings, seed=seed, hooks=hooks)
         return Fitted(recipe.wrap(module, data.columns), facts)
