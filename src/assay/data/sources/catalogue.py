@@ -69,6 +69,15 @@ _ENTRIES = (
         "wines of three growers; no groups; needs the sklearn extra",
     ),
     Entry(
+        "yeast",
+        f"{_HERE}.yeast:load_yeast",
+        "table",
+        2_417,
+        "not stated",
+        4.9,
+        "genes and their functions: any of 14 labels may apply; no groups",
+    ),
+    Entry(
         "fashion_mnist",
         f"{_HERE}.fashion_mnist:load_fashion_mnist",
         "image",
