@@ -4,7 +4,7 @@ Run: python benchmarks/private_accuracy.py [mnist|fashion_mnist] [cnn|scattering
 Trained on all 60,000 rows and read on the 10,000 test rows; the settings below were found on a validation split (the
 last 10,000 training rows, `--validate`). Mean over seeds and a 95 % t-interval. Choosing settings by looking at data
 costs privacy that epsilon does not count, here as in the published rows. Seconds are of one training, on the device
-that is named. Published: Tramèr & Boneh 2021, table 1 (end-to-end CNN, and ScatterNet with a linear layer).
+that is named; the wavelets run once for all seeds. Published: Tramèr & Boneh 2021, table 1 (end-to-end CNN, and ScatterNet with a linear layer).
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from scipy.stats import t
+from torch import Tensor
 
 from assay.data.sources.catalogue import open_named
 from assay.models import Architecture
+from assay.models.scattering import ScatteringNetwork
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
-from assay.values import Data, Split
+from assay.values import Array, Data, Split
 
 PUBLISHED = {
     ("mnist", "cnn"): 0.981,
@@ -38,29 +40,13 @@ PUBLISHED = {
     ("fashion_mnist", "scattering"): 0.897,
 }
 ARCHITECTURES = {"cnn": Architecture("cnn_tanh", {}), "scattering": Architecture("scattering", {})}
+CNN = {"batch_size": 2048, "epochs": 60, "learning_rate": 4e-3, "max_grad_norm": 0.3, "average": 0.99}
+LINEAR = {"batch_size": 8192, "epochs": 80, "learning_rate": 8e-3, "average": 0.99}
 CHOSEN: dict[tuple[str, str], dict[str, Any]] = {
-    ("mnist", "cnn"): {"batch_size": 2048, "epochs": 60, "learning_rate": 4e-3, "max_grad_norm": 0.3, "average": 0.99},
-    ("fashion_mnist", "cnn"): {
-        "batch_size": 2048,
-        "epochs": 60,
-        "learning_rate": 4e-3,
-        "max_grad_norm": 0.3,
-        "average": 0.99,
-    },
-    ("mnist", "scattering"): {
-        "batch_size": 4096,
-        "epochs": 40,
-        "learning_rate": 2e-3,
-        "max_grad_norm": 0.1,
-        "average": 0.99,
-    },
-    ("fashion_mnist", "scattering"): {
-        "batch_size": 4096,
-        "epochs": 40,
-        "learning_rate": 2e-3,
-        "max_grad_norm": 0.1,
-        "average": 0.99,
-    },
+    ("mnist", "cnn"): CNN,
+    ("fashion_mnist", "cnn"): CNN,
+    ("mnist", "scattering"): LINEAR | {"max_grad_norm": 0.1},
+    ("fashion_mnist", "scattering"): LINEAR | {"max_grad_norm": 0.5},
 }
 
 
@@ -78,6 +64,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     found = []
+    remember_wavelets()
     for (data_name, kind), published in PUBLISHED.items():
         if not {data_name, kind}.issuperset(given.names):
             continue
@@ -119,6 +106,18 @@ def main() -> None:
         )
     if given.json:
         given.json.write_text(json.dumps(found, indent=1), "utf-8")
+
+
+def remember_wavelets() -> None:
+    """Run the wavelets once for all seeds: they do not depend on any."""
+    prepare, kept = ScatteringNetwork.prepare, {}
+
+    def remembered(self: ScatteringNetwork, inputs: Array) -> Tensor:
+        if kept.get("of") is not inputs:
+            kept.update(of=inputs, made=prepare(self, inputs))
+        return kept["made"]
+
+    ScatteringNetwork.prepare = remembered
 
 
 def rows(name: str, *, validate: bool) -> tuple[Split, Split, Data]:
