@@ -4,7 +4,8 @@ Run: python benchmarks/private_accuracy.py [mnist|fashion_mnist] [cnn|scattering
 Trained on all 60,000 rows and read on the 10,000 test rows; the settings below were found on a validation split (the
 last 10,000 training rows, `--validate`). Mean over seeds and a 95 % t-interval. Choosing settings by looking at data
 costs privacy that epsilon does not count, here as in the published rows. Seconds are of one training, on the device
-that is named; the wavelets run once for all seeds. Published: Tramèr & Boneh 2021, table 1 (end-to-end CNN, and ScatterNet with a linear layer).
+that is named; the wavelets run once for all seeds. Published: Tramèr & Boneh 2021, table 1 (end-to-end CNN, and
+ScatterNet with a linear layer).
 """
 
 from __future__ import annotations
