@@ -20,7 +20,7 @@ OBSERVABLES: Mapping[str, str] = MappingProxyType(
         "groups": "Groups with codes (N, G): the sensitive columns",
         "logits": "(N, K) float32 log-odds scale outputs",
         "probabilities": "(N, K) float32, rows sum to 1, or (N, L) each by itself; NaN rows are errored examples",
-        "predictions": "(N,) or (N, L) answers of the decision rule (-1 = errored), or predicted targets (NaN)",
+        "predictions": "(N,) or (N, L) answers of the decision rule (-1 errored, -2 refused), or targets (NaN)",
         "losses": "(N,) float32: cross-entropy, or squared error; NaN = errored",
         "embeddings": "(N, D) float32 input of the last linear layer",
         "input_gradients": "(N, F) float32 gradient of the loss with respect to the encoded numeric inputs",

@@ -52,6 +52,7 @@ UNFIT = {
     "swap_identity_terms": {"table"},
     "factor_low_rank": {"no module", "no validation"},
     "round_outputs": {"regression", "no module"},
+    "answer_by_vote": {"regression", "no module", "texts"},
     "weigh_classes": {"regression"},
     "group_dro": {"regression", "no groups"},
     "smooth_labels": {"regression"},

@@ -33,6 +33,7 @@ ARCHITECTURES = {
 # What may refuse, and the word its sentence must hold; everything else must work.
 REFUSED = {
     **{(name, "adversarial_training"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
+    **{(name, "answer_by_vote"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "augment_by_gan"): "texts" for name in ARCHITECTURES if not name.startswith("cnn")},
     **{(name, "factor_low_rank"): "no linear layer would get smaller" for name in ("cnn_residual", "rnn", "ngrams")},
     **{

@@ -187,6 +187,7 @@ for _name in (
     "int8",
     "low_rank",
     "rounded",
+    "smoothed",
     "temperature",
     "votes",
     "uncorrelated",

@@ -30,6 +30,7 @@ from assay.models.placed import place
 from assay.models.weight_files import WHOLE, fill_module, form_of, is_ours, weight_files
 from assay.storage import Content, read_regular, read_verified, staged_folder, write_atomic
 from assay.tasks import Argmax, Identity, task_of
+from assay.tasks.decisions import UnlessEven
 from assay.tasks.group_thresholds import group_thresholds_from_json
 from assay.tasks.lottery import drawn_from_json
 from assay.tasks.multi_label import label_thresholds_from_json
@@ -59,6 +60,7 @@ RecipeBuilder = Callable[[Mapping[str, Any], Data], Recipe]
 _decisions: dict[str, DecisionBuilder] = {
     "argmax": lambda _: Argmax(),
     "identity": lambda _: Identity(),
+    "unless_even": lambda _: UnlessEven(),
     "group_thresholds": group_thresholds_from_json,
     "drawn": drawn_from_json,
     "label_thresholds": label_thresholds_from_json,

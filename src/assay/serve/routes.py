@@ -103,7 +103,7 @@ class Service:
         rows, asked = infer_rows(request.state.body, _header_length(request), self.coder)
         probabilities, answers = await self._answers(rows)
         if self.served.task.classes:
-            names = np.array(self.served.task.classes, dtype=object)
+            names = np.array([*self.served.task.classes, "", ""], dtype=object)  # a refused row reads "", not a class
             outputs = [tensor("probabilities", probabilities, "FP32"), tensor("predictions", names[answers], "BYTES")]
         elif self.served.task.label_names:
             outputs = [tensor("probabilities", probabilities, "FP32"), tensor("predictions", answers, "INT64")]
@@ -125,7 +125,8 @@ class Service:
             return _json(found | self._evidence())
         if not classes:
             return _json({"predictions": answers.tolist()} | self._evidence())
-        found = {"predictions": [classes[one] for one in answers], "probabilities": probabilities.tolist()}
+        told = [classes[one] if one >= 0 else None for one in answers]  # None: the system refuses to answer
+        found = {"predictions": told, "probabilities": probabilities.tolist()}
         return _json(found | {"classes": classes} | self._evidence())
 
     async def explain(self, request: Request) -> Response:
