@@ -160,5 +160,8 @@ def test_where_the_key_comes_from(tmp_path, monkeypatch):
     named.write_text("no key")
     with pytest.raises(StorageError, match="holds no key"):
         weights_key()
+    monkeypatch.setenv("ASSAY_KEY", "a passphrase of 32 characters !!")
+    with pytest.raises(StorageError, match="64 hexadecimal digits"):
+        weights_key()
     monkeypatch.setenv("ASSAY_KEY", OTHER.hex())
     assert weights_key() == OTHER

@@ -13,7 +13,8 @@ from assay.storage.encrypted import KEY_BYTES
 __all__ = ["KEY_FILE", "KEY_TEXT", "weights_key"]
 
 KEY_FILE, KEY_TEXT = "ASSAY_KEY_FILE", "ASSAY_KEY"
-_ALLOWED = f"{KEY_BYTES} bytes, or {2 * KEY_BYTES} hexadecimal digits"
+_DIGITS = f"{2 * KEY_BYTES} hexadecimal digits"
+_ALLOWED = f"{KEY_BYTES} bytes, or {_DIGITS}"
 _MAKE = "Make one with: openssl rand -hex 32 > key.hex; chmod 600 key.hex"
 
 
@@ -27,7 +28,7 @@ def weights_key(folder: Path | None = None, *, is_made: bool = False) -> bytes:
     """
     text = os.environ.get(KEY_TEXT)
     if text is not None:
-        return _key(text.encode(), f"${KEY_TEXT}")
+        return _from_text(text.encode(), f"${KEY_TEXT}", _DIGITS)
     named = os.environ.get(KEY_FILE, "")
     path = Path(named).expanduser() if named else (folder or home()) / "weights.key"
     if not path.exists() and (named or not is_made):
@@ -35,16 +36,14 @@ def weights_key(folder: Path | None = None, *, is_made: bool = False) -> bytes:
         following = f"Put it back from a copy, or name it in ${KEY_FILE}" if not named else _MAKE
         raise StorageError(Problem(f"weights are encrypted, and {what}", _ALLOWED, following))
     data, _ = owner_secret(path, lambda: secrets.token_hex(KEY_BYTES).encode() + b"\n")
-    return _key(data, str(path))
+    return data if len(data) == KEY_BYTES else _from_text(data, str(path), _ALLOWED)
 
 
-def _key(data: bytes, where: str) -> bytes:
-    if len(data) == KEY_BYTES:
-        return data
+def _from_text(data: bytes, where: str, allowed: str) -> bytes:
     try:
         found = bytes.fromhex(data.decode("ascii").strip())
     except ValueError:
         found = b""
-    if len(found) != KEY_BYTES:
-        raise StorageError(Problem(f"{where} holds no key", _ALLOWED, _MAKE))
+    if len(found) != KEY_BYTES:  # no passphrases: what a person makes up can be guessed
+        raise StorageError(Problem(f"{where} holds no key", allowed, _MAKE))
     return found

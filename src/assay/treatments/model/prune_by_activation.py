@@ -40,8 +40,10 @@ def prune_by_activation(
     half, rounded up. Score "magnitude" leaves the activations out. Linear layers and convolutions, all but the head;
     what stays is stored without the zeros, one bit a weight for where: 53 % of the bytes at one half. Limits: no second
     is saved here: only accelerators with sparse tensor cores are faster at 2:4, and this code does not use them;
-    recurrent weights and embeddings stay; nothing is trained or refitted. Raises TreatmentError unless the model is a
-    module of a registered architecture with such layers, and for a sparsity that would not make them smaller.
+    recurrent weights and embeddings stay; nothing is trained or refitted; where layers differ much in size, one limit
+    for all of them (`prune_magnitude`) can keep more accuracy than as many zeros in each.
+    Raises TreatmentError unless the model is a module of a registered architecture with such layers, and for a sparsity
+    that would not make them smaller.
 
     Source: Sun et al. 2024, "A Simple and Effective Pruning Approach" (Wanda), section 3; Mishra et al. 2021 (2:4).
     """
