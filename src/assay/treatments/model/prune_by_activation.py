@@ -69,18 +69,16 @@ def prune_by_activation(
     kept = {name: int(stays[0].sum()) for name, stays in found.items()}
     architecture = sparse_architecture(_common.known(before.architecture), kept)
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
-    sizes = {"bytes_before": before.num_bytes, "bytes_after": model.num_bytes}
-    outcome = {"kept_a_row": kept, "zero_share": _zero_share(found.values()), **sizes}
+    outcome = {"kept_a_row": kept, **_outcome(found.values(), before, model)}
     parameters = {"sparsity": float(sparsity), "pattern": pattern, "score": score, "calibration_num": calibration_num}
-    named = _common.grown(
-        system, treatment="prune_by_activation", stage="model", parameters=parameters, outcome=outcome
-    )
-    return replace(named, model=model)
+    known = {"treatment": "prune_by_activation", "stage": "model"}
+    return replace(_common.grown(system, **known, parameters=parameters, outcome=outcome), model=model)
 
 
-def _zero_share(found: Iterable[Tensor]) -> float:
+def _outcome(found: Iterable[Tensor], before: ModuleModel, after: ModuleModel) -> dict[str, float | int | None]:
     pairs = [(int(stays.sum()), stays.numel()) for stays in found]
-    return 1 - sum(kept for kept, _ in pairs) / sum(total for _, total in pairs)
+    zeros = 1 - sum(kept for kept, _ in pairs) / sum(total for _, total in pairs)
+    return {"zero_share": zeros, "bytes_before": before.num_bytes, "bytes_after": after.num_bytes}
 
 
 def chosen(module: nn.Module, rows: Array, *, sparsity: float, pattern: str, score: str) -> dict[str, Tensor]:
