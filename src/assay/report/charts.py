@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import unicodedata
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import altair as alt
@@ -110,7 +111,7 @@ def values(rows: Sequence[Row]) -> Any:
 
 def intervals(rows: Sequence[Row], *, x_title: str, letters: int = 24, width: int = 140) -> Any:
     """One dot and one interval a row: label (a line each level), value, low, high, note. Rows keep their order, and
-    labels are wrapped, never cut.
+    labels are wrapped, never cut. A row may have a second estimate below its first: shrunk, shrunk_low, shrunk_high.
     """
     placed, labels, notes, top = [], [], [], 0.0
     for row in rows:
@@ -122,24 +123,37 @@ def intervals(rows: Sequence[Row], *, x_title: str, letters: int = 24, width: in
         notes += text_rows([str(row.get("note", ""))], x=width + 10, middle=middle)
         top += height
     y = alt.Y("y:Q", scale=pixels(top), axis=None)
-    ends = [float(row[end]) for row in rows for end in ("low", "value", "high") if row[end] is not None]
+    told = ("low", "value", "high", "shrunk", "shrunk_low", "shrunk_high")
+    ends = [float(row[end]) for row in rows for end in told if row.get(end) is not None]
     marks = ticks_over(min(ends), max(ends))
     spread_out = alt.Scale(domain=[marks[0], marks[-1]], nice=False)
     axis = alt.Axis(values=marks, labelFlush=False)
     base = alt.Chart(values(placed)).encode(y=y)
-    bars = base.mark_rule(strokeWidth=3, color=BAR).encode(
-        x=alt.X("low:Q", title=x_title, scale=spread_out, axis=axis), x2="high:Q"
-    )
-    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(
-        x=alt.X("value:Q", title=x_title, scale=spread_out, axis=axis)
-    )
+    x = partial(alt.X, title=x_title, scale=spread_out, axis=axis)
+    bars = base.mark_rule(strokeWidth=3, color=BAR).encode(x=x("low:Q"), x2="high:Q")
+    dots = base.mark_point(filled=True, size=45, color=BETTER, opacity=1).encode(x=x("value:Q"))
     at_y = alt.Y("y:Q", scale=pixels(top), axis=None)
     names = alt.Chart(values(labels)).mark_text(align="right", baseline="middle", fontSize=10.5, color=INK)
     counts = alt.Chart(values(notes)).mark_text(align="left", baseline="middle", fontSize=9.5, color=SOFT)
     side = [
         mark.encode(x=alt.value(place), y=at_y, text="text:N") for mark, place in ((names, -8), (counts, width + 10))
     ]
-    return alt.layer(bars, dots, *side).properties(width=width, height=top)
+    return alt.layer(bars, *_second(placed, top, x), dots, *side).properties(width=width, height=top)
+
+
+def _second(placed: Sequence[Row], top: float, x: Callable[[str], Any]) -> list[Any]:
+    """Thin intervals with an open diamond, a little below the dots of the rows that have a second estimate."""
+    rows = [
+        {"y": row["y"] + 6, **{end: row[f"shrunk_{end}"] for end in ("low", "high")}, "value": row["shrunk"]}
+        for row in placed
+        if row.get("shrunk") is not None
+    ]
+    if not rows:
+        return []
+    base = alt.Chart(values(rows)).encode(y=alt.Y("y:Q", scale=pixels(top), axis=None))
+    bars = base.mark_rule(strokeWidth=1.2, color=SOFT).encode(x=x("low:Q"), x2="high:Q")
+    marks = base.mark_point(shape="diamond", size=34, color=SOFT, fill="white", opacity=1).encode(x=x("value:Q"))
+    return [bars, marks]
 
 
 def ticks_over(low: float, high: float, *, most: int = 4) -> list[float]:

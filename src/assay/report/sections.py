@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from assay.report import charts
@@ -54,9 +54,9 @@ def group_figures(dossier: Dossier, say: Phrases) -> list[Figure]:
         rows = [one for one in rows_of(dossier, metric) if _columns_of(one) <= columns and "=" in one.slice]
         single = [one for one in rows if len(_columns_of(one)) == 1]
         crossed = [one for one in rows if len(_columns_of(one)) > 1]
-        title = say.metric(metric)
-        found += [_dots(single, title, say)] if single else []
-        found += [_dots(crossed, f"{title} · {say('intersections')}", say)] if crossed else []
+        title, shrunk = say.metric(metric), {one.slice: one for one in rows_of(dossier, f"shrunk_{metric}")}
+        found += [_dots(single, title, say, shrunk=shrunk)] if single else []
+        found += [_dots(crossed, f"{title} · {say('intersections')}", say, shrunk=shrunk)] if crossed else []
     return found
 
 
@@ -127,8 +127,17 @@ def _columns_of(one: Measurement) -> set[str]:
     return {part.split("=", 1)[0] for part in one.slice.split(" & ")}
 
 
-def _dots(found: Sequence[Measurement], title: str, say: Phrases, *, counted: bool = True) -> Figure:
-    """One dot and interval a row; in words: the smallest and the largest, and where to find all of them."""
+def _dots(
+    found: Sequence[Measurement],
+    title: str,
+    say: Phrases,
+    *,
+    counted: bool = True,
+    shrunk: Mapping[str, Measurement] | None = None,
+) -> Figure:
+    """One dot and interval a row, and a second where a slice has a shrunken rate; in words: the smallest and the
+    largest, and where to find all of them.
+    """
     rows = [
         {
             "label": "\n".join(say.slice(part) for part in one.slice.split(" & ")),
@@ -136,6 +145,7 @@ def _dots(found: Sequence[Measurement], title: str, say: Phrases, *, counted: bo
             "low": one.value if one.low is None else one.low,
             "high": one.value if one.high is None else one.high,
             "note": f"n={one.attempted:,}" if counted else "",
+            **_shrunk((shrunk or {}).get(one.slice)),
         }
         for one in found[:MOST_ROWS]
     ]
@@ -144,5 +154,13 @@ def _dots(found: Sequence[Measurement], title: str, say: Phrases, *, counted: bo
     words = say("figure in words").format(title=title, count=len(found), lowest=ends[0], highest=ends[-1])
     axis = f"{say.metric(found[0].metric)}{say('of the target') if found[0].unit == 'target' else ''}"
     drawn = figure(charts.intervals(rows, x_title=axis), title=title, description=words)
-    left_out = len(found) > len(rows)
-    return replace(drawn, note=say("rows shown").format(shown=len(rows), total=len(found))) if left_out else drawn
+    notes = [say("rows shown").format(shown=len(rows), total=len(found))] if len(found) > len(rows) else []
+    notes += [say("shrunken rates drawn")] if any("shrunk" in row for row in rows) else []
+    return replace(drawn, note=" ".join(notes)) if notes else drawn
+
+
+def _shrunk(one: Measurement | None) -> dict[str, float]:
+    """What a row of `charts.intervals` says of a shrunken rate."""
+    if one is None or one.value is None or one.low is None or one.high is None:
+        return {}
+    return {"shrunk": one.value, "shrunk_low": one.low, "shrunk_high": one.high}

@@ -9,12 +9,16 @@ import pytest
 
 from assay.probes.utility.selective_risk import selective_risk
 from assay.stats import make_draws
+from assay.values import Column, Groups
+
+SEX = Column("sex", "categorical", ("f", "m", "x"))
 
 
-def measure(labels, chance, num_draws=50, seed="split"):
+def measure(labels, chance, num_draws=50, seed="split", sex=None):
     answers = np.where(np.isnan(chance), -1, chance > 0.5).astype(int)
+    groups = Groups(np.zeros((len(labels), 0)), ()) if sex is None else Groups(sex[:, None], (SEX,))
     draws = make_draws(b"key", seed, [labels, answers], num_draws=num_draws)
-    found = selective_risk(labels, np.column_stack([1 - chance, chance]), answers, draws)
+    found = selective_risk(labels, np.column_stack([1 - chance, chance]), answers, groups, draws)
     return {(one.metric, one.slice): one for one in found}
 
 
@@ -100,3 +104,23 @@ def test_intervals_cover():
         one, two = (found[f"{kind}area_under_risk_coverage", ""] for kind in ("", "excess_"))
         covered.append([one.low <= truth[0] <= one.high, two.low <= truth[1] <= two.high])
     assert (np.abs(np.mean(covered, axis=0) - 0.95) <= 0.035).all(), np.mean(covered, axis=0)
+
+
+def test_by_group_it_is_counted_among_the_surest_of_all():
+    labels, chance = rows(5, 300)
+    chance[::50] = np.nan
+    sex = np.random.default_rng(1).integers(-1, 2, 300)
+    found = measure(labels, chance, sex=sex)
+    answers, sure = chance > 0.5, np.where(np.isnan(chance), -1.0, np.maximum(chance, 1 - chance))
+    wrong = np.isnan(chance) | (answers != labels)
+    for coverage in (0.5, 0.8, 0.95):
+        limit = np.sort(sure)[::-1][int(np.ceil(coverage * 300)) - 1]
+        for code, name in enumerate("fm"):
+            one = found["selective_risk", f"coverage={coverage:.2f} & sex={name}"]
+            kept = (sure >= limit) & (sex == code)
+            assert one.value == pytest.approx(wrong[kept].mean())
+            assert (one.attempted, one.errored) == (kept.sum(), np.isnan(chance[kept]).sum())
+            assert one.reason.startswith(f"{kept.sum()} of {(sex == code).sum()} rows of the group are answered")
+            assert one.low <= one.value <= one.high
+        assert found["selective_risk", f"coverage={coverage:.2f} & sex=x"].value is None
+    assert not [name for _, name in measure(labels, chance) if "sex" in name]

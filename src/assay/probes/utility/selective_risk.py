@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.special import digamma
 
 from assay.probes.utility._classes import share
 from assay.registry import probe
 from assay.stats import Draws, Estimate, mean, rate
-from assay.values import Array, Measurement
+from assay.values import Array, Groups, Measurement
 
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 NUM_BLOCKS = 32  # of confidence, for the draws; the value itself uses every row
 
 
-@probe("utility")
-def selective_risk(labels: Array, probabilities: Array, predictions: Array, draws: Draws) -> list[Measurement]:
+@probe("utility", version=2)
+def selective_risk(
+    labels: Array, probabilities: Array, predictions: Array, groups: Groups, draws: Draws
+) -> list[Measurement]:
     """Share of wrong answers among the rows that the system is surest of, and the area under that over coverage.
 
     Definition: rows sorted by the probability of the answer given, highest first; risk_k = share of wrong among the
         first k. area_under_risk_coverage (AURC) = mean_k risk_k; equal probabilities count as every order of them
         equally often. excess_area_under_risk_coverage = AURC less that of the best order of the same answers, wrong
         ones last. selective_risk, slice "coverage=0.80" = risk of the rows at or above the threshold that keeps 80 % of
-        the rows. An errored example is wrong, and last.
-    Shapes: labels (N,), probabilities (N, K), predictions (N,).
+        the rows; "coverage=0.80 & sex=Female" of those in the group. An errored example is wrong, and last.
+    Shapes: labels (N,), probabilities (N, K), predictions (N,), groups codes (N, G).
     Direction: lower is better; unit share, 0 to 1.
     Limits: AURC mixes how many answers are wrong with how well they are told apart: the excess is the latter alone.
         Thresholds are taken as fixed: intervals of selective_risk hold for a system that is given this threshold, not
-        for one that keeps exactly 80 %. Whom silence falls on is not seen: compare by group.
+        for one that keeps exactly 80 %. Silence may fall on one group: its slice says how many of its rows are kept.
     Source: El-Yaniv & Wiener (2010), section 2; Geifman, Uziel & El-Yaniv (2019), section 3 (AURC, E-AURC).
 
     >>> import numpy as np
     >>> from assay.stats import make_draws
     >>> labels, chance = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.7, 0.9])
     >>> answers, draws = (chance > 0.5).astype(int), make_draws(b"key", "split", [np.array([0, 0, 1, 1])])
-    >>> found = selective_risk(labels, np.column_stack([1 - chance, chance]), answers, draws)
+    >>> nobody = Groups(np.zeros((4, 0)), ())
+    >>> found = selective_risk(labels, np.column_stack([1 - chance, chance]), answers, nobody, draws)
     >>> [(one.metric, round(one.value, 4)) for one in found[:2]]  # risks 0, 0, 0, 1/4: the best order
     [('area_under_risk_coverage', 0.0625), ('excess_area_under_risk_coverage', 0.0)]
     """
@@ -49,7 +54,8 @@ def selective_risk(labels: Array, probabilities: Array, predictions: Array, draw
     for name, values in zip(names, areas, strict=True):
         estimate = mean(values * num, np.full(len(values), float(num)), level=level, bounds=(0.0, 1.0))
         found.append(share(estimate, name, rows, better="lower"))
-    return found + _by_coverage(confidence, wrong, errored, draws)
+    found += _by_coverage(confidence, wrong, errored, draws)
+    return found + _by_group(confidence, wrong, errored, groups=groups, draws=draws)
 
 
 def _by_coverage(confidence: Array, wrong: Array, errored: Array, draws: Draws) -> list[Measurement]:
@@ -66,6 +72,32 @@ def _by_coverage(confidence: Array, wrong: Array, errored: Array, draws: Draws) 
         risk = rate(sums[:, column], sums[:, len(COVERAGES) + column], level=draws.level)
         risk = _told(risk, coverage, counted[0], num)
         found.append(share(risk, "selective_risk", counted, where=f"coverage={coverage:.2f}", better="lower"))
+    return found
+
+
+def _by_group(confidence: Array, wrong: Array, errored: Array, *, groups: Groups, draws: Draws) -> list[Measurement]:
+    """The risk of each group's rows among the surest of all, at each coverage below 1."""
+    num, part, found = len(wrong), COVERAGES[:-1], []
+    ordered = np.sort(confidence)[::-1]
+    limits = np.array([ordered[max(0, int(np.ceil(coverage * num - 1e-9)) - 1)] for coverage in part if num])
+    first = (confidence[:, None] < limits).sum(axis=1)  # the first coverage that keeps the row
+    for index, column in enumerate(groups.columns if num else ()):
+        size, codes = len(column.categories), groups.codes[:, index].astype(np.int64)
+        known = np.where((codes < 0) | (codes >= size), size, codes)
+        cells = draws.counts((known * (len(part) + 1) + first) * 2 + wrong, (size + 1) * (len(part) + 1) * 2)
+        kept = cells.reshape(len(cells), size + 1, len(part) + 1, 2).cumsum(axis=2)
+        for place, category in enumerate(column.categories):
+            member = known == place
+            for column_at, coverage in enumerate(part):
+                hits, totals = kept[:, place, column_at, 1], kept[:, place, column_at].sum(axis=1)
+                risk, inside = rate(hits, totals, level=draws.level), member & (first <= column_at)
+                told = f"{int(inside.sum())} of {int(member.sum())} rows of the group are answered"
+                risk = (
+                    risk if risk.value is None else replace(risk, reason="; ".join(filter(None, [told, risk.reason])))
+                )
+                where = f"coverage={coverage:.2f} & {column.name}={category}"
+                counted = int(inside.sum()), int((inside & errored).sum())
+                found.append(share(risk, "selective_risk", counted, where=where, better="lower"))
     return found
 
 
