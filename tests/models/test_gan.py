@@ -179,3 +179,13 @@ def test_divergence_is_said() -> None:
     wild = GanSettings(epochs=30, batch_size=8, width=2, learning_rate=1e30)
     with pytest.raises(ModelError, match="Lower the learning rate"):
         fit_gan(data.splits["train"], data.columns, 2, settings=wild)
+
+
+def test_who_waits_is_told_the_pace_and_what_is_left() -> None:
+    data, told = small_images(40, size=8, num_classes=2), []
+    settings = GanSettings(epochs=2, batch_size=8, width=2)
+    fit_gan(data.splits["train"], data.columns, 2, settings=settings, progress=lambda *words: told.append(words))
+    what, done, total = told[-1]
+    assert (done, total) == (6, 6)
+    assert "steps/s, 0 s left" in what
+    assert "discriminator" in what
