@@ -44,7 +44,7 @@ def test_the_layout_is_what_the_module_says(file):
     assert is_encrypted(file)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 70), st.lists(st.integers(0, 300), max_size=4))
 def test_what_goes_in_comes_out_in_whatever_pieces(tmp_path_factory, content, chunk, cuts):
     path = tmp_path_factory.mktemp("any") / "file"

@@ -40,6 +40,7 @@ ARCHITECTURES = {
     "lstm_attention": SMALL,
     "transformer": {"dim": 16, "vocab_size": 60, "num_layers": 2},
 }
+QUICK = ("mlp", "cnn_lenet", "gru")
 named = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
@@ -121,7 +122,10 @@ def test_units_that_nobody_reads_go_first_and_for_free(name, importance):
     assert outcome["parameters_after"] == sum(one.numel() for one in treated.model.module.parameters())
 
 
-@named
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES],
+)
 def test_first_order_is_the_derivative_to_a_gate(name):
     """Brute force: the loss of each batch with what a unit says read a little more and a little less."""
     system = planted(name)
@@ -190,6 +194,7 @@ def test_the_refit_is_ridge_regression_on_what_is_left():
     assert torch.equal(nothing, given[2])
 
 
+@pytest.mark.slow
 def test_the_refit_brings_a_trained_network_nearer_to_what_it_was():
     data = small_images(600, num_classes=3)
     recipe = TrainRecipe(
