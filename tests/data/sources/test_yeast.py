@@ -21,7 +21,7 @@ def packed(columns):
 def made(num=yeast.NUM_ROWS):
     rng = np.random.default_rng(0)
     labels = [(rng.random(num) < 0.3).astype(int) for _ in range(yeast.NUM_LABELS)]
-    return [*labels, *rng.normal(size=(yeast.NUM_FEATURES, num))]
+    return [*labels, *rng.normal(size=(yeast.NUM_FEATURES, num)).round(2)]  # fits in its place when packed
 
 
 def test_labels_and_features_are_told_apart(monkeypatch):

@@ -42,6 +42,7 @@ SOURCE = Source(
     address="https://archive.ics.uci.edu/dataset/110/yeast",
     licence="not stated for the data; the package is BSD-2-Clause",
     citation="Elisseeff and Weston 2001: A kernel method for multi-labelled classification, NIPS 14",
+    without_mirror="install the Debian package r-cran-mlr, or copy its archive to the cache",
 )
 LIMITS = (
     "labels have numbers, not names: they are groups of the yeast genome's functional catalogue of 2001",
@@ -73,7 +74,7 @@ def _columns(raw: bytes) -> list[Array]:
     columns: list[Array] = []
     while at >= len(_TABLE) and len(columns) < NUM_LABELS + NUM_FEATURES and at + 8 <= len(table):
         kind, size = struct.unpack(">II", table[at : at + 8])
-        if kind not in _KINDS or size != NUM_ROWS:
+        if kind not in _KINDS or size != NUM_ROWS or at + 8 + size * np.dtype(_KINDS[kind]).itemsize > len(table):
             break
         values = np.frombuffer(table, dtype=_KINDS[kind], count=size, offset=at + 8)
         columns.append(values.astype(np.int64 if kind == 10 else np.float64))
