@@ -16,7 +16,7 @@ from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
-from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, loss_gradients, module_of, observe, run_model
+from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, module_of, observe, run_model
 from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
@@ -157,21 +157,6 @@ class Query:
             return solve(module, inputs, labels, self.background)
         rng = self.rng("inversion")
         return match(module, inputs, labels, self.background, steps=steps, rng=rng) if is_image else None
-
-    def losses_and_gradients(self, inputs: Array, labels: Array) -> tuple[Array, Array]:
-        """White box: losses `(M,)` and gradients `(M, ...)`, zero for categorical columns; counts M rows."""
-        if not len(inputs):
-            return np.empty(0, dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
-        self.ledger.add(self.kind, len(inputs))
-        module = module_of(self.system)
-        losses, gradients = [], []
-        step = BATCH if inputs.ndim == 2 else WHITE_BATCH
-        for start in range(0, len(inputs), step):
-            rows = slice(start, start + step)
-            _, loss, gradient = loss_gradients(module, inputs[rows], labels[rows])
-            losses.append(loss)
-            gradients.append(np.where(self.numeric, gradient, np.float32(0)))
-        return np.concatenate(losses), np.concatenate(gradients)
 
     def logits_and_gradients(self, inputs: Array, cotangent: Cotangent) -> tuple[Array, Array]:
         """White box: logits `(M, K)`, and gradients `(M, ...)` of the sum of logits weighted by `cotangent`.

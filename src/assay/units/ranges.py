@@ -68,10 +68,3 @@ def box(inputs: Array, known: Ranges, radius: float) -> tuple[Array, Array]:
     high = np.maximum(inputs, np.minimum(known.high, inputs + step))
     still = (step == 0) | np.isnan(inputs)
     return np.where(still, inputs, low), np.where(still, inputs, high)
-
-
-def settle(points: Array, low: Array, high: Array, known: Ranges) -> Array:
-    """Points as a row would hold them: inside the box, whole numbers rounded, float32."""
-    points = np.clip(points, low, high)
-    rounded = np.clip(np.round(points), low, high)  # the ends of the box of a whole-number column are whole
-    return np.where(known.whole, rounded, points).astype(np.float32)

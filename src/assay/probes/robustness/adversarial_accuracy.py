@@ -9,6 +9,7 @@ import numpy as np
 
 from assay import stats
 from assay.probes.robustness._ensemble import ATTACKS, EFFORTS, Found, search
+from assay.probes.robustness._robust import accuracy, by_group, share
 from assay.probes.robustness._scope import Norm, Scope
 from assay.registry import Sizes, probe
 from assay.stats import Draws, Estimate
@@ -18,6 +19,7 @@ from assay.values import Array, Groups, Measurement, modality
 if TYPE_CHECKING:
     from assay.access.handles import Query
 
+METRIC = "adversarial_accuracy"
 NUM_ROWS = {"table": 500, "image": 200}
 NORMS: tuple[Norm, ...] = ("linf", "l2")
 # Of unit coordinates, each a share of its range. Pictures: 0.5 in colour (RobustBench, CIFAR-10), 1.5 in grey.
@@ -77,7 +79,7 @@ def adversarial_accuracy(
         where = "" if norm == "linf" else f"norm={norm}"
         if not scope.can_move:
             reason = "no numeric column has a plausible range to move in"
-            found.append(_accuracy(Estimate(None, None, None, "none", None, reason), where, len(rows), 0))
+            found.append(accuracy(METRIC, Estimate(None, None, None, "none", None, reason), where, len(rows), 0))
             continue
         how = f"norm {'L-infinity' if norm == 'linf' else 'L2'}, radius {chosen:.4g} of the plausible range"
         found += _report(search(scope, EFFORTS[kind]), scope.groups, draws.of(rows), where=where, how=how)
@@ -87,25 +89,28 @@ def adversarial_accuracy(
 def _report(found: Found, groups: Groups, draws: Draws, *, where: str, how: str) -> list[Measurement]:
     everyone, num, errored = np.ones(len(found.right), dtype=bool), len(found.right), int(found.errored.sum())
     holds = found.holds
-    robust = _share(holds, everyone, draws, how)
+    robust = share(holds, everyone, draws, how)
     if found.masked:
         bound = f"gradients are masked: {found.masked}; at most {int(holds.sum())} of {num} rows are robust"
         robust = Estimate(None, None, None, robust.method, None, bound, draws.level)
     elif found.is_constant:
         robust = replace(robust, reason="every row gets the same answer: what does not read its inputs is robust")
-    clean = _share(found.right, everyone, draws, how)
-    measured = [_accuracy(robust, where, num, errored), _accuracy(clean, _and(where, "radius=0"), num, errored)]
+    clean = share(found.right, everyone, draws, how)
+    measured = [
+        accuracy(METRIC, robust, where, num, errored),
+        accuracy(METRIC, clean, _and(where, "radius=0"), num, errored),
+    ]
     nothing = np.zeros(num, dtype=bool)
     for name in ATTACKS:
         tried, broken = found.tried.get(name, nothing), found.broken.get(name, nothing)
         slice = _and(where, f"attack={name}")
-        measured.append(_success("attack_success", slice, _share(broken, tried, draws, how), int(tried.sum())))
-    zero = _share(found.zero_gradient, found.right, draws, how)
+        measured.append(_success("attack_success", slice, share(broken, tried, draws, how), int(tried.sum())))
+    zero = share(found.zero_gradient, found.right, draws, how)
     measured.append(_success("zero_gradient_rate", where, zero, int(found.right.sum())))
     if found.masked or errored == num:
         return measured
     measured.append(_overstatement(found, holds, draws, where))
-    return measured + ([] if where else _by_group(holds, found.errored, groups, draws, how))
+    return measured + ([] if where else by_group(METRIC, holds, found.errored, groups, (draws, how)))
 
 
 def _overstatement(found: Found, holds: Array, draws: Draws, where: str) -> Measurement:
@@ -119,43 +124,10 @@ def _overstatement(found: Found, holds: Array, draws: Draws, where: str) -> Meas
     )
 
 
-def _by_group(holds: Array, errored: Array, groups: Groups, draws: Draws, how: str) -> list[Measurement]:
-    found = []
-    for index, column in enumerate(groups.columns):
-        for code, name in enumerate(column.categories):
-            member = groups.codes[:, index] == code
-            share = _share(holds & member, member, draws, how)
-            found.append(_accuracy(share, f"{column.name}={name}", int(member.sum()), int((errored & member).sum())))
-    return found
-
-
-def _share(hits: Array, among: Array, draws: Draws, how: str) -> Estimate:
-    """Clopper-Pearson bounds, and replicates from the shared draws so that effects are paired."""
-    exact = stats.exact_rate(int((hits & among).sum()), int(among.sum()), level=draws.level)
-    exact = replace(exact, method=f"{exact.method}; {how}")
-    if exact.value is None:
-        return exact
-    counts = draws.counts(among.astype(np.int64) + (hits & among), 3)
-    return replace(exact, replicates=stats.rate(counts[:, 2], counts[:, 1] + counts[:, 2]).replicates)
-
-
 def _and(*conditions: str) -> str:
     return " & ".join(one for one in conditions if one)
 
 
-def _success(metric: str, slice: str, share: Estimate, attempted: int) -> Measurement:
+def _success(metric: str, slice: str, part: Estimate, attempted: int) -> Measurement:
     better = "lower" if metric == "attack_success" else "neither"
-    return stats.measured(share, metric, unit="fraction", better=better, slice=slice, attempted=attempted)  # type: ignore[arg-type]
-
-
-def _accuracy(estimate: Estimate, slice: str, attempted: int, errored: int) -> Measurement:
-    return stats.measured(
-        estimate,
-        "adversarial_accuracy",
-        unit="fraction",
-        better="higher",
-        slice=slice,
-        attempted=attempted,
-        errored=errored,
-        headline=slice == "",
-    )
+    return stats.measured(part, metric, unit="fraction", better=better, slice=slice, attempted=attempted)  # type: ignore[arg-type]
