@@ -38,6 +38,7 @@ UNFIT = {
     "prune_channels": {"no module", "no validation"},
     "quantize_static": {"no module", "no validation"},
     "run_by_onnxruntime": {"no module"},
+    "quantize_int4": {"no module", "no validation"},
     "train_for_int8": set(),
     "prune_magnitude": {"no module", "no validation"},
     "temperature_scaling": {"no module", "no validation", "regression"},

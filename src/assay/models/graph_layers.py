@@ -95,26 +95,34 @@ def input_ranges(proto: Any, session_of: Any, batches: Sequence[Mapping[str, Arr
 
     0 is always within. `session_of` makes a session of the bytes of a graph; `batches` are what it is run on.
     """
-    from onnx import ModelProto, helper
-
-    watched = ModelProto()
-    watched.CopyFrom(proto)
     names = sorted({layer.given for layer in layers_of(proto)} | set(_after_convolutions(proto)))
-    own = {one.name for one in [*proto.graph.output, *proto.graph.input]}
-    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
-    session = session_of(watched.SerializeToString())
-    inputs = {one.name for one in proto.graph.input}
-    asked = [name for name in names if name not in inputs]
     found: dict[str, tuple[float, float]] = {}
-    for batch in batches:
-        told = session.run(asked, dict(batch)) if asked else []
-        values = dict(zip(asked, told, strict=True)) | dict(batch)
+    for values in observed(proto, session_of, batches, names):
         for name in names:
             seen = values[name][np.isfinite(values[name])]
             low, high = found.get(name, (0.0, 0.0))
             if seen.size:
                 found[name] = (min(low, float(seen.min())), max(high, float(seen.max())))
     return {name: found.get(name, (0.0, 1.0)) for name in names}
+
+
+def observed(
+    proto: Any, session_of: Any, batches: Sequence[Mapping[str, Array]], names: Sequence[str]
+) -> Iterator[Mapping[str, Array]]:
+    """The values of the named tensors, batch by batch."""
+    from onnx import ModelProto, helper
+
+    watched = ModelProto()
+    watched.CopyFrom(proto)
+    own = {one.name for one in [*proto.graph.output, *proto.graph.input]}
+    watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names if name not in own)
+    session = session_of(watched.SerializeToString())
+    inputs = {one.name for one in proto.graph.input}
+    asked = [name for name in names if name not in inputs]
+    for batch in batches:
+        told = session.run(asked, dict(batch)) if asked else []
+        values = dict(zip(asked, told, strict=True)) | dict(batch)
+        yield {name: values[name] for name in names}
 
 
 def _after_convolutions(proto: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from assay.models.four_bits import expanded
 from assay.models.graph_layers import Layer, layers_of, readers_of
 from assay.values import Array
 
@@ -73,10 +74,6 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
             rewrite.node(node, layer, is_whole=place in whole)
         for name in node.output:
             rewrite.round(name)
-    for name in _unwatched(proto) if whole else ():
-        num_outputs = proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        size = next((one.num_sums for one in layers_of(proto) if one.given == name and one.kind == "Gemm"), None)
-        rewrite.mark(name, proto.graph.output[0].name, size=size, num_outputs=num_outputs)
     del made.graph.node[:], made.graph.initializer[:]
     used = {name for node in rewrite.nodes for name in node.input}
     made.graph.node.extend(
@@ -86,7 +83,7 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
         made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     made.graph.initializer.extend(one for one in proto.graph.initializer if one.name in used)
     made.graph.initializer.extend(rewrite.made.values())
-    return made
+    return marked(made, proto) if whole else made
 
 
 @dataclass
@@ -161,20 +158,33 @@ class _Rewrite:
             self.nodes.append(self.helper.make_node("DequantizeLinear", inputs, [f"{name}.expanded"], axis=axis))
         return f"{name}.expanded"
 
-    def mark(self, name: str, output: str, *, size: int | None, num_outputs: int) -> None:
-        """Add 0 times a tensor's numbers to every row's answers: in few nodes, for each costs time."""
-        node, place, flat = self.helper.make_node, len(self.made), name
-        for one in self.nodes:
-            one.output[:] = [f"{output}.{place}" if told == output else told for told in one.output]
+
+def marked(made: Any, proto: Any) -> Any:
+    """A rounded graph of `proto`, with 0 times what its first layers read added to every row's answers; in place.
+
+    In few nodes, for each costs time.
+    """
+    from onnx import helper, numpy_helper
+
+    output, layers = proto.graph.output[0], layers_of(proto)
+    num_outputs = output.type.tensor_type.shape.dim[1].dim_value
+    for place, name in enumerate(_unwatched(proto)):
+        size = next((one.num_sums for one in layers if one.given == name and one.kind == "Gemm"), None)
+        before, flat, nodes, new = f"{output.name}.{place}", name, [], {}
+        for one in made.graph.node:
+            one.output[:] = [before if told == output.name else told for told in one.output]
         if size is None or size * num_outputs > FEW:
             if size is None:
                 flat = f"{name}.flat"
-                self.nodes.append(node("Flatten", [name], [flat], axis=1))
-            last = self.constant("marker.axis", np.array([1], dtype=np.int64))
-            self.nodes.append(node("ReduceSum", [flat, last], [f"{name}.sum"], keepdims=1))
+                nodes.append(helper.make_node("Flatten", [name], [flat], axis=1))
+            new[f"marker.axis.{place}"] = np.array([1], dtype=np.int64)
+            nodes.append(helper.make_node("ReduceSum", [flat, *new], [f"{name}.sum"], keepdims=1))
             flat, size = f"{name}.sum", 1
-        nothing = self.constant(f"marker.{size}", np.zeros((size, num_outputs), dtype=np.float32))
-        self.nodes.append(node("Gemm", [flat, nothing, f"{output}.{place}"], [output]))
+        new[f"marker.{place}"] = np.zeros((size, num_outputs), dtype=np.float32)
+        nodes.append(helper.make_node("Gemm", [flat, f"marker.{place}", before], [output.name]))
+        made.graph.node.extend(nodes)
+        made.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in new.items())
+    return made
 
 
 def _reads_table(node: Any, weights: Mapping[str, Array]) -> bool:
@@ -252,20 +262,22 @@ def _unwatched(proto: Any) -> list[str]:
 
 
 def unpacked(proto: Any) -> Any:
-    """The graph with 8-bit weights expanded wherever their layer reads float numbers, so that it costs what it did.
+    """The graph with small weights expanded wherever their layer computes in float32, so that it costs what it did.
 
     ONNX Runtime would expand them anew at each call. Codes beside rounded inputs stay as they are.
     """
     from onnx import ModelProto, numpy_helper
 
+    proto = expanded(proto)
     codes = {one.name: one for one in proto.graph.initializer}
     readers, makers = readers_of(proto), {name: node for node in proto.graph.node for name in node.output}
     found = {}
     for node in proto.graph.node:
         if node.op_type != "DequantizeLinear" or node.input[0] not in codes:
             continue
-        given = [makers.get(one.input[0]) for one in readers.get(node.output[0], [])]
-        if all(one is not None and one.op_type == "DequantizeLinear" for one in given):
+        reading = readers.get(node.output[0], [])
+        given = [makers.get(one.input[0]) for one in reading if one.op_type == "Conv"]
+        if len(given) == len(reading) and all(one and one.op_type == "DequantizeLinear" for one in given):
             continue
         whole, scale = (numpy_helper.to_array(codes[name]) for name in node.input[:2])
         axis = next((one.i for one in node.attribute if one.name == "axis"), 1)
