@@ -1,7 +1,8 @@
 """What separate tools take, in CPU seconds, for the kinds of numbers that one row of the matrix holds.
 
-Each tool at its defaults, on the same model and as many rows as ours explains or attacks. A tool that is not installed
-here, or that does not know such inputs, is left out: the sum is then too small, which favours the tools.
+Each tool at its defaults, on the same model and as many rows as ours explains or attacks. Explaining one row costs a
+tool what explaining another does, so where fewer are explained here, the time is multiplied. A tool that is not
+installed here, or that does not know such inputs, is left out: the sum is then too small, which favours the tools.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from assay.observe import module_of
 from assay.values import Array, System, texts
 
 EXPLAINED = {"table": 64, "image": 48, "text": 64}  # rows that ours explains
+BY_ROW = ("shap Partition", "shap Kernel", "lime", "captum gradients")
 ATTACKED = {"table": 500, "image": 200}
 STEPS = {"table": (10, 6, 0.05), "image": (20, 2, 0.1)}  # of ours: steps, starts, radius
 CALLS = {1: 300, 64: 300}  # timed calls a batch size, as many as ours
@@ -74,12 +76,14 @@ def works(system: System, amount: Amount) -> Mapping[str, tuple[str, Work]]:
 def costs(system: System, amount: Amount) -> dict[str, float | str]:
     """CPU seconds by tool; or why there are none: its package is not installed, or it stopped."""
     found: dict[str, float | str] = {}
+    full = EXPLAINED[system.data.modality]
     for name, (package, work) in works(system, amount).items():
         if importlib.util.find_spec(package) is None:
             found[name] = f"{package} is not installed"
             continue
         try:
-            found[name] = cpu(work)
+            times = full / min(full, amount.explained) if name in BY_ROW else 1.0
+            found[name] = times * cpu(work)
         except Exception as error:  # whatever a tool does, the others are still measured
             found[name] = f"it stopped: {type(error).__name__}: {str(error)[:200]}"
     return found

@@ -1,7 +1,7 @@
 """The whole matrix on four architectures: ours, the sum of separate tools, and the floor.
 
     python benchmarks/whole_matrix.py [--only mlp,cnn,lstm,transformer] [--systems 12] [--train 8000] [--test 4000]
-        [--boot 100] [--explained 64] [--jobs 1] [--data FOLDER] [--out FILE.json]
+        [--boot 100] [--explained 16] [--jobs 1] [--data FOLDER] [--out FILE.json]
 
 Twelve systems an architecture (the trained one, and treatments and pairs of them) on eight dimensions: MLP on Adult,
 LeNet on Fashion-MNIST (groups: how bright), LSTM and Transformer on reviews in four domains. Making the systems costs
@@ -215,13 +215,14 @@ def _tool_costs(index: int) -> dict[str, float | str]:
     return costs(_SHARED["systems"][index], _SHARED["amount"])
 
 
-def tools_of(systems: Sequence[System], amount: Amount, jobs: int) -> list[dict[str, float | str]]:
-    """Costs of the separate tools, a system after the other or several at once."""
+def beside(systems: Sequence[System], amount: Amount, jobs: int, work: Callable[[], Any]) -> tuple[Any, list[Any]]:
+    """What `work` gives, and the costs of the separate tools: after it, or beside it in `jobs` further processes."""
     _SHARED.update(systems=systems, amount=amount)
-    if jobs < 2:
-        return [_tool_costs(index) for index in range(len(systems))]
+    if jobs < 1:
+        return work(), [_tool_costs(index) for index in range(len(systems))]
     with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        return pool.map(_tool_costs, range(len(systems)), chunksize=1)
+        waiting = pool.map_async(_tool_costs, range(len(systems)), chunksize=1)
+        return work(), waiting.get()
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
@@ -230,9 +231,8 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     systems, errored, made = make(name, data, given.systems)
     seconds: dict[str, list[float]] = {}
     timed = [replace(one, recipe=Timed(one.recipe, seconds)) if one.recipe is not None else one for one in systems]
-    audits, matrix, own = ours(timed)
     amount = Amount(given.boot, given.explained, LIRA)
-    found = tools_of(systems, amount, given.jobs)
+    (audits, matrix, own), found = beside(systems, amount, given.jobs - 1, lambda: ours(timed))
     trainings = [float(np.mean(seconds[one.recipe.digest])) if one.recipe else 0.0 for one in systems]
     tools = [{tool: spent for tool, spent in one.items() if isinstance(spent, float)} for one in found]
     missing = {f"{tool}: {spent}": 0 for one in found for tool, spent in one.items() if isinstance(spent, str)}
@@ -299,7 +299,7 @@ def arguments() -> argparse.Namespace:
     """What was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SETS))
-    for name, number in {"systems": 12, "train": 8000, "test": 4000, "boot": 100, "explained": 64, "jobs": 1}.items():
+    for name, number in {"systems": 12, "train": 8000, "test": 4000, "boot": 100, "explained": 16, "jobs": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path)
