@@ -20,6 +20,7 @@ from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.train.objectives import task_loss
 from assay.treatments.model._refit import refitted
+from assay.treatments.model.prune_by_activation import prune_by_activation
 from assay.treatments.model.prune_channels import first_order, magnitudes, prune_channels, strongest
 from assay.treatments.model.prune_magnitude import prune_magnitude
 from assay.treatments.model.quantize_int8 import quantize_int8
@@ -251,6 +252,9 @@ def test_what_it_refuses():
         prune_channels(replace(system, model=other))
     with pytest.raises(TreatmentError, match="Prune first"):
         prune_channels(quantize_int8(system))
+    for name in ("mlp", "cnn_residual", "transformer"):
+        with pytest.raises(TreatmentError, match="changed by a treatment"):
+            prune_channels(prune_by_activation(planted(name)))
     with pytest.raises(ModelError, match=r"has no units body\.9"):
         keep(copy.deepcopy(system.model.module), {"body.9": torch.arange(1)})
 

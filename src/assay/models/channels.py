@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
 from assay.models import MLP, Architecture, register_architecture
+from assay.models.attention import Rotary
 from assay.models.cnn import Block, ChannelsLast
-from assay.models.image import ImageNetwork
+from assay.models.image import ImageEncoder, ImageNetwork
+from assay.models.mlp import TableEncoder
 from assay.models.recurrent import Recurrent
-from assay.models.text import TextClassifier
+from assay.models.text import TextClassifier, TextEncoder
 from assay.models.transformer import Encoder, EncoderBlock
 from assay.models.wrapped import build_base, named_base, resolve_base
 from assay.values import Column
@@ -25,6 +27,10 @@ from assay.values import Column
 NAME = "channels"
 NORMS = (nn.BatchNorm2d, nn.GroupNorm)
 PASSING = (nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, ChannelsLast)
+KNOWN = (
+    *(nn.Linear, nn.Conv2d, *NORMS, *PASSING, nn.Sequential, nn.LayerNorm, nn.Embedding, nn.RNNBase),
+    *(TableEncoder, ImageEncoder, TextEncoder, Rotary),
+)
 ROWS = ("weight", "bias", "running_mean", "running_var")  # tensors of a layer with one entry a channel it makes
 GATES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of a recurrent layer
 
@@ -61,14 +67,20 @@ def groups_of(module: nn.Module) -> list[Group]:
     Hidden units of an `MLP`; filters and hidden units of an `ImageNetwork`, those that shortcuts add up as one group;
     heads and feed-forward units of a Transformer; hidden units of an RNN, LSTM or GRU.
     """
-    if isinstance(module, (MLP, ImageNetwork)) and isinstance(module.body, nn.Sequential):
+    if not isinstance(module, (MLP, ImageNetwork, TextClassifier)) or not _is_untouched(module):
+        return []
+    if isinstance(module, (MLP, ImageNetwork)):
         return _chain(module)
-    if isinstance(module, TextClassifier) and isinstance(module.body, Encoder):
+    if isinstance(module.body, Encoder):
         blocks = {name: part for name, part in module.named_modules() if isinstance(part, EncoderBlock)}
         return [group for name, block in blocks.items() for group in _block(name, block)]
-    if isinstance(module, TextClassifier) and isinstance(module.body, Recurrent):
-        return _recurrent(module, module.body)
-    return []
+    return _recurrent(module, module.body) if isinstance(module.body, Recurrent) else []
+
+
+def _is_untouched(module: MLP | ImageNetwork | TextClassifier) -> bool:
+    """Whether every layer is of a kind that is known: other treatments put their own in the place of some."""
+    leaves = [part for part in module.modules() if not list(part.children())]
+    return isinstance(module.head, nn.Linear) and all(isinstance(part, KNOWN) for part in leaves)
 
 
 def keep(module: nn.Module, kept: Mapping[str, Tensor]) -> dict[tuple[str, str, int], Tensor]:
@@ -170,6 +182,8 @@ def _chain(module: MLP | ImageNetwork) -> list[Group]:
     """Groups of a network of a sequential `body` and one linear `head`; none when a layer in it is not known."""
     groups: list[Group] = []
     stream: _Stream | None = None
+    if not isinstance(module.body, nn.Sequential):
+        return []
     layers = [(f"body.{at}", layer) for at, layer in module.body.named_children()]
     for name, layer in [*layers, ("head", module.head)]:
         if isinstance(layer, (nn.Linear, nn.Conv2d)):

@@ -175,5 +175,6 @@ def _no_groups(system: System) -> Problem | None:
     if groups_of(model.module):
         return None
     following = "Prune before other treatments of the model, or use prune_magnitude"
-    what = f"its module is a {type(model.module).__name__}, whose units cannot be taken out safely"
+    kind = type(model.module).__name__
+    what = f"the units of its module ({kind}) cannot be taken out safely: of another kind, or changed by a treatment"
     return Problem(what, FITS, following)
