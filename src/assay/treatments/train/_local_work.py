@@ -25,8 +25,8 @@ class LocalSettings:
     """The numbers of one client's work in one round; `decay` multiplies the rate after every round."""
 
     epochs: int = 1
-    batch_size: int = 32
-    learning_rate: float = 0.2
+    batch_size: int = 64
+    learning_rate: float = 0.3
     decay: float = 1.0
     proximal: float = 0.0
 
