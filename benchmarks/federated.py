@@ -37,9 +37,9 @@ from assay.models import Architecture, describe, register_architecture, tensors
 from assay.models.image import ImageEncoder, ImageNetwork
 from assay.tasks import Classification
 from assay.train import TrainRecipe, TrainSettings, task_loss
-from assay.treatments.train._clients import split_clients
-from assay.treatments.train._local_work import Correction, LocalSettings, LocalWork, Update, seed_of
-from assay.treatments.train._rounds import FederatedSettings, Federation
+from assay.train.federation.clients import split_clients
+from assay.train.federation.local_work import Correction, LocalSettings, LocalWork, Update, seed_of
+from assay.train.federation.rounds import FederatedSettings, Federation
 from assay.values import Array, Column, Data, Groups, Split, texts
 
 BATCH, CLIENTS, ROUNDS = 10, 10, 3
@@ -116,7 +116,10 @@ class Case:
         settings = FederatedSettings(num_clients=len(self.clients), num_rounds=ROUNDS, local=self.local)
         module.train()
         began = time.process_time()
-        Federation(work, settings, seed=0).run()
+        rows = [len(one) for one in self.clients]
+        federation = Federation(work, work.flat.values, rows, settings=settings, seed=0)
+        federation.run()
+        work.flat.values.copy_(federation.weights)
         return module, time.process_time() - began
 
     def bare(self) -> tuple[nn.Module, float]:
@@ -228,16 +231,17 @@ def _begin(*told: Any) -> None:
     _here["work"] = mnist_work(*told)[0]
 
 
-def _one(start: Array, client: int, number: int, correction: Array | None) -> tuple[Array, float, int]:
+def _one(start: Array, client: int, number: int, correction: Array | None) -> tuple[Array, float, int, int]:
     held = None if correction is None else torch.from_numpy(correction)
     update = next(_here["work"].updates(torch.from_numpy(start), [client], number, lambda one: held))
-    return update.change.numpy().copy(), update.loss, update.num_steps
+    return update.change.numpy().copy(), update.loss, update.num_steps, update.num_rows
 
 
 class Workers:
     """Clients of a round trained side by side in processes; the updates are those of one process, to the bit."""
 
-    def __init__(self, num: int, told: Sequence[Any]) -> None:
+    def __init__(self, num: int, told: Sequence[Any], num_parameters: int) -> None:
+        self.num_parameters = num_parameters
         spawn = get_context("spawn")
         self.pool = ProcessPoolExecutor(num, mp_context=spawn, initializer=_begin, initargs=tuple(told))
 
@@ -250,8 +254,8 @@ class Workers:
             for client, one in zip(clients, send, strict=True)
         ]
         for client, job in zip(clients, jobs, strict=True):
-            change, loss, num_steps = job.result()
-            yield Update(client, torch.from_numpy(change), loss, num_steps)
+            change, *numbers = job.result()
+            yield Update(client, torch.from_numpy(change), *numbers)
 
 
 def race(options: argparse.Namespace) -> None:
@@ -270,11 +274,12 @@ def race(options: argparse.Namespace) -> None:
     size = describe(work.module)["num_parameters"]
     print(f"{options.model}: {size:,} parameters, {options.algorithm}, {options.skew}, rate {options.rate}", flush=True)
     inputs, labels = tensors(work.module, test.inputs), torch.from_numpy(test.labels)
-    by = Workers(options.workers, told) if options.workers > 1 else None
+    by = Workers(options.workers, told, work.num_parameters) if options.workers > 1 else None
     began, best = time.perf_counter(), 0.0
 
     def after(number: int) -> bool:
         nonlocal best
+        work.flat.values.copy_(federation.weights)
         work.module.eval()
         with torch.no_grad():
             answers = torch.cat([work.module(part).argmax(dim=1) for part in torch.split(inputs, 500)])
@@ -284,7 +289,8 @@ def race(options: argparse.Namespace) -> None:
         print(f"round {number + 1:4}: {right:.4f}   {time.perf_counter() - began:7.1f} s", flush=True)
         return right >= options.to
 
-    federation = Federation(work, settings, seed=options.seed, by=by)
+    rows = [len(one) for one in work.clients]
+    federation = Federation(by or work, work.flat.values, rows, settings=settings, seed=options.seed)
     tally = federation.run(after)
     paper = PAPER.get(options.skew, "none") if options.algorithm == "fedavg" else "none"
     reached = f"{tally.rounds} rounds" if best >= options.to else f"not in {tally.rounds} rounds (best {best:.4f})"

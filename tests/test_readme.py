@@ -129,8 +129,9 @@ def test_a_recipe_is_short_and_told_in_the_list(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [one for one in RECIPES if one.stem != "federate"], ids=lambda path: path.stem)
 def test_a_recipe_runs(path: Path, tmp_path: Path) -> None:
+    """All but `federate`, which tests/train/test_flare.py runs: it takes FLARE a while to start."""
     environment = {**os.environ, "ASSAY_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(path), str(tmp_path / "out")]
     ran = subprocess.run(

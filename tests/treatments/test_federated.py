@@ -19,11 +19,11 @@ from assay.models.store import load_system, save_system
 from assay.observe import Workspace
 from assay.tasks import Regression, task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
+from assay.train.federation.clients import parse_skew, split_clients
+from assay.train.federation.local_work import FlatWeights, LocalSettings, LocalWork, seed_of
+from assay.train.federation.rounds import FederatedSettings, Federation, run_federation
 from assay.treatments.train import federate
 from assay.treatments.train._accountant import epsilon_of
-from assay.treatments.train._clients import parse_skew, split_clients
-from assay.treatments.train._local_work import FlatWeights, LocalSettings, LocalWork, seed_of
-from assay.treatments.train._rounds import FederatedSettings, Federation, run_federation
 from assay.treatments.train.federate import FederatedRecipe, federated_averaging
 from assay.values import Data, Groups, Split, System
 from support import COLUMNS, GROUP_COLUMNS, make_split, small_images
@@ -44,6 +44,12 @@ def work_of(system, clients, *, settings=None, seed=5):
     module = system.recipe.make_module(split, system.data, seed)
     local = settings or LocalSettings()
     return LocalWork(module, split, clients, recipe=system.recipe, settings=local, seed=seed)
+
+
+def federation_of(work, settings):
+    rows = [len(one) for one in work.clients]
+    noise = federate.noise_of(settings)
+    return Federation(work, work.flat.values, rows, settings=settings, seed=1, noise_multiplier=noise)
 
 
 def test_one_pass_over_whole_clients_is_one_step_over_all_rows(trained):
@@ -245,7 +251,7 @@ def test_one_client_more_moves_the_sum_by_the_clip_norm_at_most(trained):
     clients = split_clients(trained.data.splits["train"], trained.data, num_clients=20, skew="labels:1", seed=2)
     work = work_of(trained, clients, settings=LocalSettings(learning_rate=5.0))
     settings = FederatedSettings(epsilon=4.0, fraction=0.2, clip_norm=0.01, num_rounds=3, local=work.settings)
-    federation = Federation(work, settings, seed=1)
+    federation = federation_of(work, settings)
     everyone = list(range(20))
 
     def total(present):
@@ -263,7 +269,7 @@ def test_noise_and_coins_are_those_that_were_accounted_for(trained):
     clients = split_clients(trained.data.splits["train"], trained.data, num_clients=40, skew="iid", seed=2)
     work = work_of(trained, clients, settings=LocalSettings(learning_rate=1e-9))  # nothing is learnt: noise alone
     settings = FederatedSettings(epsilon=4.0, fraction=0.2, clip_norm=0.7, num_rounds=3, local=work.settings)
-    federation = Federation(work, settings, seed=1)
+    federation = federation_of(work, settings)
     moved, before = [], federation.weights.clone()
 
     def look(number):
@@ -342,14 +348,14 @@ def test_small_and_many_clients_are_left_out(trained):
 
 
 def test_a_leak_of_a_client_is_seen(trained):
-    """A client that learns its few rows by heart: its update takes more loss off its own rows than off others."""
-    training = {"num_rounds": 2, "epochs": 25, "learning_rate": 0.5, "batch_size": 4}
+    """A client that learns its few rows by heart: the weights it sends have less loss on them than on others."""
+    training = {"num_rounds": 2, "epochs": 60, "learning_rate": 0.5, "batch_size": 4}
     recipe = replace(trained.recipe, architecture=Architecture("mlp", {"hidden": [64], "num_bins": 32}))
     few = trained.data.splits["train"].take(np.arange(60))
     data = replace(trained.data, splits={**trained.data.splits, "train": few})
     treated = federated_averaging(replace(trained, recipe=recipe, data=data), num_clients=3, training=training)
     told = treated.lineage[-1].outcome["by_client"]
-    assert np.mean([one["update_auc"] for one in told]) > 0.65
+    assert min(one["update_auc"] for one in told) > 0.65
     assert np.mean([one["loss_gap"] for one in told]) > 0.1
 
 

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import chi2
 
 from assay.errors import ModelError
-from assay.treatments.train import _secure_sum as secure
-from assay.treatments.train._secure_sum import Aggregator, Member, join_secret, mask, split_secret, to_fixed
+from assay.train.federation import secure_sum as secure
+from assay.train.federation.secure_sum import Aggregator, Member, join_secret, mask, split_secret, to_fixed
 
 
 def introduced(num):

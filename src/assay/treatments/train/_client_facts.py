@@ -14,7 +14,7 @@ from assay.access.handles import keyed_rng
 from assay.models import tensors
 from assay.models.adapters.module import evaluation, rows_a_batch
 from assay.train import task_loss
-from assay.treatments.train._rounds import Federation
+from assay.train.federation import Federation, LocalWork
 from assay.values import Array, Data, Split, Task
 
 FEWEST_ROWS = 10  # of a client: below it, counts and means would be of persons
@@ -24,14 +24,15 @@ MOST_ROWS = 500  # of a client that are looked at
 MOST_ATTACKED = 10  # clients whose update is looked at: it costs one more round of theirs
 
 
-def client_facts(federation: Federation, split: Split, data: Data, task: Task) -> dict[str, Any]:
+def client_facts(federation: Federation, work: LocalWork, split: Split, data: Data) -> dict[str, Any]:
     r"""By client, numbered from 0: rows, labels, and the final model on its rows, as `by_client`; what was left out.
 
     loss_gap: mean loss of validation rows, which no client has, minus that of the client's rows; with classes,
     validation rows are drawn to have the labels of its rows, so that a skew is not taken for a leak. update_auc: how
-    well the loss that one more update of this client takes off a row tells its rows from those; 0.5 = not at all. It
-    is told of the first ten, and where the aggregator sees updates. Nothing is told with epsilon, which would not cover
-    it, of clients of fewer than ten rows, and of more than 100 clients or as many as a split has rows.
+    well the loss under the weights that this client would send in one more round, which whoever is sent them can
+    compute, tells its rows from those; 0.5 = not at all. It is told of the first ten, and where the aggregator sees
+    updates. Nothing is told with epsilon, which would not cover it, of clients of fewer than ten rows, and of more than
+    100 clients or as many as a split has rows.
     """
     settings, rows = federation.settings, federation.rows
     if settings.epsilon is not None:
@@ -41,22 +42,22 @@ def client_facts(federation: Federation, split: Split, data: Data, task: Task) -
     if len(rows) > min(MOST_CLIENTS, max(ALWAYS, smallest - 1)):
         why = f"{len(rows)} clients: more than {MOST_CLIENTS}, or as many as a split has rows"
         return {"rows_by_client": sizes, "by_client": [], "by_client_left_out": why}
-    look = _Look(federation, split, data.splits.get("validation"), task)
+    look = _Look(federation, work, split, data.splits.get("validation"))
     return {"rows_by_client": sizes, "by_client": [look.at(client) for client in range(len(rows))]}
 
 
 class _Look:
     """The final model's losses, and a place to put other weights for a moment."""
 
-    def __init__(self, federation: Federation, split: Split, validation: Split | None, task: Task) -> None:
-        self.federation, self.split, self.task = federation, split, task
+    def __init__(self, federation: Federation, work: LocalWork, split: Split, validation: Split | None) -> None:
+        self.federation, self.work, self.split, self.task = federation, work, split, work.task
         self.others = validation if validation is not None and len(validation) else None
-        self.by_label = {} if self.others is None else _by_label(self.others, task)
+        self.by_label = {} if self.others is None else _by_label(self.others, self.task)
 
     def at(self, client: int) -> dict[str, Any]:
         """The facts of one client."""
         federation = self.federation
-        rows = federation.work.clients[client].numpy()
+        rows = self.work.clients[client].numpy()
         if len(rows) < FEWEST_ROWS:
             return {"client": client, "left_out": f"fewer than {FEWEST_ROWS} rows"}
         rng = keyed_rng("client facts", str(federation.seed), str(client))
@@ -74,16 +75,16 @@ class _Look:
         found["loss_gap"] = float(others.mean() - own[members].mean())
         if client < MOST_ATTACKED and not federation.settings.secure_sum:
             after = self._after_update(client, seen, matched)
-            found["update_auc"] = _auc((own - after[0])[members], others - after[1])
+            found["update_auc"] = _auc(-after[0][members], -after[1])
         return found
 
     def _after_update(self, client: int, seen: Array, matched: Array) -> tuple[Array, Array]:
         """Losses of its rows and of the others with the weights that the client would send in one more round."""
-        federation, flat = self.federation, self.federation.work.flat
+        federation, flat = self.federation, self.work.flat
         number = federation.settings.num_rounds
-        federation.work.module.train()
+        self.work.module.train()
         with torch.random.fork_rng(devices=[]):
-            for _ in federation.work.updates(federation.weights, [client], number, federation.correction):
+            for _ in self.work.updates(federation.weights, [client], number, federation.correction):
                 flat.values.add_(federation.weights)  # an update is what changed
         own, _ = self._losses(self.split, seen)
         others, _ = self._losses(self.others or self.split, matched)
@@ -100,7 +101,7 @@ class _Look:
 
     def _losses(self, split: Split, rows: Array) -> tuple[Array, Array | None]:
         """Losses `(n,)` of some rows, and whether the largest output is the label; None without classes."""
-        module, part = self.federation.work.module, split.take(rows)
+        module, part = self.work.module, split.take(rows)
         loss, inputs = task_loss(part, self.task), tensors(module, part.inputs, is_shared=True)
         losses: list[Tensor] = []
         right: list[Tensor] = []

@@ -15,14 +15,22 @@ from assay.errors import ModelError, Problem
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import TrainRecipe
+from assay.train.federation import (
+    SKEWS,
+    Algorithm,
+    FederatedSettings,
+    LocalSettings,
+    LocalWork,
+    columns_for_clients,
+    parse_skew,
+    run_federation,
+    split_clients,
+)
 from assay.train.loop import check_split
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._client_facts import client_facts
-from assay.treatments.train._clients import SKEWS, columns_for_clients, parse_skew, split_clients
-from assay.treatments.train._local_work import LocalSettings, LocalWork
 from assay.treatments.train._norms import without_batch_norm
-from assay.treatments.train._rounds import Algorithm, FederatedSettings, run_federation
 from assay.values import Data, Fitted, Recipe, Split, System, digest_of, plain
 
 PROXIMAL = 0.01  # the default weight of FedProx's term
@@ -62,10 +70,12 @@ class FederatedRecipe:
         module = self.base.make_module(split, data, seed)
         work = LocalWork(module, split, clients, recipe=self.base, settings=settings.local, seed=seed)
         work.columns = data.columns
-        federation, facts = run_federation(work, settings, seed=seed, progress=self.base.progress)
+        federation, facts = run_federation(
+            work, settings, seed=seed, progress=self.base.progress, noise_multiplier=noise_of(settings)
+        )
         facts |= {"clients": len(clients), **privacy_facts(settings, len(clients), split.weights is not None)}
         if is_told:
-            facts |= client_facts(federation, split, data, self.base.task)
+            facts |= client_facts(federation, work, split, data)
         work.flat.release()
         return Fitted(self.base.wrap(module, data.columns), facts)
 
@@ -81,12 +91,19 @@ def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
 register_recipe("federated_averaging", _from_json)
 
 
+def noise_of(settings: FederatedSettings) -> float | None:
+    """The noise multiplier that keeps epsilon over all rounds."""
+    if settings.epsilon is None:
+        return None
+    return noise_for(settings.epsilon, settings.fraction, settings.num_rounds, delta=settings.delta)
+
+
 def privacy_facts(settings: FederatedSettings, num_clients: int, has_weights: bool = False) -> dict[str, Any]:
     """Epsilon for one client as accounted, and what neither it nor the rounds cover."""
     common = {"aggregator": SUMS_ONLY if settings.secure_sum else TRUSTED}
-    if settings.epsilon is None:
+    noise = noise_of(settings)
+    if noise is None:
         return common
-    noise = noise_for(settings.epsilon, settings.fraction, settings.num_rounds, delta=settings.delta)
     not_covered = [
         "the number of clients, and the column names and category lists, are taken as public",
         "choices made by looking at the data: architecture, settings, treatments applied later",

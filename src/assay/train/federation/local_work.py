@@ -14,9 +14,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from assay.errors import ModelError, Problem
 from assay.models import prepared, tensors
-from assay.train import TrainRecipe, task_loss
 from assay.train.augment import augment
-from assay.train.objectives import TaskLoss, row_weights
+from assay.train.objectives import TaskLoss, row_weights, task_loss
+from assay.train.recipe import TrainRecipe
 from assay.values import Array, Column, Split, digest_of
 
 
@@ -43,6 +43,7 @@ class Update:
     change: Tensor  # (D,): its weights minus those it began with
     loss: float  # mean over the batches of its last pass, each before its step
     num_steps: int
+    num_rows: int
 
 
 Correction = Callable[[int], Tensor | None]  # of a client: what is added to its gradients (P,)
@@ -51,8 +52,16 @@ Correction = Callable[[int], Tensor | None]  # of a client: what is added to its
 class Work(Protocol):
     """Whoever trains clients: this process (`LocalWork`), or others."""
 
+    @property
+    def num_parameters(self) -> int:
+        """P, how many of the D weights have a gradient; they come first."""
+        ...
+
     def updates(self, start: Tensor, clients: Sequence[int], number: int, correction: Correction) -> Iterator[Update]:
-        """The updates of `clients` in round `number`, in this order, all from the weights `start` `(D,)`."""
+        """The updates of `clients` in round `number`, in this order, all from the weights `start` `(D,)`.
+
+        Those of clients that are gone are left out.
+        """
         ...
 
 
@@ -135,7 +144,7 @@ class LocalWork:
         seed: int,
     ) -> None:
         base = recipe.settings
-        self.module, self.settings, self.seed, self.base = module, settings, seed, base
+        self.module, self.settings, self.seed, self.base, self.task = module, settings, seed, base, recipe.task
         self.flat = FlatWeights(module)
         self.clients = [torch.from_numpy(rows) for rows in clients]
         is_raw = bool(base.augment)
@@ -143,6 +152,11 @@ class LocalWork:
         self.loss = task_loss(split, recipe.task, label_smoothing=base.label_smoothing)
         self.weights = row_weights(split, recipe.task, base.class_weights)
         self.columns: tuple[Column, ...] = ()
+
+    @property
+    def num_parameters(self) -> int:
+        """P, how many of the D weights have a gradient."""
+        return self.flat.num_parameters
 
     def updates(self, start: Tensor, clients: Sequence[int], number: int, correction: Correction) -> Iterator[Update]:
         """The updates of `clients` in round `number`, one after the other."""
@@ -154,7 +168,7 @@ class LocalWork:
             if not math.isfinite(loss + change.norm().item()):
                 what = f"the update of client {client} stopped being finite in round {number + 1}"
                 raise ModelError(Problem(what, next="Train slower (learning_rate), or look for non-finite inputs"))
-            yield Update(client, change, loss, num_steps)
+            yield Update(client, change, loss, num_steps, len(self.clients[client]))
 
     def _train(self, client: int, number: int, start: Tensor, correction: Tensor | None) -> tuple[float, int]:
         """All passes of one client; mean loss of the last one, and the steps."""

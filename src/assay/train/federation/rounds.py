@@ -9,10 +9,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from assay.errors import Problem, UsageError
 from assay.meter import measure_energy
+from assay.train.federation.local_work import LocalSettings, LocalWork, Update, Work, seed_of
 from assay.train.loop import threads
-from assay.treatments.train._accountant import noise_for
-from assay.treatments.train._local_work import LocalSettings, LocalWork, Update, Work, seed_of
 from assay.values import Progress, plain, quiet
 
 Algorithm = Literal["fedavg", "fedprox", "scaffold"]
@@ -62,32 +62,29 @@ class Federation:
 
     def __init__(
         self,
-        work: LocalWork,
-        settings: FederatedSettings,
+        by: Work,
+        start: Tensor,
+        rows: Sequence[int],
         *,
+        settings: FederatedSettings,
         seed: int,
-        progress: Progress = quiet,
-        by: Work | None = None,
+        noise_multiplier: float | None = None,
     ) -> None:
-        self.work, self.by, self.settings, self.seed, self.progress = work, by or work, settings, seed, progress
-        self.rows = [len(rows) for rows in work.clients]
-        self.weights = work.flat.values.clone()  # (D,) what the aggregator has
+        if settings.epsilon is not None and noise_multiplier is None:
+            raise UsageError(Problem("there is an epsilon and no noise", "the noise_multiplier that keeps it"))
+        self.by, self.settings, self.seed, self.rows = by, settings, seed, list(rows)
+        self.weights = start.clone()  # (D,) what the aggregator has
         self.tally = Tally()
-        self.control = torch.zeros(work.flat.num_parameters if settings.algorithm == "scaffold" else 0)
+        self.control = torch.zeros(by.num_parameters if settings.algorithm == "scaffold" else 0)
         self.controls: dict[int, Tensor] = {}  # of clients that have taken part
         self.draws = torch.Generator().manual_seed(seed_of(seed, "rounds"))
-        self.noise_multiplier = 0.0 if settings.epsilon is None else self._noise_multiplier(settings.epsilon)
-
-    def _noise_multiplier(self, epsilon: float) -> float:
-        return noise_for(epsilon, self.settings.fraction, self.settings.num_rounds, delta=self.settings.delta)
+        self.noise_multiplier = noise_multiplier or 0.0
 
     def run(self, after_round: Callable[[int], bool] | None = None) -> Tally:
-        """All rounds, or until `after_round(number)` says True; the module then has the aggregator's weights."""
+        """All rounds, or until `after_round(number)` says True; `weights` are then the result."""
         for number in range(self.settings.num_rounds):
-            self.progress("federated rounds", number, self.settings.num_rounds)
             self._round(number)
             self.tally.rounds += 1
-            self.work.flat.values.copy_(self.weights)
             if after_round is not None and after_round(number):
                 break
         return self.tally
@@ -97,8 +94,9 @@ class Federation:
         moved: dict[int, Tensor] = {}
         updates = self._counted(self.by.updates(self.weights, present, number, self.correction))
         messages = ((update.client, *self._message(update, number, moved)) for update in updates)
+        before = self.tally.updates
         total, weight = self._sum(chosen, messages)
-        self.tally.clients_lost += len(chosen) - len(present)
+        self.tally.clients_lost += len(chosen) - (self.tally.updates - before)
         if self.settings.epsilon is not None:
             scale = self.noise_multiplier * self.settings.clip_norm
             total.add_(torch.randn(len(total), generator=self.draws), alpha=scale)
@@ -107,7 +105,8 @@ class Federation:
             self.tally.rounds_lost += 1
             return
         self.weights.add_(total[: len(self.weights)], alpha=1 / weight)
-        self.control.add_(total[len(self.weights) :], alpha=1 / sum(self.rows))
+        if len(self.control):
+            self.control.add_(total[len(self.weights) :], alpha=1 / sum(self.rows))
         self.controls |= {client: one + self.controls.get(client, 0.0) for client, one in moved.items()}
 
     def correction(self, client: int) -> Tensor | None:
@@ -130,7 +129,7 @@ class Federation:
         """The same updates; a point of the curve after the last."""
         losses, rows, tally = 0.0, 0, self.tally
         for update in updates:
-            own = self.rows[update.client]
+            own = update.num_rows
             losses, rows = losses + update.loss * own, rows + own
             tally.steps, tally.updates = tally.steps + update.num_steps, tally.updates + 1
             tally.examples += own * self.settings.local.epochs
@@ -146,16 +145,16 @@ class Federation:
             norm = change.norm().item()
             return (change.mul_(settings.clip_norm / norm) if norm > settings.clip_norm else change), 1.0
         if not len(self.control):
-            return change, float(self.rows[update.client])
+            return change, float(update.num_rows)
         part = change[: len(self.control)]
         own = moved[update.client] = -self.control - part / (settings.local.rate(number) * update.num_steps)
-        return torch.cat([change, own]), float(self.rows[update.client])
+        return torch.cat([change, own]), float(update.num_rows)
 
     def _sum(self, chosen: Sequence[int], messages: Iterable[tuple[int, Tensor, float]]) -> tuple[Tensor, float]:
         """Weighted sum of the messages and the sum of weights; 0 where it could not be formed."""
         length = len(self.weights) + len(self.control)
         if self.settings.secure_sum:
-            from assay.treatments.train._secure_sum import secure_sum
+            from assay.train.federation.secure_sum import secure_sum
 
             place = {client: number for number, client in enumerate(chosen)}
             vectors = (
@@ -174,18 +173,30 @@ class Federation:
 
 
 def run_federation(
-    work: LocalWork, settings: FederatedSettings, *, seed: int, progress: Progress = quiet
+    work: LocalWork,
+    settings: FederatedSettings,
+    *,
+    seed: int,
+    progress: Progress = quiet,
+    noise_multiplier: float | None = None,
 ) -> tuple[Federation, dict[str, Any]]:
     """All rounds in this process, the module left with the result in evaluation mode; the facts of the run."""
-    base = work.base
+    rows = [len(one) for one in work.clients]
+    start = work.flat.values.clone()
+    federation = Federation(work, start, rows, settings=settings, seed=seed, noise_multiplier=noise_multiplier)
+
+    def told(number: int) -> bool:
+        progress("federated rounds", number + 1, settings.num_rounds)
+        return False
+
     work.module.train()
-    with torch.random.fork_rng(devices=[]), threads(base.num_threads), measure_energy() as meter:
-        federation = Federation(work, settings, seed=seed, progress=progress)
-        tally = federation.run()
+    with torch.random.fork_rng(devices=[]), threads(work.base.num_threads), measure_energy() as meter:
+        tally = federation.run(told)
+    work.flat.values.copy_(federation.weights)
     work.module.eval()
     energy = meter.read() if meter.energy is None else meter.energy
     clock = {"seconds": energy.seconds, "cpu_seconds": energy.cpu_seconds, "energy": plain(energy)}
-    return federation, {**clock, **_counts(tally, settings, sum(federation.rows))}
+    return federation, {**clock, **_counts(tally, settings, sum(rows))}
 
 
 def _counts(tally: Tally, settings: FederatedSettings, num_rows: int) -> dict[str, Any]:

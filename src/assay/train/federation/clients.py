@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assay.access.handles import keyed_rng
 from assay.errors import ModelError, Problem
+from assay.train.federation.local_work import seed_of
 from assay.values import Array, Column, Data, Split
 
 DEFAULT_CLIENTS = 10
@@ -54,7 +54,7 @@ def split_clients(split: Split, data: Data, *, num_clients: int | None, skew: st
     num = DEFAULT_CLIENTS if num_clients is None else num_clients
     if len(split) < num:
         raise ModelError(Problem(f"{num} clients have {len(split)} training rows", "a row for each", "Take fewer"))
-    rng = keyed_rng("clients", skew, str(num), str(seed))
+    rng = np.random.default_rng(seed_of(seed, "clients", skew, num))
     if kind == "iid":
         return [np.sort(part) for part in np.array_split(rng.permutation(len(split)), num)]
     labels = np.unique(np.asarray(split.labels), return_inverse=True)[1]

@@ -1,0 +1,88 @@
+"""Federated training on NVIDIA FLARE: real processes, one of them killed; and what cannot be run so."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+import torch
+
+from assay.data import load_adult
+from assay.errors import MissingExtraError, ModelError
+from assay.models import Architecture
+from assay.models.store import load_parts, read_manifest, recipe_from_json
+from assay.tasks import task_of
+from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.train.federation import FederatedSettings, Federation, LocalSettings, LocalWork, split_clients
+from assay.train.federation.flare import federate_on_flare
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "federate.py"
+needs_flare = pytest.mark.skipif(importlib.util.find_spec("nvflare") is None, reason="needs the extra: federation")
+
+
+class Losing:
+    """Local work, of which the last client is gone from round 2 on."""
+
+    def __init__(self, work):
+        self.work, self.num_parameters = work, work.num_parameters
+
+    def updates(self, start, clients, number, correction):
+        return self.work.updates(start, [one for one in clients if one < 2 or number == 0], number, correction)
+
+
+@needs_flare
+@pytest.mark.slow
+def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp_path):
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "OMP_NUM_THREADS": "1",
+        "ASSAY_HOME": str(tmp_path / "h"),
+    }
+    command = [sys.executable, str(RECIPE), str(tmp_path), "--kill", "2"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert told["gone"] == [[], [2], [2], [2], [2]]
+    filed = json.loads((tmp_path / "dossier" / "open" / "dossier.json").read_text())["system"]
+    outcome = filed["lineage"][-1]["outcome"]
+    assert (outcome["clients"], outcome["clients_gone"], outcome["clients_lost"], outcome["updates"]) == (3, 1, 4, 11)
+
+    data = load_adult()
+    train, start = data.splits["train"], tmp_path / "system"
+    clients = split_clients(train, data, num_clients=3, skew="dirichlet:1", seed=0)
+    module = load_parts(start, data).model.module.train()
+    recipe, local = recipe_from_json(read_manifest(start)["recipe"], data), LocalSettings(batch_size=64)
+    work = LocalWork(module, train, clients, recipe=recipe, settings=local, seed=0)
+    settings = FederatedSettings(num_clients=3, num_rounds=5, local=local)
+    federation = Federation(Losing(work), work.flat.values, [0, 0, 0], settings=settings, seed=0)
+    tally = federation.run()
+    found = safetensors.numpy.load((tmp_path / "result.safetensors").read_bytes())["weights"]
+    assert torch.equal(torch.from_numpy(found), federation.weights)
+    assert (tally.clients_lost, tally.updates, tally.examples) == (4, 11, told["examples"])
+
+
+@needs_flare
+def test_what_flare_does_not_do_here_is_refused_all_at_once(small_data, tmp_path):
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": [4]}), task_of(small_data), TrainSettings(epochs=1))
+    system = train_system(small_data, recipe=recipe)
+    settings = FederatedSettings(algorithm="scaffold", epsilon=1.0)
+    with pytest.raises(ModelError) as caught:
+        federate_on_flare(replace(system, recipe=None), tmp_path / "none.py", settings=settings, folder=tmp_path)
+    assert len(caught.value.problems) == 5
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_extra_is_named_where_it_is_missing(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match="federation"):
+        federate_on_flare(None, RECIPE, settings=FederatedSettings(), folder=tmp_path)
