@@ -362,6 +362,7 @@ def test_a_leak_of_a_client_is_seen(trained):
 REFUSALS = {
     "algorithm": ({"algorithm": "fedsgd"}, "algorithm is 'fedsgd'"),
     "words": ({"training": {"rate": 1}, "protection": {"mask": True}}, "training sets rate"),
+    "a text": ({"training": "{epochs = 2}"}, "training is '{epochs = 2}'"),
     "numbers": ({"training": {"num_rounds": 0, "fraction": 0, "epochs": 1.5}}, "fraction is 0"),
     "proximal": ({"training": {"proximal": 1.0}}, "proximal is set"),
     "scaffold": ({"algorithm": "scaffold", "protection": {"epsilon": 1.0}}, "scaffold is to keep an epsilon"),

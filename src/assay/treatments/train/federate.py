@@ -158,8 +158,8 @@ def federated_averaging(
     Source: McMahan et al. 2017, algorithm 1; Li et al. 2020 (FedProx), algorithm 2; Karimireddy et al. 2020, algorithm
     1; McMahan et al. 2018, algorithm 1; Bonawitz et al. 2017, figure 4.
     """
-    asked = {"training": dict(training or {}), "protection": dict(protection or {})}
-    settings, wrong = _settings(algorithm, num_clients, skew, asked)
+    given = {"training": training or {}, "protection": protection or {}}
+    settings, wrong = _settings(algorithm, num_clients, skew, given)
     problems = [
         _common.needs_recipe(system),
         _common.needs_train_recipe(system),
@@ -190,10 +190,15 @@ def _recipe(system: System, settings: FederatedSettings) -> tuple[FederatedRecip
 
 
 def _settings(
-    algorithm: str, num_clients: int | None, skew: str, asked: Mapping[str, Mapping[str, Any]]
+    algorithm: str, num_clients: int | None, skew: str, given: Mapping[str, Any]
 ) -> tuple[FederatedSettings, list[Problem | None]]:
     """The settings, and what is wrong with what was asked for; the defaults stand in for what cannot be read."""
     usual, wrong = FederatedSettings(), []
+    asked: dict[str, dict[str, Any]] = {
+        name: dict(one) if isinstance(one, Mapping) else {} for name, one in given.items()
+    }
+    for name, one in given.items():
+        wrong.append(_common.unless(isinstance(one, Mapping), f"{name} is {one!r}", "a mapping of names to numbers"))
     training, protection = asked["training"], asked["protection"]
     for name, known in (("training", TRAINING), ("protection", PROTECTION)):
         odd = sorted(set(asked[name]) - set(known))
@@ -210,15 +215,15 @@ def _settings(
         {"learning_rate", "decay", "proximal", "fraction", "drop_rate"},
     )
     real |= {"epsilon", "delta", "clip_norm"}
-    for given in (local, rest):
-        for name, value in list(given.items()):
+    for told in (local, rest):
+        for name, value in list(told.items()):
             kinds: tuple[type, ...] = (int,) if name in whole else (int, float) if name in real else (bool,)
             fine = isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
             if not fine and not (name == "epsilon" and value is None):
                 wrong.append(Problem(f"{name} is {value!r}", "true or false" if bool in kinds else "a number"))
-                del given[name]
+                del told[name]
             elif name in real and value is not None:
-                given[name] = float(value)
+                told[name] = float(value)
     is_known = algorithm in get_args(Algorithm)
     wrong.append(_common.unless(is_known, f"algorithm is {algorithm!r}", ", ".join(get_args(Algorithm))))
     chosen: Any = algorithm if is_known else usual.algorithm
