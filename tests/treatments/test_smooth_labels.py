@@ -27,19 +27,23 @@ def by_heart(small_data):
     )
 
 
-def test_what_was_too_sure_is_better_calibrated(by_heart):
+@pytest.fixture(scope="module")
+def treated(by_heart):
+    return smooth_labels(by_heart, smoothing=0.2)
+
+
+def test_what_was_too_sure_is_better_calibrated(by_heart, treated):
     workspace = Workspace(key=b"k", num_draws=20)
     found = []
-    for system in (by_heart, smooth_labels(by_heart, smoothing=0.2)):
+    for system in (by_heart, treated):
         told = audit(system, probes=["calibration_error"], workspace=workspace)
         found.append(told.find("calibration_error").value)
     assert found[0] > 0.1
     assert found[1] < found[0] - 0.02, "what it declares"
 
 
-def test_the_least_loss_is_at_the_smoothed_shares(by_heart):
+def test_the_least_loss_is_at_the_smoothed_shares(by_heart, treated):
     """With 2 classes and s = 0.2 a row that is learnt is answered with 0.9, however long one trains."""
-    treated = smooth_labels(by_heart, smoothing=0.2)
     train = by_heart.data.splits["train"]
     sure = [
         np.median(one.task.probabilities(one.model.outputs(train.inputs))[np.arange(len(train)), train.labels])
@@ -49,8 +53,7 @@ def test_the_least_loss_is_at_the_smoothed_shares(by_heart):
     assert sure[1] == pytest.approx(0.9, abs=0.03)
 
 
-def test_it_is_the_recipe_that_changes(by_heart):
-    treated = smooth_labels(by_heart, smoothing=0.2)
+def test_it_is_the_recipe_that_changes(by_heart, treated):
     assert treated.recipe.settings == replace(by_heart.recipe.settings, label_smoothing=0.2)
     assert treated.recipe.digest != by_heart.recipe.digest
     assert treated.lineage[-1].outcome == {"smoothing_before": 0.0}
