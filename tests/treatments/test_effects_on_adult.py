@@ -29,6 +29,7 @@ LEAST_ACCURACY = {
     "adversarial_training": 0.79,
     "dp_sgd": 0.83,  # at epsilon 3
     "group_dro": 0.82,
+    "refuse_unfamiliar": 0.80,  # 5 % of the rows are refused, and count as wrong: 0.822
     "retrain_last_layer": 0.80,
     "weigh_classes": 0.81,
 }

@@ -184,6 +184,7 @@ def _mlp(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any])
 
 register_architecture("mlp", _mlp, resolver=from_signature(MLP.__init__, without=["num_outputs"]))
 for _name in (
+    "guarded",
     "int8",
     "low_rank",
     "rounded",

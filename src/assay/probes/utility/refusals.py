@@ -1,0 +1,69 @@
+"""Whom a system gives no answer on purpose, and whether they are those it was not made for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from assay.probes.utility._foreign import taken_apart
+from assay.registry import Sizes, probe
+from assay.stats import Draws, measured, rate
+from assay.tasks.decisions import REFUSED, UnlessEven
+from assay.values import Array, Measurement, modality
+
+if TYPE_CHECKING:
+    from assay.access.handles import Query
+
+MOST = 1000  # rows that are taken apart
+
+
+def foreign_rows(sizes: Sizes) -> dict[str, int]:
+    """The rows put together from others; none for a decision rule that never refuses."""
+    return {"refusals": min(MOST, sizes.num_test)}
+
+
+@probe("utility", cost=foreign_rows)
+def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> list[Measurement]:
+    """Share of rows refused (-2), accuracy of those that are answered, and share refused of rows that are foreign.
+
+    Definition: refused_share = #{predictions = -2} / N; answered_accuracy = #{predictions = labels} / #{predictions
+        != -2}: an errored example (-1) is answered wrongly; foreign_refused_share: the first, over at most 1,000 rows
+        put together from parts of different test rows, as `out_of_distribution_auroc` does.
+    Shapes: labels (N,), predictions (N,).
+    Direction: a share refused is neither, of foreign rows higher is better, and so is accuracy; unit share, 0 to 1.
+    Limits: refused rows are wrong in `accuracy`, and there is no price for a wrong answer here. One kind of foreign
+        row, near in some data. A system without a rule that refuses has 0, 0 and its accuracy, and no row is run.
+    Source: Chow 1970, section 2 (error against refusals); Geifman and El-Yaniv 2017, section 2; interval: Wilson 1927.
+
+    >>> REFUSED
+    -2
+    """
+    refused, errored = predictions == REFUSED, predictions == -1
+    right = (predictions == labels) & (predictions >= 0)
+    counts = draws.counts(np.where(refused, 2, right.astype(np.int64)), 3)
+    share = rate(counts[:, 2], counts.sum(axis=1), level=draws.level)
+    answered = rate(counts[:, 1], counts[:, 0] + counts[:, 1], level=draws.level)
+    rows = query.rows(MOST)
+    foreign = _foreign(query, rows)
+    far = draws.of(rows).counts((foreign == REFUSED).astype(np.int64), 2)
+    about: dict[str, Any] = {"unit": "share"}
+    whole: dict[str, Any] = {"attempted": len(labels), "errored": int(errored.sum())}
+    inside: dict[str, Any] = {"attempted": int((~refused).sum()), "errored": int(errored.sum())}
+    outside: dict[str, Any] = {"attempted": len(rows), "errored": int((foreign == -1).sum())}
+    foreign_share = rate(far[:, 1], far.sum(axis=1), level=draws.level)
+    return [
+        measured(share, "refused_share", better="neither", **about, **whole),
+        measured(answered, "answered_accuracy", better="higher", **about, **inside),
+        measured(foreign_share, "foreign_refused_share", better="higher", **about, **outside),
+    ]
+
+
+def _foreign(query: Query, rows: Array) -> Array:
+    """Answers to as many foreign rows as `rows`; not asked for where nothing is ever refused."""
+    rule = query.system.decision
+    if not isinstance(rule, UnlessEven):
+        return np.zeros(len(rows), dtype=np.int64)
+    column = query.columns[0]
+    inputs = taken_apart(query.inputs[rows], modality(query.columns), column.language, query.rng("taken apart"))
+    return rule.decide(query.probabilities(inputs), inputs, query.groups.take(rows))
