@@ -180,6 +180,25 @@ def test_cleaning_wrong_labels_helps_a_trained_system():
     assert treated.facts["num_train"] == len(treated.data.splits["train"]) < 600
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "most_right_lost"), [("image", 0.02), ("text", 0.1)])
+def test_wrong_labels_of_pictures_and_texts_go_too(kind, most_right_lost):
+    """Measured: of 129 wrong labels in 900 rows 35 and 41 stay; of 771 right ones 1 picture and 54 texts go.
+
+    One text in ten speaks against its label before anything is planted, and those are dropped as well.
+    """
+    data = small_images(1500, num_classes=2) if kind == "image" else small_texts(1500)
+    train = data.splits["train"]
+    wrong = np.random.default_rng(0).random(len(train)) < 0.3 * (train.groups.codes[:, 0] == 1)
+    data = with_split(data, "train", labels=np.where(wrong, 1 - train.labels, train.labels))
+    treated = drop_suspected_labels(system_of(data), floor=0.5)
+    kept = treated.data.splits["train"].rows - 1
+    assert wrong[kept].mean() < 0.45 * wrong.mean()
+    assert (~wrong[kept]).sum() > (1 - most_right_lost) * (~wrong).sum()
+    one, other = treated.lineage[-1].outcome["dropped_by_group"].values()
+    assert other["dropped"] > 2 * one["dropped"]  # they go from the group that has them
+
+
 def test_missing_cells_are_filled_from_train_alone(small_data):
     splits = {}
     for name, split in small_data.splits.items():
