@@ -21,6 +21,7 @@ from assay.serve.admission import Served, admit
 from assay.serve.bodies import Coder
 from assay.serve.refusals import Refusal
 from assay.tasks import Identity, Regression
+from assay.treatments.serve.refuse_unfamiliar import refuse_unfamiliar
 from assay.values import Array, Column, Data, Groups, System
 from serve_kit import GOOD, Caller, Echo, by_sex, calling, file_tiny, told
 
@@ -77,6 +78,22 @@ def test_the_open_protocol_takes_one_tensor_a_column(caller: Caller, tiny: Syste
         assert names["data"] == [("no", "yes")[one] for one in probabilities.argmax(axis=1)]
         assert answer["parameters"]["model_digest"] == tiny.model.digest
         assert all(isinstance(value, str | bool | int | float) for value in answer["parameters"].values())
+
+
+def test_a_refused_row_is_named_no_class(tiny: System, signer: Signer, tmp_path: Path) -> None:
+    treated = refuse_unfamiliar(tiny, refused=0.3)
+    with calling(admit(file_tiny(treated, tmp_path / "dossier", signer, bound=0.1))) as caller:
+        inputs = tiny.data.splits["test"].inputs[:60]
+        rows = decode_rows(tiny.data, inputs)
+        answer = caller.predict(*rows).json()
+        name = caller.service.served.name
+        _, names = caller.post(f"/v2/models/{name}/infer", {"inputs": tensors(rows)}).json()["outputs"]
+    probabilities = tiny.task.probabilities(treated.model.outputs(inputs))
+    given = treated.decision.decide(probabilities, inputs, tiny.data.splits["test"].groups)
+    assert 5 < (given == -2).sum() < 40
+    assert answer["predictions"] == [None if one < 0 else ("no", "yes")[one] for one in given]
+    assert names["data"] == ["" if one < 0 else ("no", "yes")[one] for one in given]
+    assert all(answer["probabilities"][row] == [0.5, 0.5] for row in np.flatnonzero(given == -2))
 
 
 def test_the_open_protocol_takes_one_coded_tensor_in_json_and_in_bytes(caller: Caller, tiny: System) -> None:
