@@ -349,7 +349,8 @@ CASES: dict[str, Case] = {
     "adversarial": Case(
         "adversarial",
         "2,000 training pictures of Fashion-MNIST, LeNet, 20 epochs, against `adversarial_training` at radius 0.1 "
-        "(one step a batch; published for many steps, which fit the training rows more closely); four reference models each, 2,000 members against 10,000 test pictures.",
+        "(one step a batch; the paper takes several); four reference models each, 2,000 members against 10,000 test "
+        "pictures.",
         ("members found at 1 % false alarms", "AUC of membership"),
         adversarial_pictures,
         4,
