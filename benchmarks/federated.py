@@ -6,7 +6,7 @@ tutorials write it: a copy of the module, a DataLoader and an optimizer for each
 Equality first: with one client the limit's weights are ours, and with ten the peer's are. Interleaved; CPU time.
 Limit, set before anything was measured: ours at most 1.2 times the bare training.
 Rounds: 100 clients, a tenth of them a round, E = 5, B = 10 (McMahan et al. 2017, table 2: 20 rounds for a network of
-1,663,370 parameters, `--model mcmahan` here; `small`, a LeNet of 58,058, is for a laptop). The test rows are read after
+1,663,370 parameters, `--model mcmahan` here; `small`, a LeNet of 57,190, is for a laptop). The test rows are read after
 every round: a race to a figure, as in the paper, not an estimate of accuracy.
 Run: python -m benchmarks.federated [--rounds 7], or
 python -m benchmarks.federated --to 0.99 [--skew labels:2] [--model mcmahan] [--algorithm scaffold] [--workers 10]

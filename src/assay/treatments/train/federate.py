@@ -203,12 +203,14 @@ def _settings(
     for name, known in (("training", TRAINING), ("protection", PROTECTION)):
         odd = sorted(set(asked[name]) - set(known))
         wrong.append(_common.unless(not odd, f"{name} sets {', '.join(odd)}", ", ".join(known)))
-    local = {one.name: training[one.name] for one in fields(LocalSettings) if one.name in training}
+    local: dict[str, Any] = {one.name: training[one.name] for one in fields(LocalSettings) if one.name in training}
     if algorithm == "fedprox":
         local.setdefault("proximal", PROXIMAL)
     elif local.get("proximal"):
         wrong.append(Problem(f"proximal is set, and the algorithm is {algorithm}", "fedprox"))
-    rest = {name: training[name] for name in ("num_rounds", "fraction", "drop_rate") if name in training}
+    rest: dict[str, Any] = {
+        name: training[name] for name in ("num_rounds", "fraction", "drop_rate") if name in training
+    }
     rest |= {name: protection[name] for name in PROTECTION if name in protection}
     whole, real = (
         {"num_rounds", "epochs", "batch_size"},
