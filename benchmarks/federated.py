@@ -40,6 +40,7 @@ from assay.train import TrainRecipe, TrainSettings, task_loss
 from assay.train.federation.clients import split_clients
 from assay.train.federation.local_work import Correction, LocalSettings, LocalWork, Update, seed_of
 from assay.train.federation.rounds import FederatedSettings, Federation
+from assay.train.loop import threads
 from assay.values import Array, Column, Data, Groups, Split, texts
 
 BATCH, CLIENTS, ROUNDS = 10, 10, 3
@@ -281,7 +282,7 @@ def race(options: argparse.Namespace) -> None:
         nonlocal best
         work.flat.values.copy_(federation.weights)
         work.module.eval()
-        with torch.no_grad():
+        with torch.no_grad(), threads(options.workers):  # the workers wait meanwhile
             answers = torch.cat([work.module(part).argmax(dim=1) for part in torch.split(inputs, 500)])
         work.module.train()
         right = float((answers == labels).double().mean())
