@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.errors import StorageError
-from assay.evidence.keys import weights_key
+from assay.evidence.keys import key_place, weights_key
 from assay.storage import encrypted as module
 from assay.storage import write_atomic
 from assay.storage.encrypted import HEADER, TAG, encrypted, is_encrypted, key_name, read_encrypted, rewrap
@@ -147,6 +147,7 @@ def test_where_the_key_comes_from(tmp_path, monkeypatch):
     made = weights_key(is_made=True)
     assert (tmp_path / "home" / "weights.key").stat().st_mode & 0o777 == 0o600
     assert weights_key() == weights_key(is_made=True) == made
+    assert key_place() == str(tmp_path / "home" / "weights.key")
     named = tmp_path / "key"
     monkeypatch.setenv("ASSAY_KEY_FILE", str(named))
     with pytest.raises(StorageError, match="does not exist"):
@@ -165,3 +166,4 @@ def test_where_the_key_comes_from(tmp_path, monkeypatch):
         weights_key()
     monkeypatch.setenv("ASSAY_KEY", OTHER.hex())
     assert weights_key() == OTHER
+    assert key_place() == "$ASSAY_KEY"

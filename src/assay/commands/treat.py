@@ -14,6 +14,8 @@ from assay.report.numbers import bounds, number
 
 def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, console: Console) -> None:
     """Treat a system and write the new one; the folder of the input stays as it is."""
+    from assay.evidence.keys import key_place
+    from assay.models.weight_files import form_of
     from assay.story import treat
 
     if not treatment:
@@ -33,6 +35,8 @@ def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, c
     for name, value in step.outcome.items():
         if isinstance(value, (int, float, str)):
             console.say(f"  {name.replace('_', ' ')}: {value}")
+    if form_of(treated.lineage).is_encrypted:
+        console.say(f"key:    {key_place()}; keep a copy, for without it nobody can restore the weights")
     console.say(f"system: {out} (digest {treated.digest[:16]}); it has no evidence until it is audited")
     console.say(f"next:   assay audit {out}")
     console.finish({"system": str(out), "digest": treated.digest, "lineage": treated.lineage})

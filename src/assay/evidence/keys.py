@@ -10,7 +10,7 @@ from assay.errors import Problem, StorageError
 from assay.evidence.signing import home, owner_secret
 from assay.storage.encrypted import KEY_BYTES
 
-__all__ = ["KEY_FILE", "KEY_TEXT", "weights_key"]
+__all__ = ["KEY_FILE", "KEY_TEXT", "key_place", "weights_key"]
 
 KEY_FILE, KEY_TEXT = "ASSAY_KEY_FILE", "ASSAY_KEY"
 _DIGITS = f"{2 * KEY_BYTES} hexadecimal digits"
@@ -26,17 +26,26 @@ def weights_key(folder: Path | None = None, *, is_made: bool = False) -> bytes:
     Whoever loses the key has lost the weights. Raises StorageError for a key that is missing, of another length, or in
     a file that others may read.
     """
-    text = os.environ.get(KEY_TEXT)
+    text, named = os.environ.get(KEY_TEXT), os.environ.get(KEY_FILE, "")
     if text is not None:
         return _from_text(text.encode(), f"${KEY_TEXT}", _DIGITS)
-    named = os.environ.get(KEY_FILE, "")
-    path = Path(named).expanduser() if named else (folder or home()) / "weights.key"
+    path = _path(folder)
     if not path.exists() and (named or not is_made):
         what = f"${KEY_FILE} names {path}, which does not exist" if named else f"there is no key in {path}"
         following = f"Put it back from a copy, or name it in ${KEY_FILE}" if not named else _MAKE
         raise StorageError(Problem(f"weights are encrypted, and {what}", _ALLOWED, following))
     data, _ = owner_secret(path, lambda: secrets.token_hex(KEY_BYTES).encode() + b"\n")
     return data if len(data) == KEY_BYTES else _from_text(data, str(path), _ALLOWED)
+
+
+def key_place() -> str:
+    """Where `weights_key` takes the key from, for people."""
+    return f"${KEY_TEXT}" if KEY_TEXT in os.environ else str(_path(None))
+
+
+def _path(folder: Path | None) -> Path:
+    named = os.environ.get(KEY_FILE, "")
+    return Path(named).expanduser() if named else (folder or home()) / "weights.key"
 
 
 def _from_text(data: bytes, where: str, allowed: str) -> bytes:
