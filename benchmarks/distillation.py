@@ -35,7 +35,7 @@ LOADERS = {
 }
 OPTIONS = {
     "distilled": {},
-    "distilled, T=1": {"temperature": 1.0},
+    "distilled, T=2": {"temperature": 2.0},
     "distilled, T=4": {"temperature": 4.0},
     "distilled, balance 0.25": {"balance": 0.25},
     "distilled, balance 0.5": {"balance": 0.5},
