@@ -24,6 +24,7 @@ RUNS = {
     "dp_step": [],
     "federated": [],
     "pruning": [],
+    "int8": [],
     "whole_audit": [],
 }
 HEAD = """# Benchmarks
