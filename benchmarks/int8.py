@@ -11,6 +11,7 @@ Run: python -m benchmarks.int8 [--rounds 9] [--only MLP CNN Transformer] [--no-t
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import statistics
 import sys
@@ -30,8 +31,10 @@ from assay.data.adult import load_adult
 from assay.data.sources.fashion_mnist import load_fashion_mnist
 from assay.data.sources.sentiment import load_sentiment
 from assay.models import Architecture, tensors
-from assay.models.adapters.onnx import parsed, session_of
-from assay.models.by_onnxruntime import graph_of
+from assay.models.adapters.module import evaluation
+from assay.models.adapters.onnx import exported, parsed, session_of
+from assay.models.by_onnxruntime import lean
+from assay.models.kernels import written_out
 from assay.models.quantised_graph import unpacked
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -81,7 +84,11 @@ def make(name: str, folder: Path) -> Trained:
     rows = data.splits["validation"].inputs
     picked = np.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).round().astype(np.int64)
     given = fed(plain, rows[picked]).numpy()
-    (folder / "float.onnx").write_bytes(graph_of(plain.model, rows[:3]))
+    module: Any = copy.deepcopy(plain.model.module)  # as torch exports it, not as ours is prepared for that
+    with evaluation(module), written_out(module), torch.no_grad():
+        proto = exported(module, fed(plain, rows[:3]))
+    lean(proto)  # quantize_dynamic fails on the shapes in between that the exporter writes
+    (folder / "float.onnx").write_bytes(proto.SerializeToString())
 
     class Rows(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -120,8 +127,6 @@ def ways_of(made: Trained, *, with_torchao: bool) -> dict[str, Callable[[torch.T
 
 def torchao_of(module: nn.Module) -> Callable[[torch.Tensor], Any]:
     """Dynamic activations and 8-bit weights, compiled: uncompiled it is slower than float32 at batch 1."""
-    import copy
-
     from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
     small = copy.deepcopy(module)

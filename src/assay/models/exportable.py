@@ -1,4 +1,4 @@
-"""Layers that torch's ONNX exporter has no form for, written as ONNX's own: recurrent layers with lengths."""
+"""Layers written for torch's ONNX exporter: recurrent ones with lengths, and encodings of rows in fewer nodes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from assay.models.mlp import TableEncoder
 from assay.models.recurrent import Recurrent
 from assay.models.wrapped import swap
 
@@ -62,7 +63,52 @@ class OnnxRecurrent(nn.Module):
         return ordered("weight_ih"), ordered("weight_hh"), biases
 
 
+class OnnxTable(nn.Module):
+    """A fitted encoding of table rows with the same answers in fewer nodes: at batch 1 they were half of an MLP's time.
+
+    What no training row called for (a missing number, a logarithm) is left out. A category's slot is 1 for codes c with
+    low <= c < high, and the slot of unknown ones for all others, NaN included: two comparisons for all slots at once.
+    """
+
+    is_rest: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, encoder: TableEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        code, size = encoder.slot_code, encoder.slot_size
+        self.register_buffer("is_rest", code < 0)
+        self.register_buffer("low", code.clamp_min(0))
+        self.register_buffer(
+            "high", torch.where(code < 0, size, torch.nextafter(code, torch.full_like(code, torch.inf)))
+        )
+        self.has_missing, self.has_logs = bool(encoder.saw_missing.any()), bool((encoder.log_scale > 0).any())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """`(N, F)` to `(N, D)`."""
+        known = self.encoder
+        values = linear = inputs.index_select(1, known.numeric)
+        if self.has_missing:
+            missing = torch.isnan(values) & known.saw_missing
+            values = linear = torch.where(missing, known.fill, values)
+        if self.has_logs:
+            scale = torch.where(known.log_scale > 0, known.log_scale, 1.0)
+            logs = torch.sign(values) * torch.log1p(values.abs() / scale)
+            linear = torch.where(known.log_scale > 0, logs, values)
+        linear = (linear - known.centre) / known.scale
+        parts = [linear, missing.to(inputs.dtype) if self.has_missing else linear * 0]
+        if known.num_bins:
+            left, right = known.edges[:, :-1], known.edges[:, 1:]
+            parts.append(((values[:, :, None] - left) / (right - left)).clamp(0, 1).flatten(1))
+        codes = inputs.index_select(1, known.slot_column)
+        parts.append((((codes >= self.low) & (codes < self.high)) ^ self.is_rest).to(inputs.dtype))
+        return torch.cat(parts, dim=1)
+
+
 def exportable(module: nn.Module) -> nn.Module:
-    """The module, changed in place, with every recurrent body in the form that the exporter takes."""
-    swap(module, {name: OnnxRecurrent(one) for name, one in module.named_modules() if isinstance(one, Recurrent)})
+    """The module, changed in place, with recurrent bodies and encodings of rows in the form that is exported."""
+    parts = [(name, part) for name, part in module.named_modules() if name]
+    swap(module, {name: OnnxRecurrent(part) for name, part in parts if isinstance(part, Recurrent)})
+    swap(module, {name: OnnxTable(part) for name, part in parts if isinstance(part, TableEncoder)})
     return module

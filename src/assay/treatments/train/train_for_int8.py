@@ -124,9 +124,10 @@ def train_for_int8(
     Q rounds to the grid that `quantize_static` rounds to; its gradient is taken as 1, and as 0 where an input is
     clipped. Weights are rounded from the first step on, inputs after the share `start` of all steps, on ranges that run
     along with training. The result is the 8-bit model, which answers as the module did in training: `layers` as in
-    `quantize_static` ("rule", "all" or names), `epochs` instead of the recipe's. Limits: takes about twice the time of
-    plain training; one rounding is not felt, that of what a convolution adds to a sum; recurrent weights stay float32;
-    query and meter only afterwards, no gradients. At 8 bits, rounding afterwards usually loses as little.
+    `quantize_static` ("rule", "all" or names), `epochs` instead of the recipe's. Limits: takes 1.3 times as long as
+    plain training (an MLP on Adult); one rounding is not felt, that of what a convolution adds to a sum; recurrent
+    weights stay float32; query and meter only afterwards, no gradients. At 8 bits, rounding afterwards
+    usually loses as little.
     Raises TreatmentError without a plain recipe, after model-stage treatments, for names of no layer, and for a module
     that torch cannot export; MissingExtraError without onnx, onnxscript and onnxruntime.
 
