@@ -311,3 +311,25 @@ def test_planted_gap_is_found_and_localised():
 def test_measured_counts_errored_in_the_denominator():
     one = stats.measured(stats.exact_rate(3, 10), "a", unit="share", better="higher", attempted=12, errored=2)
     assert (one.attempted, one.scored, one.errored, one.level) == (12, 10, 2, 0.95)
+
+
+@pytest.mark.parametrize("num", [1, 300, 40_000])
+def test_faster_ways_of_adding_give_the_same_bits(num):
+    """Whole numbers in float32, and many cells row by row, against one product of float64 weights."""
+    rng = np.random.default_rng(num)
+    draws = make_draws(b"key", "split", [rng.integers(0, 7, num)], num_draws=60)
+    whole, codes = rng.integers(-3, 400, (num, 3)).astype(np.float64), rng.integers(0, 200, num)
+    apart = draws.sums(whole + 0.5) - draws.sums(np.full((num, 3), 0.5))  # halves take the way of float64
+    assert np.allclose(draws.sums(whole), apart, rtol=1e-12, atol=1e-6)
+    if num <= 32_768:  # a unit is a row
+        weights = np.empty((60, num))
+        weights[:] = draws._multiplicity[:, draws._units]
+        assert np.array_equal(draws.sums(whole)[1:], weights @ whole)
+        hot = (codes[:, None] == np.arange(200)).astype(np.float64)
+        assert np.array_equal(draws.counts(codes, 200), np.concatenate([hot.sum(axis=0)[None], weights @ hot]))
+
+
+def test_a_small_sample_is_drawn_once_and_another_order_is_another_sample():
+    draws = make_draws(b"key", "split", [np.arange(50) % 3], num_draws=5)
+    assert draws.of(np.arange(10)) is draws.of(np.arange(10))
+    assert draws.of(np.arange(10)) is not draws.of(np.arange(11))
