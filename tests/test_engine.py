@@ -152,11 +152,11 @@ def test_an_active_probe_without_a_cost_is_refused() -> None:
 
 
 def test_row_budget_is_kept(known_system: System, workspace: Workspace) -> None:
-    tight = replace(workspace, row_budget=820)
+    tight = replace(workspace, row_budget=805)
     audited = engine.audit(known_system, workspace=tight)
     failed = audited.find("nudge_once")
     assert failed.value is None
-    assert "more model rows" in failed.reason
+    assert "the row budget reaches for 5 of 50 rows" in failed.reason
     assert audited.find("hit_rate").value is not None
     with pytest.raises(BudgetError):
         engine.audit(known_system, workspace=replace(workspace, row_budget=10, folder=None))

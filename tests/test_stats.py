@@ -317,7 +317,7 @@ def test_measured_counts_errored_in_the_denominator():
 def test_faster_ways_of_adding_give_the_same_bits(num):
     """Whole numbers in float32, and many cells row by row, against one product of float64 weights."""
     rng = np.random.default_rng(num)
-    draws = make_draws(b"key", "split", [rng.integers(0, 7, num)], num_draws=60)
+    draws = stats.make_draws(b"key", "split", [rng.integers(0, 7, num)], num_draws=60)
     whole, codes = rng.integers(-3, 400, (num, 3)).astype(np.float64), rng.integers(0, 200, num)
     apart = draws.sums(whole + 0.5) - draws.sums(np.full((num, 3), 0.5))  # halves take the way of float64
     assert np.allclose(draws.sums(whole), apart, rtol=1e-12, atol=1e-6)
@@ -330,6 +330,6 @@ def test_faster_ways_of_adding_give_the_same_bits(num):
 
 
 def test_a_small_sample_is_drawn_once_and_another_order_is_another_sample():
-    draws = make_draws(b"key", "split", [np.arange(50) % 3], num_draws=5)
+    draws = stats.make_draws(b"key", "split", [np.arange(50) % 3], num_draws=5)
     assert draws.of(np.arange(10)) is draws.of(np.arange(10))
     assert draws.of(np.arange(10)) is not draws.of(np.arange(11))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from assay import registry, units
+from assay.access.allowance import Allowance, allowance
 from assay.access.canaries import canary_training
 from assay.access.handles import Meter, Query, Retrain
 from assay.access.references import reference_models
@@ -53,6 +54,7 @@ class Plan:
 
 
 ON_REQUEST = "it costs far more than a pass over the test rows: name it among the probes, or ask for all of them"
+ROWS = frozenset({"query", "gradient"})  # access to which a smaller sample of rows is an answer
 COMPARES_GROUPS = ("fairness", "data")  # other families only report by group where there are groups
 
 
@@ -257,11 +259,16 @@ def audit(
         common = draws_for([system], [], workspace) if any(probe.access for probe in todo) else needs["draws"]
     # Energy comes last, so that it can say what the rest of the audit took.
     ordered = sorted(todo, key=lambda probe: (probe.family == "energy", bool(probe.access), probe.name))
+    passes: dict[str, float] = {}  # run by now, and for what share of their rows
     for number, probe in enumerate(ordered):
         workspace.progress(f"{system.name}: {probe.name}", number, len(ordered))
-        active = _active_needs(probe, system, observation, workspace, (ledger, meter))
-        results[probe.name] = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
-        _store(probe, system, workspace, results[probe.name])
+        costs = probe.cost(sizes_of(system)) if probe.cost else {}
+        part = allowance(costs, ledger.budget - ledger.total, passes) if probe.access & ROWS else Allowance()
+        active = _active_needs(probe, system, observation, workspace, (ledger, meter, part))
+        found = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
+        results[probe.name] = part.told(found)
+        if not part.taken:  # more of the budget would give more
+            _store(probe, system, workspace, found)
     workspace.progress(f"{system.name}: audited", len(ordered), len(ordered))
     return Audit(
         system=system,
@@ -284,12 +291,16 @@ def _want(todo: Sequence[Probe]) -> frozenset[str]:
 
 
 def _active_needs(
-    probe: Probe, system: System, observation: Observation, workspace: Workspace, counters: tuple[Ledger, EnergyMeter]
+    probe: Probe,
+    system: System,
+    observation: Observation,
+    workspace: Workspace,
+    counters: tuple[Ledger, EnergyMeter, Allowance],
 ) -> dict[str, Any]:
-    ledger, meter = counters
+    ledger, meter, part = counters
     needs: dict[str, Any] = {}
-    if probe.access & {"query", "gradient"}:
-        handle = Query(system, workspace, ledger, probe.name)
+    if probe.access & ROWS:
+        handle = Query(system, workspace, ledger, probe.name, part)
         needs |= {"query": handle, "gradient": handle}
     if "meter" in probe.access:
         needs["meter"] = Meter(system, ledger, meter, probe.name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from assay import units
+from assay.access.allowance import Allowance
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
 from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
@@ -39,6 +40,7 @@ class Query:
     workspace: Workspace
     ledger: Ledger
     kind: str = "query"
+    allowance: Allowance = field(default_factory=Allowance, compare=False)
 
     @property
     def _test(self) -> Split:
@@ -83,7 +85,11 @@ class Query:
         return keyed_rng(name, self._test.digest)
 
     def rows(self, num: int) -> Array:
-        """At most `num` test row indices, sorted, the same for every system on this data."""
+        """At most `num` test row indices, sorted, the same for every system on this data; fewer where the budget ends.
+
+        Raises BudgetError where it reaches for hardly any.
+        """
+        num = self.allowance.of(min(num, len(self._test)))
         chosen = self.rng("rows").permutation(len(self._test))[:num]  # a prefix: smaller samples nest in larger ones
         return np.sort(chosen)
 
