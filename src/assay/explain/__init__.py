@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from assay.explain.finer import Part, finer
 from assay.explain.masked import (
     Explanation,
     Masked,
@@ -17,10 +16,8 @@ from assay.explain.masked import (
 __all__ = [
     "Explanation",
     "Masked",
-    "Part",
     "background_effects",
     "explain",
-    "finer",
     "masked_passes",
     "num_blocks",
     "num_model_rows",
