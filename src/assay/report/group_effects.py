@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from assay.estimation.widen import FRACTIONS
 from assay.report.charts import BETTER, FAINT, INK, SOFT, WORSE, columns_of, wrap
 from assay.report.figures import Figure, figure
 from assay.report.heat_map import centred, drawn, left
@@ -58,7 +59,7 @@ def _chart(panels: _Panels, units: Units, say: Phrases) -> Any:
     texts: list[dict[str, Any]] = []
     width = GROUP + NAMES + (PANEL + GAP) * len(panels.rates)
     top = float(HEAD)
-    reach = {rate: _reach(panels, rate) for rate in panels.rates}
+    reach = {rate: _reach(panels, rate, is_share=units.get(rate, "fraction") in FRACTIONS) for rate in panels.rates}
     for column, rate in enumerate(panels.rates):
         middle = GROUP + NAMES + column * (PANEL + GAP) + PANEL / 2
         texts.append(centred(middle, 9, say.metric(rate), size=11.5, ink=INK))
@@ -70,12 +71,13 @@ def _chart(panels: _Panels, units: Units, say: Phrases) -> Any:
     return drawn(boxes, texts, (width, top + 4))
 
 
-def _reach(panels: _Panels, rate: str) -> float:
+def _reach(panels: _Panels, rate: str, *, is_share: bool) -> float:
     """Half the width of a rate's panels: the same for all groups. Very wide intervals run out of the panel."""
     found = [one for group in panels.groups for one in panels.effects[group].get(rate, ()) if one is not None]
     values = [abs(float(one["value"])) for one in found]
     ends = [abs(float(one[end])) for one in found for end in ("low", "high") if one[end] is not None]
-    return 1.05 * max(*values, min(max(ends, default=0.0), 2.5 * max(values)), 1e-9)
+    most = max(*values, min(max(ends, default=0.0), 2.5 * max(values)), 1e-9)
+    return min(1.05 * most, 1.0) if is_share else 1.05 * most
 
 
 def _band(

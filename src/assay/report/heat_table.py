@@ -44,7 +44,7 @@ def heat_table(matrix: Matrix, say: Phrases) -> dict[str, Any]:
         "digests": [
             (name, matrix["digests"].get(full, "")) for name, full in zip(names, matrix["systems"], strict=True)
         ],
-        "errored": list(matrix["errored"].items()),
+        "errored": [(breakable(name), why) for name, why in matrix["errored"].items()],
         "legend": (say("legend marks").format(baseline=names[0]), say("legend strong"), say("legend empty")),
     }
 

@@ -11,7 +11,7 @@ from assay.report.group_effects import group_effects
 from assay.report.heat_map import Grid, heat_map
 from assay.report.heat_table import heat_table
 from assay.report.matrix_cells import MARKS, Matrix, cell, change, families_of, short_names
-from assay.report.numbers import number
+from assay.report.numbers import number, scale
 from assay.report.phrases import Phrases
 
 __all__ = ["matrix_chart", "matrix_section", "short_names"]
@@ -33,7 +33,6 @@ def matrix_section(matrix: Matrix, say: Phrases, units: Mapping[str, str], colum
             {"name": name, "verdict": _verdict(matrix, system), **_story(matrix, system, say)}
             for name, system in zip(names[1:], systems[1:], strict=True)
         ],
-        "errored": list(matrix["errored"].items()),
         "groups": group_effects(matrix, units, columns, say),
         "tradeoffs": _tradeoffs(matrix, say),
         "baseline": names[0],
@@ -109,17 +108,20 @@ def _tradeoff(matrix: Matrix, at: tuple[int | None, int], say: Phrases) -> Figur
     keys, (across, up) = [tuple(key) for key in matrix["keys"]], at
     if across is None:
         return None
-    points: list[dict[str, Any]] = [
-        {"name": name, "pareto": system in matrix["pareto"], **_axis("x", x), **_axis("y", y)}
+    found = [
+        (name, system in matrix["pareto"], *(matrix["cells"][system][index]["measurement"] for index in (across, up)))
         for system, name in zip(matrix["systems"], short_names(matrix), strict=True)
-        for x, y in [[matrix["cells"][system][index]["measurement"] for index in (across, up)]]
-        if x and y and x["value"] is not None and y["value"] is not None
     ]
-    if not points:
+    found = [one for one in found if all(axis and axis["value"] is not None for axis in one[2:])]
+    if not found:
         return None
-    titles = (say.name(keys[across]), say.name(keys[up]))
+    size, suffix = scale(max(abs(one[2]["value"]) for one in found), found[0][2]["unit"])
+    points: list[dict[str, Any]] = [
+        {"name": name, "pareto": is_best, **_axis("x", x, size), **_axis("y", y)} for name, is_best, x, y in found
+    ]
+    titles = (say.name(keys[across]) + (f" ({suffix})" if suffix else ""), say.name(keys[up]))
     words = [f"{one['name']}: {number(one['x'])}, {number(one['y'])}" for one in points]
-    title = f"{titles[1]}{say('against')}{titles[0]}"
+    title = f"{say.name(keys[up])}{say('against')}{say.name(keys[across])}"
     return figure(charts.scatter(points, titles=titles), title=title, description=f"{title}. {'; '.join(words)}.")
 
 
@@ -127,7 +129,7 @@ def _first(keys: Sequence[tuple[str, ...]], metrics: Sequence[str]) -> int | Non
     return next((index for index, key in enumerate(keys) if key[1] in metrics), None)
 
 
-def _axis(name: str, found: Mapping[str, Any]) -> dict[str, float]:
-    value = found["value"]
+def _axis(name: str, found: Mapping[str, Any], size: float = 1.0) -> dict[str, float]:
+    value = found["value"] / size
     ends = {"low": found["low"], "high": found["high"]}
-    return {name: value} | {f"{name}_{end}": value if at is None else at for end, at in ends.items()}
+    return {name: value} | {f"{name}_{end}": value if at is None else at / size for end, at in ends.items()}

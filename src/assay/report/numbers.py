@@ -75,6 +75,15 @@ def limit(bound: str, unit: str = "") -> str:
     return f"{sign} {f'{value / scale:.10g}'.replace('-', '−')}{' ' + suffix if suffix else ''}"
 
 
+def scale(size: float, unit: str) -> tuple[float, str]:
+    """What numbers of about this size are divided by, and the unit they then have; 1 and nothing where it stays.
+
+    >>> scale(0.00024, "seconds"), scale(0.3, "fraction")
+    ((1e-06, 'µs'), (1.0, ''))
+    """
+    return _scale(abs(size), unit)
+
+
 def _scale(size: float, unit: str) -> tuple[float, str]:
     scales = _SCALES.get(unit)
     if scales is None:
