@@ -128,7 +128,7 @@ def _line(
     boxes.append({"x": at - 3, "x2": at + 3, "y": y - 3.5, "y2": y + 3.5, "fill": ink})
     if mark:
         side = ends[1] + 7 if at > middle else ends[0] - 7
-        texts.append(centred(min(max(side, middle - PANEL / 2 + 4), middle + PANEL / 2 - 4), y, mark, size=9, ink=ink))
+        texts.append(centred(min(max(side, middle - PANEL / 2 - 7), middle + PANEL / 2 + 7), y, mark, size=9, ink=ink))
 
 
 def _words(panels: _Panels, say: Phrases) -> str:
