@@ -42,12 +42,12 @@ def augment_by_gan(
     and how they compare with validation rows (`assay.data.quality.generated.compare`); the probe `synthetic_rows`
     compares them with test rows.
     Limits: not better than copying the few real rows. Adult, women earning more (1,068 rows; three seeds): right
-    answers 0.605 before, 0.775 after; 0.802 with plain copies, 0.781 with SMOTE. All cost accuracy (0.870 before, 0.851,
-    0.851, 0.855), and women are ranked worse than with copies (area under ROC 0.930, 0.940). Pictures, 50 rows of a
-    class, 600 of the others: shirts of Fashion-MNIST (one seed) 0.002 before, 0.147 after, 0.262 with copies, 0.295 with
-    SMOTE; fives of MNIST (two seeds, too few to tell) 0.832, 0.899, 0.874, 0.861. What it has on Adult is that its rows
-    repeat nobody: they lie no nearer to training than to test rows, which those of SMOTE do. Of 50 fives it remembered
-    some (p = 0.01). It misses rare values and gives no privacy. Pictures take 30 to 60 CPU ms a step.
+    answers 0.605 before, 0.775 after; 0.802 with plain copies, 0.781 with SMOTE. All cost accuracy (0.870 before,
+    0.851, 0.851, 0.855), and women are ranked worse than with copies (area under ROC 0.930, 0.940). Pictures, 50 rows
+    of a class, 600 of the others: shirts of Fashion-MNIST (one seed) 0.002 before, 0.147 after, 0.262 with copies,
+    0.295 with SMOTE; fives of MNIST (two seeds, too few to tell) 0.832, 0.899, 0.874, 0.861. What it has on Adult: its
+    rows lie no nearer to training than to test rows, and those of SMOTE do. Of 50 fives it remembered some (p = 0.01
+    on one seed). It misses rare values and gives no privacy. Pictures take 30 to 60 CPU ms a step.
     Raises TreatmentError without a plain recipe (a private one would lose its epsilon, for the GAN sees every row), for
     regression, texts, and pictures whose sides are no multiples of 4; where a scarce cell has fewer than 50 rows to
     learn from, and where no cell is scarce.
