@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from assay.estimation.needed import MOST_REQUIRED, TOO_SMALL, smallest_group
+from assay.report.effects import effect_figures
 from assay.report.heat_table import script
 from assay.report.matrix_cells import FAMILIES
 from assay.report.matrix_section import matrix_section
@@ -53,6 +54,7 @@ def render(dossier: Dossier, *, tables: Mapping[str, Any], signed_by: str, lang:
         slices=slice_figure(dossier, say),
         tree=tree_figure(dossier, say),
         attributions=attribution_figures(dossier, say),
+        effects=effect_figures(dossier, say),
         reliability=reliability_figure(dossier, say),
         membership=membership_figures(dossier, say),
         training=training_section(dossier, say),
