@@ -98,12 +98,13 @@ def by_hand(system, clients, settings, *, seed):
     return module
 
 
-@pytest.mark.parametrize(("algorithm", "proximal"), [("fedavg", 0.0), ("fedprox", 2.0)])
-@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize(
+    ("algorithm", "proximal", "secure"), [("fedavg", 0.0, False), ("fedavg", 0.0, True), ("fedprox", 2.0, False)]
+)
 def test_rounds_are_the_definition(trained, algorithm, proximal, secure):
     clients = split_clients(trained.data.splits["train"], trained.data, num_clients=4, skew="dirichlet:0.5", seed=2)
     local = LocalSettings(epochs=2, batch_size=40, learning_rate=0.2, decay=0.5, proximal=proximal)
-    settings = FederatedSettings(algorithm=algorithm, num_rounds=3, local=local, secure_sum=secure)
+    settings = FederatedSettings(algorithm=algorithm, num_rounds=2, local=local, secure_sum=secure)
     work = work_of(trained, clients, settings=local)
     run_federation(work, settings, seed=5)
     expected = by_hand(trained, clients, settings, seed=5)
@@ -114,7 +115,7 @@ def test_rounds_are_the_definition(trained, algorithm, proximal, secure):
 CURVES, BEST = np.array([1.0, 2.0, 3.0]), np.array([-1.0, 2.0, 0.5])  # sqrt of curvature, and minimum, of each client
 
 
-def quadratic(algorithm, *, steps, proximal=0.0, fraction=1.0, num_rounds=80):
+def quadratic(algorithm, *, steps, proximal=0.0, fraction=1.0, num_rounds=45):
     """Where clients with losses a_k (w - b_k)^2 / 2, one weight and whole batches, end; and the a_k, and the rate."""
     inputs = CURVES.astype(np.float32)[:, None]
     labels = (CURVES * BEST).astype(np.float32)
@@ -133,7 +134,7 @@ def quadratic(algorithm, *, steps, proximal=0.0, fraction=1.0, num_rounds=80):
 @pytest.mark.parametrize(("algorithm", "proximal"), [("fedavg", 0.0), ("fedprox", 3.0)])
 def test_where_local_steps_pull_clients_apart_the_end_is_where_theory_says(algorithm, proximal):
     """Steps of client k lead to w + s_k (b_k - w), s_k by the linear recursion; the end is the s-mean of b."""
-    steps = 8
+    steps = 5
     found, curvature, rate = quadratic(algorithm, steps=steps, proximal=proximal)
     kept = 1 - rate * (curvature + proximal)
     pull = curvature / (curvature + proximal) * (1 - kept**steps)
@@ -143,7 +144,7 @@ def test_where_local_steps_pull_clients_apart_the_end_is_where_theory_says(algor
 
 @pytest.mark.parametrize("fraction", [1.0, 0.67])
 def test_control_variates_end_at_the_minimum_of_all_rows(fraction):
-    found, curvature, _ = quadratic("scaffold", steps=8, fraction=fraction)
+    found, curvature, _ = quadratic("scaffold", steps=5, fraction=fraction)
     assert found == pytest.approx((curvature * BEST).sum() / curvature.sum(), abs=1e-3)
 
 
@@ -339,23 +340,23 @@ def test_small_and_many_clients_are_left_out(trained):
     told = federated_averaging(trained, num_clients=150, training={"num_rounds": 1}).lineage[-1].outcome
     assert told["by_client"] == []
     assert "150 clients" in told["by_client_left_out"]
-    skewed = federated_averaging(trained, num_clients=60, skew="dirichlet:0.2", training={"num_rounds": 1})
+    skewed = federated_averaging(trained, num_clients=40, skew="dirichlet:0.2", training={"num_rounds": 1})
     told = skewed.lineage[-1].outcome["by_client"]
     small = [one for one in told if set(one) == {"client", "left_out"}]
-    assert len(told) == 60
-    assert 0 < len(small) < 60
+    assert len(told) == 40
+    assert 0 < len(small) < 40
     assert skewed.lineage[-1].outcome["rows_by_client"]["least"] < 10
 
 
 def test_a_leak_of_a_client_is_seen(trained):
     """A client that learns its few rows by heart: the weights it sends have less loss on them than on others."""
-    training = {"num_rounds": 2, "epochs": 60, "learning_rate": 0.5, "batch_size": 4}
+    training = {"num_rounds": 2, "epochs": 100, "learning_rate": 1.0, "batch_size": 20}
     recipe = replace(trained.recipe, architecture=Architecture("mlp", {"hidden": [64], "num_bins": 32}))
     few = trained.data.splits["train"].take(np.arange(60))
     data = replace(trained.data, splits={**trained.data.splits, "train": few})
     treated = federated_averaging(replace(trained, recipe=recipe, data=data), num_clients=3, training=training)
     told = treated.lineage[-1].outcome["by_client"]
-    assert min(one["update_auc"] for one in told) > 0.65
+    assert min(one["update_auc"] for one in told) > 0.6
     assert np.mean([one["loss_gap"] for one in told]) > 0.1
 
 
