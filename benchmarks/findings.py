@@ -144,26 +144,32 @@ def summary(claim: Claim, mine: Sequence[Result]) -> str:
     return "**mixed**: " + ", ".join(f"{word} in {num}" for word, num in counts.items()) + f" of {len(said)}"
 
 
-def page(found: Sequence[Result], given: argparse.Namespace) -> str:
-    """docs/findings.md."""
+def page(found: Sequence[Result]) -> str:
+    """docs/findings.md: the verdicts first, then each claim with its cases."""
+    counts = sorted({len(one.by_seed) for one in found})
     lines = [
         "# Published signs, on our own systems\n",
-        f"Made by `python -m benchmarks.findings --write --seeds {given.seeds}` ({sum_seconds(found):,.0f} CPU "
-        f"seconds). {given.seeds} seeds a case; every interval is of 95 % and covers test rows and seeds. Effects are "
-        "treated minus untreated, means over seeds, both twins of the same seed and on the same test rows. A judged "
-        "row has its verdict at the end; rows without one are shown beside it.\n",
-        "What this does not show: other data, other sizes of network, other strengths of a treatment. Several effects "
-        "are judged at 95 % each, without correction over the page, except where classes are counted.\n",
+        f"Made by `python -m benchmarks.findings --write` ({' to '.join(map(str, counts))} seeds a case, "
+        f"{sum_seconds(found):,.0f} CPU seconds). Every interval is of 95 % and covers test rows and seeds. Effects are "
+        "treated minus untreated, means over seeds, both twins of the same seed and on the same test rows. A judged row "
+        "has its verdict at the end; rows without one are shown beside it.\n",
+        "| published | here |\n|---|---|",
     ]
-    for key, claim in CLAIMS.items():
-        mine = [one for one in found if CASES[one.case].claim == key]
-        if not mine:
-            continue
+    told = {key: [one for one in found if CASES[one.case].claim == key] for key in CLAIMS}
+    told = {key: mine for key, mine in told.items() if mine}
+    lines += [f"| {CLAIMS[key].title} | {summary(CLAIMS[key], mine)} |" for key, mine in told.items()]
+    lines.append(
+        '\nWhat this does not show: other data, other sizes of network, other strengths of a treatment; "not settled" '
+        "is no evidence against a claim. Several effects are judged at 95 % each, without correction over the page, except "
+        "where classes are counted.\n"
+    )
+    for key, mine in told.items():
+        claim = CLAIMS[key]
         lines += [f"## {claim.title}\n", f"{claim.says} Source: {claim.source}\n", f"Here: {summary(claim, mine)}.\n"]
         for name, case in CASES.items():
             rows = [one for one in mine if one.case == name]
             if rows:
-                lines += [case.protocol + "\n", *table(rows)]
+                lines += [f"{case.protocol} Seeds: {len(rows[0].by_seed)}.\n", *table(rows)]
     return "\n".join(lines)
 
 
@@ -194,6 +200,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(CASES), help=f"of {', '.join(CASES)}; or claims {', '.join(CLAIMS)}")
     parser.add_argument("--data")
     parser.add_argument("--out", type=Path, help="results as JSON")
+    parser.add_argument("--beside", type=Path, nargs="+", help="results of an earlier --out, for cases not run now")
     parser.add_argument("--page", type=Path, help="the page to this file instead")
     parser.add_argument("--write", action="store_true", help="write docs/findings.md")
     return parser.parse_args()
@@ -204,11 +211,16 @@ def main() -> None:
     given = arguments()
     asked = given.only.split(",")
     names = [name for name, case in CASES.items() if name in asked or case.claim in asked]
-    found = results(measure(names, given))
+    found = results(measure(names, given)) if names else []
+    known = {one.case for one in found}
+    for file in given.beside or []:  # earlier results of other cases
+        earlier = [Result(**one) for one in json.loads(file.read_text("utf-8"))["results"]]
+        found += [one for one in earlier if one.case not in known]
+        known |= {one.case for one in earlier}
     told: Mapping[str, Any] = {"seeds": given.seeds, "results": [asdict(one) for one in found]}
     if given.out:
         given.out.write_text(json.dumps(told, indent=1), "utf-8")
-    text = page(found, given)
+    text = page(found)
     if given.write or given.page:
         (given.page or PAGE).write_text(text, "utf-8")
     print(text)
