@@ -150,9 +150,9 @@ def page(found: Sequence[Result]) -> str:
     lines = [
         "# Published signs, on our own systems\n",
         f"Made by `python -m benchmarks.findings --write` ({' to '.join(map(str, counts))} seeds a case, "
-        f"{sum_seconds(found):,.0f} CPU seconds). Every interval is of 95 % and covers test rows and seeds. Effects are "
-        "treated minus untreated, means over seeds, both twins of the same seed and on the same test rows. A judged row "
-        "has its verdict at the end; rows without one are shown beside it.\n",
+        f"{sum_seconds(found):,.0f} CPU seconds). Every interval is of 95 % and covers test rows and seeds. "
+        "Effects are treated minus untreated, means over seeds, both twins of the same seed and on the same test "
+        "rows. A judged row has its verdict at the end; rows without one are shown beside it.\n",
         "| published | here |\n|---|---|",
     ]
     told = {key: [one for one in found if CASES[one.case].claim == key] for key in CLAIMS}
@@ -160,8 +160,8 @@ def page(found: Sequence[Result]) -> str:
     lines += [f"| {CLAIMS[key].title} | {summary(CLAIMS[key], mine)} |" for key, mine in told.items()]
     lines.append(
         '\nWhat this does not show: other data, other sizes of network, other strengths of a treatment; "not settled" '
-        "is no evidence against a claim. Several effects are judged at 95 % each, without correction over the page, except "
-        "where classes are counted.\n"
+        "is no evidence against a claim. Several effects are judged at 95 % each, without correction over the page, "
+        "except where classes are counted.\n"
     )
     for key, mine in told.items():
         claim = CLAIMS[key]
