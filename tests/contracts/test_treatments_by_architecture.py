@@ -73,7 +73,11 @@ def system_of(name: str) -> System:
 SEES_NO_WEIGHTS, ENOUGH = {"data", "serve"}, {"cnn_lenet", "gru"}
 TRAINS_AS_IT_IS = {"exponentiated_gradient", "smooth_labels"}
 # What ends in the graph of another treatment here sees each kind of layer there; exporting takes seconds.
-AS_ANOTHER = {"train_for_int8": {"cnn_residual", "transformer"}, "run_by_onnxruntime": {"cnn_vgg", "gru"}}
+AS_ANOTHER = {
+    "train_for_int8": {"cnn_residual", "transformer"},
+    "run_by_onnxruntime": {"cnn_vgg", "gru"},
+    "quantize_int4": {"cnn_lenet", "transformer"},
+}
 CASES = [
     pytest.param(
         name,
