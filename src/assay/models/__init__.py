@@ -199,6 +199,8 @@ for _name in (
     "transformer",
     "ngrams",
     "channels",
+    "sparse",
+    "by_onnxruntime",
 ):
     importlib.import_module(f"assay.models.{_name}")  # registers itself, with the names above
 
