@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import torch
 
 from assay.digests import digest_of
+from assay.models import Architecture, FitsEncoding, build
+from assay.models.adapters.module import ModuleModel
+from assay.tasks import Argmax, task_of
 from assay.units import Columns, Ground
-from assay.values import Array, Column, Data, Groups, Split, texts
+from assay.values import Array, Column, Data, Fitted, Groups, Split, System, texts
 
 COLUMNS = (
     Column("age", "numeric", low=17, high=90),
@@ -47,6 +52,36 @@ class KnownModel:
         self.num_rows += len(inputs)
         score = self.slope * (inputs[:, 0] - 50) + 0.04 * (inputs[:, 1] - 50)
         return np.stack([-score / 2, score / 2], axis=1).astype(np.float32)
+
+
+class Remembers:
+    """A recipe that keeps every split and seed it was given, and trains nothing."""
+
+    digest = "remembers"
+
+    def __init__(self) -> None:
+        self.seen: list[Split] = []
+        self.seeds: list[int] = []
+
+    def fit(self, split: Split, data: Data, seed: int) -> Fitted:
+        self.seen.append(split)
+        self.seeds.append(seed)
+        return Fitted(KnownModel(0.06), {"steps": 1})
+
+
+def remembering(data: Data, *, seed: int = 7) -> System:
+    """A system of a known model whose recipe remembers what it is trained on."""
+    return System("known", KnownModel(), data, task_of(data), Argmax(), Remembers(), seed=seed)
+
+
+def untrained(data: Data, name: str, params: dict[str, Any]) -> System:
+    """A system of an architecture with the weights it starts from, and a fitted encoding."""
+    torch.manual_seed(0)
+    module = build(name, columns=data.columns, num_outputs=2, params=params)
+    if isinstance(module, FitsEncoding):
+        module.fit_encoding(data.splits["train"])
+    model = ModuleModel(module.eval(), architecture=Architecture(name, params))
+    return System(name, model, data, task_of(data), Argmax())
 
 
 def columns_over(background: Array) -> Ground:

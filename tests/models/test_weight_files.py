@@ -14,33 +14,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from assay.errors import AssayError, ModelError, TreatmentError
-from assay.models import MLP, Architecture, build, placed
-from assay.models.adapters.module import ModuleModel
+from assay.models import MLP, build, placed
 from assay.models.placed import place
 from assay.models.store import load_parts, load_system, save_system
 from assay.models.weight_files import INDEX, Form, form_of, shards_of
 from assay.probes.energy.model_bytes import load_bytes
-from assay.tasks import Argmax, task_of
 from assay.treatments.model.prune_channels import prune_channels
 from assay.treatments.model.quantize_int8 import quantize_int8
 from assay.treatments.model.shard_weights import shard_weights
-from assay.values import System
-from support import COLUMNS, small_texts
+from support import COLUMNS, small_texts, untrained
 
 MIB = 1 << 20
 
 
-def made(data, name, params):
-    torch.manual_seed(0)
-    module = build(name, columns=data.columns, num_outputs=2, params=params)
-    module.fit_encoding(data.splits["train"])
-    model = ModuleModel(module.eval(), architecture=Architecture(name, params))
-    return System(name, model, data, task_of(data), Argmax())
-
-
 @pytest.fixture(scope="module")
 def small(small_data):
-    return made(small_data, "mlp", {"hidden": [32, 32, 16]})
+    return untrained(small_data, "mlp", {"hidden": [32, 32, 16]})
 
 
 @pytest.fixture
@@ -71,7 +60,7 @@ def test_the_same_bits_come_back_from_several_files(small, small_data, folder):
 
 def test_a_text_model_and_eight_bits_come_back_too(small, small_data, tmp_path):
     """Tables of any length, and buffers of another type than the untouched module has."""
-    texts = made(small_texts(200), "lstm", {"dim": 8, "num_hidden": 8, "vocab_size": 60, "num_grams": 200})
+    texts = untrained(small_texts(200), "lstm", {"dim": 8, "num_hidden": 8, "vocab_size": 60, "num_grams": 200})
     for system in (texts, quantize_int8(small)):
         sharded = shard_weights(system, max_shard_bytes=1024)
         loaded = load_system(save_system(sharded, tmp_path / system.name), system.data)
@@ -140,7 +129,7 @@ def status(field: str) -> int:
 @pytest.mark.slow
 def test_loading_has_the_model_and_one_file_in_memory(small_data, tmp_path):
     """Largest size of this process, against the same system in one file."""
-    system = made(small_data, "mlp", {"hidden": [1500] * 12})
+    system = untrained(small_data, "mlp", {"hidden": [1500] * 12})
     total = system.model.num_bytes
     folders = {
         most: save_system(shard_weights(system, max_shard_bytes=most), tmp_path / str(most))
@@ -225,7 +214,7 @@ def test_parts_on_devices_answer_the_same(small, folder, small_data):
     loaded = load_system(folder, small_data, devices={"body": "cpu", "head": "cpu"})
     rows = small_data.splits["test"].inputs
     np.testing.assert_array_equal(loaded.model.outputs(rows), small.model.outputs(rows))
-    text = made(small_texts(100), "transformer", {"dim": 16, "vocab_size": 60, "num_layers": 2})
+    text = untrained(small_texts(100), "transformer", {"dim": 16, "vocab_size": 60, "num_layers": 2})
     before = text.model.outputs(text.data.splits["test"].inputs)
     place(text.model.module, {"embedding": "cpu", "body.blocks.1": "cpu"})
     np.testing.assert_array_equal(text.model.outputs(text.data.splits["test"].inputs), before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,32 +11,16 @@ from assay import engine, registry
 from assay.errors import TreatmentError
 from assay.models import Architecture
 from assay.observe import Workspace
-from assay.tasks import Argmax, task_of
+from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.data.drop_duplicates import drop_duplicates
 from assay.treatments.data.drop_suspected_labels import drop_suspected_labels, keep_floor
 from assay.treatments.data.fill_missing import fill_missing
 from assay.treatments.data.redact_personal_data import redact_personal_data
-from assay.values import Column, Data, Fitted, Groups, Split, System, texts
-from support import KnownModel, small_images, small_texts
+from assay.values import Column, Data, Groups, Split, texts
+from support import remembering, small_images, small_texts
 
 registry.load()
-
-
-@dataclass
-class Remembers:
-    """A recipe that keeps the split it was given."""
-
-    seen: list = field(default_factory=list)
-    digest: str = "remembers"
-
-    def fit(self, split, data, seed):
-        self.seen.append(split)
-        return Fitted(KnownModel(0.06), {"steps": 1})
-
-
-def system_of(data):
-    return System("known", KnownModel(), data, task_of(data), Argmax(), Remembers(), seed=7)
 
 
 def with_split(data, name, **values):
@@ -59,7 +43,7 @@ def test_copies_go_and_the_rest_stays(kind, small_data):
     data = {"table": small_data, "image": small_images(120), "text": distinct_texts()}[kind]
     data = copied(data)
     train = data.splits["train"]
-    system = system_of(data)
+    system = remembering(data)
     treated = drop_duplicates(system)
     (seen,) = system.recipe.seen
     assert set(train.rows) - set(seen.rows) == set(train.rows[[1, 2, 5, 6]])
@@ -90,7 +74,7 @@ def test_near_copies_go_when_asked(small_data):
     train = small_data.splits["train"]
     known = small_data.splits["test"].inputs.copy()
     known[:3] = train.inputs[7:10] + np.array([0.01, 0.01, 0, 0], dtype=np.float32)
-    system = system_of(with_split(small_data, "test", inputs=known))
+    system = remembering(with_split(small_data, "test", inputs=known))
     assert drop_duplicates(system).lineage[-1].outcome["num_dropped"] == 0
     treated = drop_duplicates(system, near=True)
     assert set(train.rows) - set(treated.data.splits["train"].rows) == set(train.rows[7:10])
@@ -103,7 +87,7 @@ def test_the_last_row_of_a_class_is_not_dropped(small_data):
     data = with_split(small_data, "train", labels=labels)
     known = data.splits["test"].inputs.copy()
     known[0] = train.inputs[0]
-    system = system_of(with_split(data, "test", inputs=known))
+    system = remembering(with_split(data, "test", inputs=known))
     with pytest.raises(TreatmentError, match="no training row of yes"):
         drop_duplicates(system)
     assert system.recipe.seen == []
@@ -134,7 +118,7 @@ def noisy(num=900, rate=0.15, seed=0):
 
 def test_wrong_labels_go_and_groups_are_counted():
     data, wrong = noisy()
-    treated = drop_suspected_labels(system_of(data), floor=0.5)
+    treated = drop_suspected_labels(remembering(data), floor=0.5)
     kept = treated.data.splits["train"].rows - 1
     assert wrong[kept].mean() < 0.1 * wrong.mean()
     assert (~wrong).sum() - (~wrong[kept]).sum() <= 6
@@ -146,7 +130,7 @@ def test_wrong_labels_go_and_groups_are_counted():
 def test_the_floor_holds_in_every_cell_and_keeps_the_least_doubtful():
     data, _ = noisy(rate=0.3)
     train = data.splits["train"]
-    treated = drop_suspected_labels(system_of(data), floor=0.9)
+    treated = drop_suspected_labels(remembering(data), floor=0.9)
     kept = treated.data.splits["train"]
     for sex in (0, 1):
         for label in (0, 1):
@@ -164,7 +148,7 @@ def test_the_floor_holds_in_every_cell_and_keeps_the_least_doubtful():
 def test_suspects_do_not_depend_on_test_rows():
     data, _ = noisy()
     other = with_split(data, "test", inputs=data.splits["test"].inputs * 0 - 3)
-    first, second = (drop_suspected_labels(system_of(one)).data.splits["train"].digest for one in (data, other))
+    first, second = (drop_suspected_labels(remembering(one)).data.splits["train"].digest for one in (data, other))
     assert first == second
 
 
@@ -191,7 +175,7 @@ def test_wrong_labels_of_pictures_and_texts_go_too(kind, most_right_lost):
     train = data.splits["train"]
     wrong = np.random.default_rng(0).random(len(train)) < 0.3 * (train.groups.codes[:, 0] == 1)
     data = with_split(data, "train", labels=np.where(wrong, 1 - train.labels, train.labels))
-    treated = drop_suspected_labels(system_of(data), floor=0.5)
+    treated = drop_suspected_labels(remembering(data), floor=0.5)
     kept = treated.data.splits["train"].rows - 1
     assert wrong[kept].mean() < 0.45 * wrong.mean()
     assert (~wrong[kept]).sum() > (1 - most_right_lost) * (~wrong).sum()
@@ -206,7 +190,7 @@ def test_missing_cells_are_filled_from_train_alone(small_data):
         inputs[:10, 0], inputs[5:20, 2] = np.nan, -1
         splits[name] = replace(split, inputs=inputs)
     data = replace(small_data, splits=splits)
-    treated = fill_missing(system_of(data))
+    treated = fill_missing(remembering(data))
     train = splits["train"].inputs
     median = np.float32(np.median(train[10:, 0]))
     common = np.bincount(train[train[:, 2] >= 0, 2].astype(int)).argmax()
@@ -220,7 +204,7 @@ def test_missing_cells_are_filled_from_train_alone(small_data):
     assert np.isnan(data.splits["train"].inputs).any()  # the old system is as it was
     train = replace(splits["train"], inputs=np.full_like(train, np.nan))
     with pytest.raises(TreatmentError, match="age"):
-        fill_missing(system_of(replace(data, splits={**splits, "train": train})))
+        fill_missing(remembering(replace(data, splits={**splits, "train": train})))
 
 
 def test_personal_data_is_redacted_in_every_split_and_never_recorded():
@@ -229,7 +213,7 @@ def test_personal_data_is_redacted_in_every_split_and_never_recorded():
         told = data.splits[name].inputs.tolist()
         told[0] = f"{told[0]} ann@example.org 4111 1111 1111 1111"
         data = with_split(data, name, inputs=texts(told))
-    treated = redact_personal_data(system_of(data))
+    treated = redact_personal_data(remembering(data))
     for name, split in treated.data.splits.items():
         assert split.inputs[0].endswith("<EMAIL> <CARD>")
         assert split.inputs.tolist()[1:] == data.splits[name].inputs.tolist()[1:]
@@ -292,9 +276,9 @@ def test_what_does_not_fit_is_said(small_data):
         (fill_missing, small_texts(60), "texts"),
         (fill_missing, small_images(60), "images"),
     ):
-        system = system_of(data)
+        system = remembering(data)
         with pytest.raises(TreatmentError, match=f"its inputs are {word}"):
             treatment(system)
         assert system.recipe.seen == []
     with pytest.raises(TreatmentError, match="floor is 2"):
-        drop_suspected_labels(system_of(small_data), floor=2)
+        drop_suspected_labels(remembering(small_data), floor=2)

@@ -13,31 +13,13 @@ from assay.data import load_adult
 from assay.errors import TreatmentError
 from assay.models import Architecture
 from assay.observe import Workspace
-from assay.tasks import Argmax, task_of
+from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.data._cells import loss, middle, mondrian
 from assay.treatments.data.generalise_to_k import generalise_to_k
-from assay.values import Fitted, System
-from support import KnownModel, small_texts
+from support import remembering, small_texts
 
 registry.load()
-
-
-class Remembers:
-    """A recipe that keeps the split it was given."""
-
-    digest = "remembers"
-
-    def __init__(self):
-        self.seen = []
-
-    def fit(self, split, data, seed):
-        self.seen.append(split)
-        return Fitted(KnownModel(0.06), {"steps": 1})
-
-
-def system_of(data):
-    return System("known", KnownModel(), data, task_of(data), Argmax(), Remembers(), seed=7)
 
 
 def told(split, features, groups):
@@ -79,7 +61,7 @@ def test_k_is_reached_and_what_is_recorded_is_what_brute_force_counts(small_data
     inputs = train.inputs.copy()
     inputs[:9, 0], inputs[5:30, 3] = np.nan, -1
     data = replace(small_data, splits={**small_data.splits, "train": replace(train, inputs=inputs)})
-    system = system_of(data)
+    system = remembering(data)
     treated = generalise_to_k(system, k=k)
     (seen,) = system.recipe.seen
     rows = told(seen, [0, 3], [0, 1])  # age and sex as features, sex and race as groups
@@ -104,7 +86,7 @@ def test_k_is_reached_and_what_is_recorded_is_what_brute_force_counts(small_data
 
 
 def test_more_lookalikes_cost_more(small_data):
-    outcomes = [generalise_to_k(system_of(small_data), k=k).lineage[-1].outcome for k in (2, 10, 50)]
+    outcomes = [generalise_to_k(remembering(small_data), k=k).lineage[-1].outcome for k in (2, 10, 50)]
     lost = [one["information_lost"] for one in outcomes]
     assert lost == sorted(lost)
     assert lost[0] < lost[-1]
@@ -118,12 +100,12 @@ def test_what_does_not_fit_is_said(small_data):
         ({"columns": ["shoe size"]}, "each once, of age, hours, job, sex, race"),
         ({"columns": []}, "no column is a quasi-identifier"),
     ):
-        system = system_of(small_data)
+        system = remembering(small_data)
         with pytest.raises(TreatmentError, match=words):
             generalise_to_k(system, **options)
         assert system.recipe.seen == []
     with pytest.raises(TreatmentError, match="texts"):
-        generalise_to_k(system_of(small_texts(60)))
+        generalise_to_k(remembering(small_texts(60)))
 
 
 def test_the_probe_sees_it(small_data):

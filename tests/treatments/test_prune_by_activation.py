@@ -14,7 +14,6 @@ from assay.errors import ModelError, TreatmentError
 from assay.models import Architecture, build, tensors
 from assay.models.adapters.module import ModuleModel
 from assay.models.sparse import Sparse, can_be_sparse, from_layer, packed, unpacked
-from assay.tasks import Argmax, task_of
 from assay.treatments.model.factor_low_rank import factor_low_rank
 from assay.treatments.model.prune_by_activation import (
     chosen,
@@ -24,21 +23,12 @@ from assay.treatments.model.prune_by_activation import (
     two_of_four,
 )
 from assay.treatments.model.quantize_int8 import quantize_int8
-from assay.values import System
-from support import small_images
-
-
-def made(data, name, params):
-    torch.manual_seed(0)
-    module = build(name, columns=data.columns, num_outputs=2, params=params)
-    module.fit_encoding(data.splits["train"])
-    model = ModuleModel(module.eval(), architecture=Architecture(name, params))
-    return System(name, model, data, task_of(data), Argmax())
+from support import small_images, untrained
 
 
 @pytest.fixture(scope="module")
 def small(small_data):
-    return made(small_data, "mlp", {"hidden": [18, 13]})
+    return untrained(small_data, "mlp", {"hidden": [18, 13]})
 
 
 def given_to(module, inputs):
@@ -64,7 +54,7 @@ def test_norms_are_those_of_what_comes_in(small):
 def test_norms_of_a_convolution_are_those_of_its_windows():
     """Against sums over every place of the picture, padding written out."""
     data = small_images(60, num_classes=2, channels=2)
-    system = made(data, "cnn_residual", {"width": 3, "depths": [1, 1], "norm": "none"})
+    system = untrained(data, "cnn_residual", {"width": 3, "depths": [1, 1], "norm": "none"})
     rows = data.splits["test"].inputs[:5]
     found, given = input_norms(system.model.module, rows), given_to(system.model.module, rows)
     layers = can_be_sparse(system.model.module)

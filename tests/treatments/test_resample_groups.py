@@ -8,28 +8,9 @@ import numpy as np
 import pytest
 
 from assay.errors import TreatmentError
-from assay.tasks import Argmax, task_of
 from assay.treatments.data.resample_groups import copies, resample_groups, rounded
 from assay.treatments.data.reweigh_groups import balancing_factors, reweigh_groups
-from assay.values import Fitted, System
-from support import KnownModel
-
-
-class Remembers:
-    """A recipe that keeps the split it was given."""
-
-    digest = "remembers"
-
-    def __init__(self):
-        self.seen = []
-
-    def fit(self, split, data, seed):
-        self.seen.append(split)
-        return Fitted(KnownModel(0.06), {"steps": 1})
-
-
-def system_of(data, seed=7):
-    return System("known", KnownModel(), data, task_of(data), Argmax(), Remembers(), seed=seed)
+from support import remembering
 
 
 def cells_of(group, label):
@@ -78,7 +59,7 @@ def test_an_empty_cell_stays_empty():
 
 
 def test_trains_on_whole_rows_by_the_seed_and_records_the_cells(small_data):
-    system = system_of(small_data)
+    system = remembering(small_data)
     treated = resample_groups(system, columns=["sex", "race"])
     (seen,) = system.recipe.seen
     train = small_data.splits["train"]
@@ -93,18 +74,18 @@ def test_trains_on_whole_rows_by_the_seed_and_records_the_cells(small_data):
     assert outcome["num_left_out"] == len(train) - len(np.unique(seen.rows)) == outcome["num_copies"]
     inside = (seen.groups.codes[:, 0] == 1) & (seen.groups.codes[:, 1] == 0) & (seen.labels == 1)
     assert outcome["cells"]["sex=Male & race=x & yes"]["after"] == inside.sum()
-    again, other = (resample_groups(system_of(small_data, seed)) for seed in (7, 8))
+    again, other = (resample_groups(remembering(small_data, seed=seed)) for seed in (7, 8))
     assert again.digest == resample_groups(system).digest != other.digest
 
 
 def test_weights_unknown_columns_and_a_lost_class_are_refused(small_data):
     with pytest.raises(TreatmentError, match="Use reweigh_groups"):
-        resample_groups(reweigh_groups(system_of(small_data)))
+        resample_groups(reweigh_groups(remembering(small_data)))
     with pytest.raises(TreatmentError, match="sex, race"):
-        resample_groups(system_of(small_data), columns=["age"])
+        resample_groups(remembering(small_data), columns=["age"])
     train = small_data.splits["train"]
     labels = np.zeros_like(train.labels)
     labels[0] = 1  # the only row of its class, in a cell that is to have a third of a row
     data = replace(small_data, splits={**small_data.splits, "train": replace(train, labels=labels)})
     with pytest.raises(TreatmentError, match="no training row of yes"):
-        resample_groups(system_of(data), columns=["sex", "race"])
+        resample_groups(remembering(data), columns=["sex", "race"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,20 +10,8 @@ import pytest
 from assay.errors import TreatmentError
 from assay.tasks import Argmax, task_of
 from assay.treatments.data.reweigh_groups import balancing_factors, reweigh_groups
-from assay.values import Fitted, System
-from support import KnownModel
-
-
-@dataclass
-class Remembers:
-    """A recipe that keeps the weights it was given."""
-
-    seen: list = field(default_factory=list)
-    digest: str = "remembers"
-
-    def fit(self, split, data, seed):
-        self.seen.append((split.weights, seed))
-        return Fitted(KnownModel(0.06), {"steps": 1})
+from assay.values import System
+from support import KnownModel, Remembers, remembering
 
 
 def test_a_table_by_hand():
@@ -62,8 +50,9 @@ def test_trains_once_with_weights_times_the_old_ones(small_data):
     data = replace(small_data, splits={**small_data.splits, "train": train})
     system = System("known", KnownModel(), data, task_of(data), Argmax(), recipe, seed=7)
     treated = reweigh_groups(system, columns=["sex", "race"])
-    [(weights, seed)] = recipe.seen
-    assert seed == 7
+    [split] = recipe.seen
+    assert recipe.seeds == [7]
+    weights = split.weights
     sex, race = train.groups.codes.T
     assert weights == pytest.approx(old * balancing_factors(sex * 10 + race, train.labels, old), rel=1e-6)
     assert treated.data.splits["test"] is data.splits["test"]
@@ -75,6 +64,6 @@ def test_trains_once_with_weights_times_the_old_ones(small_data):
 
 @pytest.mark.parametrize("columns", [["age"], [], ["sex", "sex"]])
 def test_unknown_columns_are_named(small_data, columns):
-    system = System("known", KnownModel(), small_data, task_of(small_data), Argmax(), Remembers())
+    system = remembering(small_data)
     with pytest.raises(TreatmentError, match="sex, race"):
         reweigh_groups(system, columns=columns)

@@ -12,32 +12,15 @@ from assay import engine, registry
 from assay.errors import TreatmentError
 from assay.models import Architecture
 from assay.observe import Workspace
-from assay.tasks import Argmax, task_of
+from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.data.swap_identity_terms import swap_identity_terms
 from assay.units.people import AXES, terms
-from assay.values import Column, Fitted, Groups, System, texts
-from support import KnownModel, small_texts
+from assay.values import Column, Groups, texts
+from support import remembering, small_texts
 
 registry.load()
 SEX = Column("named", "categorical", ("female", "male"))
-
-
-class Remembers:
-    """A recipe that keeps the split it was given."""
-
-    digest = "remembers"
-
-    def __init__(self):
-        self.seen = []
-
-    def fit(self, split, data, seed):
-        self.seen.append(split)
-        return Fitted(KnownModel(0.06), {"steps": 1})
-
-
-def system_of(data):
-    return System("known", KnownModel(), data, task_of(data), Argmax(), Remembers(), seed=7)
 
 
 def planted(num=400, *, language="en", share=0.9, seed=0):
@@ -59,7 +42,7 @@ def planted(num=400, *, language="en", share=0.9, seed=0):
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_word_and_its_counterpart_have_the_same_labels(language):
     data = planted(language=language)
-    train, system = data.splits["train"], system_of(data)
+    train, system = data.splits["train"], remembering(data)
     treated = swap_identity_terms(system, groups_of_the_named=["named"])
     (seen,) = system.recipe.seen
     for word in ("she", "woman", "sister") if language == "en" else ("她", "女人", "姐姐"):
@@ -88,7 +71,7 @@ def test_groups_stay_unless_they_say_who_is_named_and_texts_without_a_word_are_n
     told[100] = "She and a Muslim met Jamal"
     weights = np.linspace(0.5, 1.5, len(train)).astype(np.float32)
     data = replace(data, splits={**data.splits, "train": replace(train, inputs=texts(told), weights=weights)})
-    system = system_of(data)
+    system = remembering(data)
     outcome = swap_identity_terms(system).lineage[-1].outcome
     (seen,) = system.recipe.seen
     num = len(train) - 100
@@ -98,7 +81,7 @@ def test_groups_stay_unless_they_say_who_is_named_and_texts_without_a_word_are_n
     assert extra[num:] == ["She and a Muslim met Greg", "She and a Christian met Jamal"]
     assert np.array_equal(seen.weights[len(train) : len(train) + num], weights[100:])
     assert np.array_equal(seen.groups.codes[len(train) : len(train) + num], train.groups.codes[100:])
-    system = system_of(data)
+    system = remembering(data)
     swap_identity_terms(system, axes=["belief"])
     assert len(system.recipe.seen[0]) == len(train) + 1
 
@@ -112,7 +95,7 @@ def test_what_does_not_fit_is_said(small_data):
         (small_texts(60), {}, "none of its training texts has a word"),
         (replace(planted(60), columns=(Column("text", "text", language="fr"),)), {}, "its texts are in fr"),
     ):
-        system = system_of(data)
+        system = remembering(data)
         with pytest.raises(TreatmentError, match=words):
             swap_identity_terms(system, **options)
         assert system.recipe.seen == []

@@ -307,6 +307,14 @@ def recipe_from_json(about: Mapping[str, Any], data: Data) -> Recipe:
     return _named(_recipes, about, "recipe")(about, data)
 
 
+def base_from_json(about: Mapping[str, Any], data: Data) -> TrainRecipe:
+    """The plain recipe under another one, from what that one's `to_json` wrote. Raises ModelError for any other."""
+    base = recipe_from_json(about["base"], data)
+    if not isinstance(base, TrainRecipe):
+        raise ModelError(Problem(f"the recipe under {about['name']} is a {type(base).__name__}", "TrainRecipe"))
+    return base
+
+
 def _train_recipe(about: Mapping[str, Any], data: Data) -> Recipe:
     architecture = Architecture(about["architecture"]["name"], dict(about["architecture"]["params"]))
     return TrainRecipe(architecture, task_of(data), TrainSettings(**about["settings"]))

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from assay.digests import digest_of
-from assay.errors import ModelError, Problem
 from assay.models.gan import GanSettings, fit_gan
-from assay.models.store import recipe_from_json, register_recipe
+from assay.models.store import base_from_json, register_recipe
 from assay.train.recipe import TrainRecipe
 from assay.train.traces import FACT
 from assay.values import Array, Column, Data, Fitted, Groups, Recipe, Split
@@ -87,11 +86,8 @@ class AugmentRecipe:
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    base = recipe_from_json(about["base"], data)
-    if not isinstance(base, TrainRecipe):
-        raise ModelError(Problem(f"the recipe under augmentation is a {type(base).__name__}", "TrainRecipe"))
     own = float(about["ratio"]), int(about["num_steps"]), int(about["width"])
-    return AugmentRecipe(base, tuple(about["columns"]), *own)
+    return AugmentRecipe(base_from_json(about, data), tuple(about["columns"]), *own)
 
 
 register_recipe("augment_by_gan", _from_json)

@@ -13,7 +13,7 @@ from torch import nn
 from assay.models import Architecture, FitsEncoding, build, resolve
 from assay.models.adapters.module import ModuleModel, OutputsAre
 from assay.train.checkpoints import Checkpoints
-from assay.train.loop import Hooks, fit
+from assay.train.loop import Hooks, Loss, fit
 from assay.train.settings import TrainSettings
 from assay.train.traces import FACT, LossTrace
 from assay.train.workers import Alone, Workers
@@ -69,6 +69,14 @@ class TrainRecipe:
         """A trained module as a model of this recipe's task and of its architecture, every parameter written out."""
         outputs_are: OutputsAre = "values" if self.task.name == "regression" else "logits"
         return ModuleModel(module, outputs_are=outputs_are, architecture=resolve(self.architecture, columns))
+
+    def fit_by(self, loss: Loss, split: Split, data: Data, seed: int) -> Fitted:
+        """Train from scratch on `split` by another loss, in this process; the rest is as in `fit`."""
+        module = self.make_module(split, data, seed)
+        validation = data.splits.get("validation") if self.settings.patience or self.is_watched else None
+        hooks = Hooks(progress=self.progress, validation=validation, loss=loss, columns=data.columns)
+        facts = fit(module, split, task=self.task, settings=self.settings, seed=seed, hooks=hooks)
+        return Fitted(self.wrap(module, data.columns), facts)
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`; with `patience`, the validation split of `data` says when to stop."""

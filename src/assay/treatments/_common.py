@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from assay import registry
 from assay.errors import Problem, TreatmentError
-from assay.models.adapters.module import ModuleModel
+from assay.models import tensors
+from assay.models.adapters.module import ModuleModel, evaluation
 from assay.train import TrainRecipe
 from assay.values import Array, Groups, Model, Split, Step, System
 
@@ -64,6 +67,21 @@ def needs_no_later_stage(system: System) -> Problem | None:
     later = [step.treatment for step in system.lineage if step.stage in ("model", "serve")]
     following = "Apply the treatments of the data and train stage first"
     return unless(not later, f"training again would undo {', '.join(later)}", following=following)
+
+
+def trains_again(system: System) -> list[Problem | None]:
+    """What every treatment needs that trains by another loss or another recipe around the plain one."""
+    return [
+        needs_recipe(system),
+        needs_train_recipe(system),
+        needs_no_later_stage(system),
+        needs_split(system, "train"),
+    ]
+
+
+def needs_classes(system: System) -> Problem | None:
+    """One of several classes is the answer."""
+    return unless(bool(system.task.classes), f"its task is {system.task.name}", "classification")
 
 
 def needs_module(system: System) -> Problem | None:
@@ -141,6 +159,17 @@ def spread_rows(split: Split, num: int) -> Array:
 def spread_places(num_rows: int, num: int) -> Array:
     """Positions of up to `num` of `num_rows` rows at even distances."""
     return np.linspace(0, num_rows - 1, min(num, num_rows)).round().astype(np.int64)
+
+
+def pass_over(module: nn.Module, rows: Array, handles: Iterable[RemovableHandle], *, batch_size: int) -> None:
+    """Show `module` every row, in evaluation and without gradients, for hooks that watch it; then take them off."""
+    try:
+        with evaluation(module), torch.inference_mode():
+            for start in range(0, len(rows), batch_size):
+                module(tensors(module, rows[start : start + batch_size]))
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def module_of(model: Model) -> nn.Module | None:

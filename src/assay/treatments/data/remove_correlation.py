@@ -39,10 +39,7 @@ def remove_correlation(system: System, *, columns: Sequence[str] | None = None, 
     names, wrong = _common.chosen_columns(system, columns)
     kind = system.data.modality
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
+        *_common.trains_again(system),
         _common.unless(0 < alpha <= 1, f"alpha is {alpha}", "more than 0, at most 1"),
         wrong,
         _unread(system, names) if kind == "table" else Problem(f"its inputs are {kind}s", "tables"),

@@ -33,7 +33,7 @@ def reweigh_groups(system: System, *, columns: Sequence[str] | None = None) -> S
         _common.needs_recipe(system),
         _common.needs_no_later_stage(system),
         _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        _common.needs_classes(system),
         wrong,
     ]
     _common.refuse("reweigh_groups", system, problems)

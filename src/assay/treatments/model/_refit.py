@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from assay.models import tensors
-from assay.models.adapters.module import evaluation
+from assay.treatments import _common
 from assay.values import Array
 
 RIDGE = 1e-3  # of the mean squared activation: keeps the refit near the old weights where rows say little
@@ -76,13 +75,7 @@ def _watch(module: nn.Module, names: Sequence[str], rows: Array) -> dict[str, Se
         return record
 
     handles = [module.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    try:
-        with evaluation(module), torch.inference_mode():
-            for start in range(0, len(rows), BATCH):
-                module(tensors(module, rows[start : start + BATCH]))
-    finally:
-        for handle in handles:
-            handle.remove()
+    _common.pass_over(module, rows, handles, batch_size=BATCH)
     pairs = {name: tuple(zip(*parts, strict=True)) for name, parts in found.items()}
     return {name: (torch.cat(taken), torch.cat(told)) for name, (taken, told) in pairs.items()}
 

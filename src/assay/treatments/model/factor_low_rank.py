@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import tensors
-from assay.models.adapters.module import ModuleModel, evaluation
+from assay.models.adapters.module import ModuleModel
 from assay.models.low_rank import LowRank, factored, low_rank_architecture
 from assay.models.wrapped import linear_layers, swap
 from assay.registry import EVERY_TASK, treatment
@@ -107,11 +106,5 @@ def second_moments(module: nn.Module, inputs: Array) -> dict[str, Tensor]:
         return record
 
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in linear_layers(module).items()]
-    try:
-        with evaluation(module), torch.inference_mode():
-            for start in range(0, len(inputs), BATCH):
-                module(tensors(module, inputs[start : start + BATCH]))
-    finally:
-        for handle in handles:
-            handle.remove()
+    _common.pass_over(module, inputs, handles, batch_size=BATCH)
     return {name: (total / max(1, counts[name])).clone() for name, total in sums.items()}

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import tensors
-from assay.models.adapters.module import ModuleModel, evaluation
+from assay.models.adapters.module import ModuleModel
 from assay.models.sparse import Layer, can_be_sparse, from_layer, sparse_architecture
 from assay.models.wrapped import swap
 from assay.registry import treatment
@@ -129,13 +128,7 @@ def input_norms(module: nn.Module, rows: Array) -> dict[str, Tensor]:
         return record
 
     handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in can_be_sparse(module).items()]
-    try:
-        with evaluation(module), torch.inference_mode():
-            for start in range(0, len(rows), BATCH):
-                module(tensors(module, rows[start : start + BATCH]))
-    finally:
-        for handle in handles:
-            handle.remove()
+    _common.pass_over(module, rows, handles, batch_size=BATCH)
     return {name: total.sqrt().float().clone() for name, total in sums.items()}
 
 

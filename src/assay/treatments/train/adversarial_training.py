@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from assay.errors import ModelError, Problem
-from assay.models.store import recipe_from_json, register_recipe
+from assay.errors import Problem
+from assay.models.store import base_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Hooks, TrainRecipe, fit, task_loss
 from assay.treatments import _common
@@ -89,10 +89,7 @@ class AdversarialRecipe:
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    base = recipe_from_json(about["base"], data)
-    if not isinstance(base, TrainRecipe):
-        raise ModelError(Problem(f"the recipe under an adversarial one is a {type(base).__name__}", "TrainRecipe"))
-    return AdversarialRecipe(base, AdversarialSettings(**about["settings"]))
+    return AdversarialRecipe(base_from_json(about, data), AdversarialSettings(**about["settings"]))
 
 
 register_recipe("adversarial_training", _from_json)
@@ -122,12 +119,9 @@ def adversarial_training(
     if kind != "text":
         chosen = radius_of(system.data.columns)[0] if radius is None else float(radius)
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
+        *_common.trains_again(system),
         _common.unless(kind != "text", "its inputs are texts, which have no small steps", "tables and images"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        _common.needs_classes(system),
         _common.unless(kind == "text" or 0 < chosen <= 1, f"radius is {chosen}", "above 0, at most 1"),
         _common.unless(num_steps >= 1, f"num_steps is {num_steps}", "1 or more"),
         _common.unless(epochs is None or epochs >= 1, f"epochs is {epochs}", "1 or more, or None"),

@@ -16,7 +16,7 @@ from assay.errors import ModelError, Problem
 from assay.models import Architecture, build, describe, resolve
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
-from assay.train import Hooks, Loss, TrainRecipe, fit
+from assay.train import Loss, TrainRecipe
 from assay.treatments import _common
 from assay.values import Array, Data, Fitted, Modality, Model, Recipe, Split, System, digest_of, plain
 
@@ -71,19 +71,11 @@ class DistillRecipe:
     def fit_student(self, teacher: Model, split: Split, *, data: Data, seed: int) -> Fitted:
         """The student alone, on the answers of a teacher that exists."""
         recipe = replace(self.teacher, architecture=self.student)
-        module = recipe.make_module(split, data, seed)
         logits = recipe.task.logits(teacher.outputs(split.inputs), teacher.outputs_are)
         loss = soft_loss(logits, split.labels, temperature=self.temperature, hard_share=self.hard_share)
         if self.balance:
             split = replace(split, weights=cell_weights(split, self.columns, self.balance))
-        hooks = Hooks(
-            progress=recipe.progress,
-            validation=data.splits.get("validation") if recipe.settings.patience else None,
-            loss=loss,
-            columns=data.columns,
-        )
-        facts = fit(module, split, task=recipe.task, settings=recipe.settings, seed=seed, hooks=hooks)
-        return Fitted(recipe.wrap(module, data.columns), facts)
+        return recipe.fit_by(loss, split, data, seed)
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
@@ -181,11 +173,8 @@ def _wrong_options(
 ) -> list[Problem | None]:
     temperature, hard_share, balance = numbers
     return [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        *_common.trains_again(system),
+        _common.needs_classes(system),
         None if hidden is None else _wrong_hidden(system, hidden),
         _common.unless(0 < temperature < np.inf, f"temperature is {temperature}", "a positive number"),
         _common.unless(0 <= hard_share <= 1, f"hard_share is {hard_share}", "0 to 1"),

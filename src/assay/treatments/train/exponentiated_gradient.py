@@ -10,9 +10,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from assay.errors import ModelError, Problem
+from assay.errors import Problem
 from assay.models.adapters.module import ModuleModel
-from assay.models.store import recipe_from_json, register_recipe
+from assay.models.store import base_from_json, register_recipe
 from assay.models.votes import Votes, votes_architecture
 from assay.registry import treatment
 from assay.tasks import Argmax
@@ -81,11 +81,8 @@ class ReductionRecipe:
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    base = recipe_from_json(about["base"], data)
-    if not isinstance(base, TrainRecipe):
-        raise ModelError(Problem(f"the recipe under exponentiated_gradient is a {type(base).__name__}", "TrainRecipe"))
     own = about["settings"]
-    return ReductionRecipe(base, ReductionSettings(**{**own, "columns": tuple(own["columns"])}))
+    return ReductionRecipe(base_from_json(about, data), ReductionSettings(**{**own, "columns": tuple(own["columns"])}))
 
 
 register_recipe("exponentiated_gradient", _from_json)
@@ -158,10 +155,7 @@ def exponentiated_gradient(
     names, wrong = _common.chosen_columns(system, columns)
     settings = ReductionSettings(tuple(names), constraint, float(tolerance), int(num_refits), int(min_num))
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
+        *_common.trains_again(system),
         wrong,
         *_wrong_settings(system, settings),
     ]

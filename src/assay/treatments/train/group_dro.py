@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from assay.errors import ModelError, Problem
-from assay.models.store import recipe_from_json, register_recipe
+from assay.models.store import base_from_json, register_recipe
 from assay.registry import treatment
-from assay.train import Hooks, TrainRecipe, fit, task_loss
+from assay.train import TrainRecipe, task_loss
 from assay.treatments import _common
 from assay.values import Array, Data, Fitted, Recipe, Split, System, digest_of
 
@@ -39,20 +38,13 @@ class GroupDroRecipe:
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`."""
-        base = self.base
-        module = base.make_module(split, data, seed)
-        loss = GroupLoss(split, base, codes=cells_of(split, self.columns), step_size=self.step_size)
-        validation = data.splits.get("validation") if base.settings.patience or base.is_watched else None
-        hooks = Hooks(progress=base.progress, validation=validation, loss=loss, columns=data.columns)
-        facts = fit(module, split, task=base.task, settings=base.settings, seed=seed, hooks=hooks)
-        return Fitted(base.wrap(module, data.columns), {**facts, "final_group_weights": loss.weights.tolist()})
+        loss = GroupLoss(split, self.base, codes=cells_of(split, self.columns), step_size=self.step_size)
+        fitted = self.base.fit_by(loss, split, data, seed)
+        return replace(fitted, facts={**fitted.facts, "final_group_weights": loss.weights.tolist()})
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    base = recipe_from_json(about["base"], data)
-    if not isinstance(base, TrainRecipe):
-        raise ModelError(Problem(f"the recipe under group DRO is a {type(base).__name__}", "TrainRecipe"))
-    return GroupDroRecipe(base, tuple(about["columns"]), float(about["step_size"]))
+    return GroupDroRecipe(base_from_json(about, data), tuple(about["columns"]), float(about["step_size"]))
 
 
 register_recipe("group_dro", _from_json)
@@ -116,11 +108,8 @@ def group_dro(
     """
     names, wrong = _common.chosen_columns(system, columns)
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        *_common.trains_again(system),
+        _common.needs_classes(system),
         wrong,
         _common.unless(0 < step_size < np.inf, f"step_size is {step_size}", "a positive number"),
         _common.unless(0 <= weight_decay < np.inf, f"weight_decay is {weight_decay}", "0 or more"),

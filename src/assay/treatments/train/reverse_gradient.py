@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from assay.errors import ModelError, Problem
-from assay.models.store import recipe_from_json, register_recipe
+from assay.errors import Problem
+from assay.models.store import base_from_json, register_recipe
 from assay.registry import treatment
-from assay.train import Hooks, TrainRecipe, fit, task_loss
+from assay.train import TrainRecipe, task_loss
 from assay.treatments import _common
 from assay.values import Array, Data, Fitted, Recipe, Split, System, digest_of
 
@@ -56,21 +56,14 @@ class ReversalRecipe:
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`."""
-        base = self.base
-        module = base.make_module(split, data, seed)
-        loss = ReversedLoss(split, base, self.settings, seed)
-        validation = data.splits.get("validation") if base.settings.patience or base.is_watched else None
-        hooks = Hooks(progress=base.progress, validation=validation, loss=loss, columns=data.columns)
-        facts = fit(module, split, task=base.task, settings=base.settings, seed=seed, hooks=hooks)
-        return Fitted(base.wrap(module, data.columns), {**facts, "adversary": loss.told()})
+        loss = ReversedLoss(split, self.base, self.settings, seed)
+        fitted = self.base.fit_by(loss, split, data, seed)
+        return replaced(fitted, facts={**fitted.facts, "adversary": loss.told()})
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    base = recipe_from_json(about["base"], data)
-    if not isinstance(base, TrainRecipe):
-        raise ModelError(Problem(f"the recipe under reverse_gradient is a {type(base).__name__}", "TrainRecipe"))
     own = about["settings"]
-    return ReversalRecipe(base, ReversalSettings(**{**own, "columns": tuple(own["columns"])}))
+    return ReversalRecipe(base_from_json(about, data), ReversalSettings(**{**own, "columns": tuple(own["columns"])}))
 
 
 register_recipe("reverse_gradient", _from_json)
@@ -190,11 +183,8 @@ def reverse_gradient(
     settings = ReversalSettings(tuple(names), given, float(strength), float(warmup))
     kinds = get_args(Given)
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        *_common.trains_again(system),
+        _common.needs_classes(system),
         wrong,
         _common.unless(given in kinds, f"given is {given!r}", ", ".join(kinds)),
         _common.unless(0 < strength < np.inf, f"strength is {strength}", "a positive number"),

@@ -24,11 +24,8 @@ def smooth_labels(system: System, *, smoothing: float = 0.1) -> System:
     "When Does Label Smoothing Help?", sections 3 and 4.
     """
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        *_common.trains_again(system),
+        _common.needs_classes(system),
         _common.unless(0 < smoothing < 1, f"smoothing is {smoothing}", "above 0 and below 1"),
     ]
     _common.refuse("smooth_labels", system, problems)

@@ -20,11 +20,8 @@ def weigh_classes(system: System) -> System:
     Source: King and Zeng 2001, "Logistic Regression in Rare Events Data", section 4.2 (weighting).
     """
     problems = [
-        _common.needs_recipe(system),
-        _common.needs_train_recipe(system),
-        _common.needs_no_later_stage(system),
-        _common.needs_split(system, "train"),
-        _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
+        *_common.trains_again(system),
+        _common.needs_classes(system),
     ]
     _common.refuse("weigh_classes", system, problems)
     base = _common.train_recipe(system)
