@@ -53,6 +53,7 @@ UNFIT = {
     "swap_identity_terms": {"table"},
     "factor_low_rank": {"no module", "no validation"},
     "round_outputs": {"regression", "no module"},
+    "limit_queries": set(),
     "refuse_unfamiliar": {"regression", "no module", "no validation"},
     "answer_by_vote": {"regression", "no module", "texts"},
     "weigh_classes": {"regression"},

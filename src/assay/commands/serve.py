@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from assay.commands.console import Console
@@ -11,7 +12,9 @@ from assay.errors import MissingExtraError, Problem, ServeError
 GRACE_SECONDS = 10.0
 
 
-def run(dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console: Console) -> None:
+def run(
+    dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console: Console, new_counts: bool = False
+) -> None:
     """Verify, load, listen. Exit 0 after a stop that answered everything accepted, 1 after one that could not."""
     try:
         from assay.serve.routes import build
@@ -21,12 +24,17 @@ def run(dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console
             raise
         raise MissingExtraError("starlette and uvicorn", "serve") from error
     from assay.serve.admission import TRUSTED, admit
+    from assay.serve.counts import open_counts
     from assay.serve.keys import VARIABLE, load_key
     from assay.serve.worker import Worker
 
     host, port = where
     allow_failed, allow_unsigned = allow
     served = admit(dossier, allow_failed=allow_failed, allow_unsigned=allow_unsigned)
+    limit = served.limit
+    if limit is None and new_counts:
+        what = f"{served.name} has no limit of rows a key, so nothing is counted"
+        raise ServeError(Problem(what, next="Start without --new-counts, or apply limit_queries and audit it"))
     key, made = load_key()
     if made:
         console.say(f"key (shown once, kept only as a digest): {made}")
@@ -36,8 +44,11 @@ def run(dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console
             raise ServeError(Problem(what, f"127.0.0.1, or a key in ${VARIABLE}", "Note the key, and start it again"))
         console.say(f"{host} can be reached by others: put a proxy with TLS in front, or the key can be read")
     worker = Worker(served.answer)
-    gate, _ = build(served, worker, key)
-    with listen(host, port) as sock:
+    opened = None if limit is None else open_counts(limit, served.model.digest, is_new=new_counts)
+    with nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
+        gate, _ = build(served, worker, key, opened)
+        if limit is not None:
+            console.say(f"each key may ask {limit.rows:,} rows {'a day' if limit.per == 'day' else 'in all'}")
         for warning in served.warnings:
             console.say(f"warning: {warning}")
         if not served.is_pinned:

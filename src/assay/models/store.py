@@ -70,12 +70,13 @@ _recipes: dict[str, RecipeBuilder] = {}
 
 @dataclass(frozen=True)
 class Parts:
-    """What it takes to answer: model, task and decision rule of a stored system, and the digest of the whole."""
+    """What it takes to answer: model, task, decision rule and lineage of a stored system, and the digest of all."""
 
     model: Model
     task: Task
     decision: Decision
     system_digest: str
+    lineage: tuple[Step, ...] = ()
 
 
 def register_decision(name: str, builder: DecisionBuilder) -> None:
@@ -194,6 +195,7 @@ def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | 
         decision = _named(_decisions, manifest["decision"], "decision rule")(manifest["decision"])
         recorded = dict(manifest["digests"])
         whole = [model.digest, recorded["data"], task.digest, decision.digest, manifest["lineage"]]
+        lineage = tuple(Step(**step) for step in manifest["lineage"])
         found = {"model": model.digest, "task": task.digest, "decision": decision.digest, "system": digest_of(whole)}
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
@@ -206,7 +208,7 @@ def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | 
         wrong.append(Problem(f"{folder} keeps weights outside its one model file"))
     if wrong:
         raise ModelError(wrong)
-    return Parts(model, task, decision, found["system"])
+    return Parts(model, task, decision, found["system"], lineage)
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> nn.Module:

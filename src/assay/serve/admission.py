@@ -14,6 +14,7 @@ import numpy as np
 from assay.errors import AssayError, Problem, ServeError
 from assay.evidence.openpart import columns_of, read_open
 from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
+from assay.models.query_limit import QueryLimit, limit_of
 from assay.models.store import Parts, load_parts
 from assay.serve.background import background_of
 from assay.storage import read_regular, read_verified
@@ -40,6 +41,7 @@ class Served:
     dossier: Dossier = field(repr=False)
     warnings: tuple[str, ...] = ()
     background: Array = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32), repr=False)
+    limit: QueryLimit | None = None  # of rows a key: part of the digest that was signed
 
     def probabilities(self, inputs: Array) -> Array:
         """Inputs `(M, ...)` to probabilities `(M, K)`, or values `(M, 1)`; a NaN row is one that errored."""
@@ -168,6 +170,7 @@ def _served(
         dossier=dossier,
         warnings=warnings,
         background=background,
+        limit=limit_of(parts.lineage),
     )
     probabilities, _ = served.answer(background, np.full((len(background), len(served.group_columns)), -1))
     if probabilities.shape != (len(background), parts.task.num_outputs):

@@ -40,6 +40,11 @@ class Question:
     num_coalitions: int
     about: str  # the background, in words
 
+    @property
+    def num_told(self) -> int:
+        """Numbers that the answer tells of the model: of R rows U attributions, U errors, base and output each."""
+        return len(self.inputs) * (2 * self.ground.count + 2)
+
     def answer(self, served: Served, target: int | None) -> tuple[Explanation, Array]:
         """The explanation, and which output `(R,)` it is of: `target`, or each row's most probable class."""
         outputs = served.probabilities(self.inputs)

@@ -58,8 +58,8 @@ class _GoneError(Exception):
 class Gate:
     """ASGI: request id, key, stopping, encoding, size and time of the body, and a wall around every exception.
 
-    `headers` are added to whatever a caller with the key is sent. Limits: one key for all, no rate a caller; TLS and
-    callers of their own belong to a proxy in front.
+    `headers` are added to whatever a caller with the key is sent, and routes are told the key's digest, by which rows
+    are counted. Limits: one key for all, no rate a caller; TLS and callers of their own belong to a proxy in front.
     """
 
     app: App
@@ -78,7 +78,7 @@ class Gate:
         request_id = said if _REQUEST_ID.fullmatch(said) else f"{_PROCESS}{next(_COUNT):08x}"
         answer = _Answer(send, request_id, self.state)
         scope["app"] = self.app  # so that routing raises for an unknown path or method rather than answer by itself
-        scope["state"] = {"request_id": request_id, "body": b""}
+        scope["state"] = {"request_id": request_id, "body": b"", "key": self.key.digest.hex()}
         try:
             if scope["path"] != LIVE or scope["method"] not in ("GET", "HEAD"):
                 self._authorise(scope)

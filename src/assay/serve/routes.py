@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from assay.digests import plain
-from assay.errors import Problem
+from assay.errors import Problem, ServeError
 from assay.explain import Explanation
 from assay.serve.admission import Served
 from assay.serve.background import ABOUT
 from assay.serve.bodies import Rows, only_keys, parse, refuse
+from assay.serve.counts import Counts
 from assay.serve.explaining import EXPLAINS, Question, question
 from assay.serve.gate import LIVE, Gate, State
 from assay.serve.keys import Key
@@ -28,10 +30,16 @@ from assay.values import Array
 __all__ = ["Service", "build"]
 
 
-def build(served: Served, worker: Worker, key: Key) -> tuple[Gate, Service]:
-    """The whole application, key and limits included, and the service inside it. The worker must be started."""
+def build(served: Served, worker: Worker, key: Key, counts: Counts | None = None) -> tuple[Gate, Service]:
+    """The whole application, key and limits included, and the service inside it. The worker must be started.
+
+    Raises ServeError for a system with a limit of rows a key and no `counts` that hold to it.
+    """
+    if served.limit is not None and (counts is None or counts.limit != served.limit):
+        what = f"{served.name} has a limit of rows a key, and nothing holds to it"
+        raise ServeError(Problem(what, next="Open its counts: assay.serve.counts.open_counts"))
     state = State()
-    service = Service(served, worker, state, coder_of(served.data, served.group_columns))
+    service = Service(served, worker, state, coder_of(served.data, served.group_columns), counts)
     router = Router(service.routes(), redirect_slashes=False)
     evidence = (
         (b"assay-model-digest", served.model.digest.encode()),
@@ -48,6 +56,7 @@ class Service:
     worker: Worker
     state: State
     coder: AnyCoder
+    counts: Counts | None = None
 
     def routes(self) -> list[Route]:
         """The route table. Order matters nowhere."""
@@ -101,7 +110,7 @@ class Service:
         self._named(request)
         self.worker.make_room()
         rows, asked = infer_rows(request.state.body, _header_length(request), self.coder)
-        probabilities, answers = await self._answers(rows)
+        probabilities, answers = await self._answers(request, rows)
         if self.served.task.classes:
             names = np.array([*self.served.task.classes, "", ""], dtype=object)  # a refused row reads "", not a class
             outputs = [tensor("probabilities", probabilities, "FP32"), tensor("predictions", names[answers], "BYTES")]
@@ -117,7 +126,7 @@ class Service:
         """Named rows in, probabilities and the answers of the decision rule out."""
         self.worker.make_room()
         body = _json_body(request, ("instances",))
-        probabilities, answers = await self._answers(self.coder.rows(body.get("instances")))
+        probabilities, answers = await self._answers(request, self.coder.rows(body.get("instances")))
         classes = self.served.task.classes
         if names := self.served.task.label_names:
             said = [[name for name, one in zip(names, row, strict=True) if one == 1] for row in answers.tolist()]
@@ -139,7 +148,8 @@ class Service:
         def call() -> tuple[Explanation, Array]:
             return asked.answer(self.served, target)
 
-        found, chosen = await self.worker.run(call)
+        with self._counted(request, asked.num_told):
+            found, chosen = await self.worker.run(call)
         _finite(found.values)
         return _json(self._explained(asked, found, chosen) | self._evidence())
 
@@ -150,7 +160,8 @@ class Service:
         signed = {"signer": self.served.signer, "signer_is_pinned": self.served.is_pinned, "filed": about["filed"]}
         system = {"name": about["system"]["name"], "digest": dossier.system_digest, "task": about["system"]["task"]}
         data = {name: about["data"][name] for name in ("name", "digest", "label", "columns", "group_columns")}
-        needs = {"groups_needed": [column.name for column in self.served.group_columns]}
+        needs: dict[str, Any] = {"groups_needed": [column.name for column in self.served.group_columns]}
+        needs["query_limit"] = None if self.counts is None else self.counts.told(request.state.key)
         findings = plain(list(dossier.findings))
         found = {"verdict": dossier.verdict, "policy": policy, "system": system, "data": data, "findings": findings}
         return _json(
@@ -182,8 +193,13 @@ class Service:
         ids = {"model_digest": self.served.model.digest, "evidence_id": self.served.evidence_id}
         return ids | {"warnings": "; ".join(self.served.warnings) if flat else list(self.served.warnings)}
 
-    async def _answers(self, rows: Rows) -> tuple[Array, Array]:
-        probabilities, answers = await self.worker.ask(rows.inputs, rows.codes)
+    def _counted(self, request: Request, num: int) -> AbstractContextManager[None]:
+        """Counts rows before they are run, where the system has a limit; none of them where the block raises."""
+        return nullcontext() if self.counts is None else self.counts.asking(request.state.key, num)
+
+    async def _answers(self, request: Request, rows: Rows) -> tuple[Array, Array]:
+        with self._counted(request, len(rows.inputs)):
+            probabilities, answers = await self.worker.ask(rows.inputs, rows.codes)
         _finite(probabilities)
         return probabilities, answers
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from assay import stats
+from assay.estimation.estimate import undefined
+from assay.models.query_limit import limit_of
 from assay.probes.security._student import Coordinates, answers_of, imitate
 from assay.registry import Sizes, probe
 from assay.stats import Draws
@@ -33,12 +35,16 @@ def model_extraction(query: Query, predictions: Array, task: Task, draws: Draws)
         are drawn from the training split's marginals: each column of a table, each quarter of a picture, or each word
         of a text from a random row. `answers=public`: the same student on as many real training rows with their true
         labels, without asking: what extraction must beat. extraction_area = area under agreement over log Q, from 100
-        to 5,000, divided by its width. A row that errors, or an errored answer, counts as no agreement.
-    Shapes: predictions (N,), the system's answers to the test rows, and 5,000 made-up rows through the query handle.
+        to 5,000, divided by its width. Of a system with a limit of rows a key (`limit_queries`), only the first so many
+        are asked and answered, however many are wanted. A row that errors counts as no agreement; a question without an
+        answer is spent, and nothing is learnt from it.
+    Shapes: predictions (N,), the system's answers to the test rows, and up to 5,000 made-up rows through the query
+        handle.
     Direction: lower is better (a copy is worth less); unit fraction.
     Limits: one kind of student, and questions that ask nothing cleverly: an attacker with a better architecture, or who
-        chooses questions by what was answered, gets more. Agreement is high by itself where one class is most of the
-        rows. Replicates are of the rows, with the student as it was trained.
+        chooses questions by what was answered, gets more, and so does one with several keys, or who comes again the
+        next day where the limit is of a day. Agreement is high by itself where one class is most of the rows.
+        Replicates are of the rows, with the student as it was trained. Undefined where no question is answered.
     Source: Tramer et al. 2016, section 4; Jagielski et al. 2020, section 3 (fidelity); interval: Wilson (1927).
 
     >>> import numpy as np
@@ -46,32 +52,65 @@ def model_extraction(query: Query, predictions: Array, task: Task, draws: Draws)
     0.762
     """
     rng = query.rng("extraction")
-    asked = questions(query, max(QUERIES), rng)
-    groups = query.groups.take(rng.integers(0, len(query.groups), len(asked)))
-    shares = query.probabilities(asked)
-    given = query.system.decision.decide(shares, asked, groups)
-    known = np.isfinite(shares).all(axis=1) & (given >= 0)
-    train = query.system.data.splits["train"]
-    order = rng.permutation(len(train))
-    ways = {
-        "labels": (asked[known], np.eye(task.num_outputs)[given[known]]),
-        "probabilities": (asked[known], shares[known]),
-        "public": (train.inputs[order], np.eye(task.num_outputs)[np.maximum(train.labels[order], 0)]),
-    }
     errored = int((predictions < 0).sum())
     about: dict[str, Any] = {"unit": "fraction", "better": "lower", "attempted": len(predictions), "errored": errored}
     found: list[Measurement] = []
-    for way, (inputs, targets) in ways.items():
-        agree = np.stack([_agreement(query, inputs[:num], targets[:num], predictions) for num in QUERIES], axis=1)
-        sums = draws.sums(agree.astype(np.float64))
+    for way, lesson in _lessons(query, task, rng).items():
+        agree = _agreements(query, lesson, predictions)
+        whole = none = undefined("student", "no question was answered, so nothing can be learnt", draws.level)
+        taught = {num: rows for num, rows in agree.items() if rows is not None}
+        sums = draws.sums(np.stack([*taught.values()], axis=1).astype(np.float64)) if taught else np.empty((1, 0))
         totals = np.full(len(sums), float(len(predictions)))
-        for place, num in enumerate(QUERIES):
-            rate = stats.rate(sums[:, place], totals, level=draws.level)
+        rates = {num: stats.rate(sums[:, place], totals, level=draws.level) for place, num in enumerate(taught)}
+        for num in QUERIES:
             where = f"answers={way} & queries={num}"
-            found.append(stats.measured(rate, "extraction_agreement", slice=where, **about))
-        whole = stats.statistic(area(sums / totals[:, None]), level=draws.level, bounds=(0.0, 1.0), num=len(agree))
+            found.append(stats.measured(rates.get(num, none), "extraction_agreement", slice=where, **about))
+        if len(taught) == len(QUERIES):
+            shares = area(sums / totals[:, None])
+            whole = stats.statistic(shares, level=draws.level, bounds=(0.0, 1.0), num=len(predictions))
         found.append(stats.measured(whole, "extraction_area", slice=f"answers={way}", **about))
     return found
+
+
+class Lesson(NamedTuple):
+    """Rows `(Q, ...)`, what each teaches `(Q, K)`, and which of them teach at all `(Q,)` bool."""
+
+    inputs: Array
+    targets: Array
+    known: Array
+
+
+def _lessons(query: Query, task: Task, rng: np.random.Generator) -> dict[str, Lesson]:
+    """What can be learnt in each way; of the system itself no more than its limit lets anyone ask."""
+    made = questions(query, max(QUERIES), rng)
+    places = rng.integers(0, len(query.groups), len(made))
+    train = query.system.data.splits["train"]
+    order = rng.permutation(len(train))[: max(QUERIES)]
+    limit = limit_of(query.system.lineage)
+    asked = made if limit is None else made[: limit.rows]
+    one_hot = np.eye(task.num_outputs)
+    shares = query.probabilities(asked) if len(asked) else np.empty((0, task.num_outputs), dtype=np.float32)
+    given = np.zeros(0, dtype=np.int64)
+    if len(asked):
+        given = query.system.decision.decide(shares, asked, query.groups.take(places[: len(asked)]))
+    known = np.isfinite(shares).all(axis=1) & (given >= 0)
+    return {
+        "labels": Lesson(asked, one_hot[np.maximum(given, 0)], known),
+        "probabilities": Lesson(asked, shares, known),
+        "public": Lesson(train.inputs[order], one_hot[np.maximum(train.labels[order], 0)], np.ones(len(order), bool)),
+    }
+
+
+def _agreements(query: Query, lesson: Lesson, predictions: Array) -> dict[int, Array | None]:
+    """By number of questions wanted, `(N,)` bool: the student gives the system's answer. None: nothing to learn from.
+
+    Where there are fewer questions than wanted, the student is that of all there are, trained once.
+    """
+    by_size: dict[int, Array | None] = {}
+    for size in sorted({min(num, len(lesson.inputs)) for num in QUERIES}):
+        told = np.flatnonzero(lesson.known[:size])
+        by_size[size] = _agreement(query, lesson.inputs[told], lesson.targets[told], predictions) if len(told) else None
+    return {num: by_size[min(num, len(lesson.inputs))] for num in QUERIES}
 
 
 def area(agreement: Array) -> Array:
@@ -84,8 +123,6 @@ def area(agreement: Array) -> Array:
 
 def _agreement(query: Query, inputs: Array, targets: Array, predictions: Array) -> Array:
     """`(N,)` bool: the student trained on these answers gives the system's answer."""
-    if not len(inputs):
-        return np.zeros(len(predictions), dtype=bool)
     coder = Coordinates(query.columns, inputs)
     seed = int(query.rng("student").integers(1 << 31))
     student = imitate(coder.of(inputs), targets, seed=seed)
