@@ -1,4 +1,4 @@
-"""A limit of rows a key: in the lineage and its digest, no answer changed, and the less of it the less a copy is worth."""
+"""A limit of rows a key: in the lineage and its digest, no answer changed, and copies are worth less."""
 
 from __future__ import annotations
 

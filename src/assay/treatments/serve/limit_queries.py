@@ -12,14 +12,15 @@ from assay.values import System
 def limit_queries(system: System, *, rows: int = 1000, per: str = "total") -> System:
     r"""Answer each key at most `rows` rows, $\sum_t m_t \le B$: in all ("total"), or each "day" of UTC.
 
-    No answer changes. The limit is in the lineage, so in the digest that a dossier signs, and the service holds to it: a request of m rows
-    counts m, an explanation as many rows as it tells numbers, and what would go beyond is refused (429), with the time
-    from which it may be asked again. How counts are kept and what they survive: docs/serving.md. Model extraction asks
-    no more than this, once. Limits: holds where `assay serve` answers, not for whoever has the files; k keys get k
-    times the rows, and "day" gives d times the rows in d days (twice within a minute at midnight), while model
-    extraction measures one key and one day; a copy learnt from public rows needs no answers at all, so compare with
-    the student that never asked; the other probes are the owner's and ask as many rows as before. Measured for
-    classification only. Raises TreatmentError for other numbers, other periods, or a system that has a limit.
+    No answer changes. The limit is in the lineage, so in the digest that a dossier signs, and the service holds to it:
+    a request of m rows counts m, an explanation as many rows as it tells numbers, and what would go beyond is refused
+    (429), with the time from which it may be asked again. How counts are kept and what they survive: docs/serving.md.
+    Model extraction asks no more than this, once. Limits: holds where `assay serve` answers, not for whoever has the
+    files; k keys get k times the rows, and "day" gives d times the rows in d days (twice within a minute at midnight),
+    while model extraction measures one key and one day; a copy learnt from public rows needs no answers at all, so
+    compare with the student that never asked; the other probes are the owner's and ask as many rows as before.
+    Measured for classification only. Raises TreatmentError for other numbers, other periods, or a system that has a
+    limit.
 
     Source: Tramer et al. 2016, section 7 (what extraction needs is answers); OWASP Machine Learning Security Top 10,
     ML05:2023 Model theft.
