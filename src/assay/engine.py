@@ -15,7 +15,7 @@ import numpy as np
 
 from assay import registry, units
 from assay.access.allowance import Allowance, allowance
-from assay.access.canaries import canary_training
+from assay.access.canaries import ShowsSteps, canary_training, watched_training
 from assay.access.handles import Meter, Query, Retrain
 from assay.access.references import reference_models
 from assay.errors import AssayError
@@ -120,6 +120,7 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     if done:
         passes.append(Pass("from the cache", 0, done, cached=True))
     trainings = (workspace.num_references if references is not None else 0) + ("canaries" in shared)
+    trainings += "training seen from inside" in shared and isinstance(system.recipe, ShowsSteps)
     seconds = _expected_seconds(system, sum(one.rows for one in passes), trainings) if timed else None
     return Plan(system.name, tuple(passes), trainings, skipped, seconds)
 
@@ -310,7 +311,13 @@ def _active_needs(
         train = observe(system, "train", want=frozenset(), workspace=workspace, ledger=ledger)
         give_back()  # four trainings leave freed memory behind, which the allocator would keep
         answers = (train.arrays["logits"], observation.arrays["logits"])
-        needs["retrain"] = Retrain(system, references, *answers, lambda: canary_training(system, workspace, ledger))
+        needs["retrain"] = Retrain(
+            system,
+            references,
+            *answers,
+            with_canaries=lambda: canary_training(system, workspace, ledger),
+            from_inside=lambda: watched_training(system, workspace),
+        )
     return needs
 
 

@@ -1,16 +1,19 @@
-"""Canaries: made-up rows of which fair coins decide whether one more training sees them."""
+"""Canaries: made-up rows, or known gradients, of which fair coins decide whether one more training sees them."""
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 
-from assay.access.handles import Canaries, keyed_rng
+from assay.access.handles import Canaries, Released, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace
 from assay.units.text import is_unspaced, words
-from assay.values import Array, Groups, Split, System, digest_of, plain
+from assay.values import Array, Data, Groups, Split, System, digest_of, plain
 
 MAX_CANARIES = 1000
+MAX_GRADIENTS = 2000  # canaries that are gradients: each costs one weight, and the training is as long as before
 SEED = 3000  # of the canary training: never the system's own, whose noise the audited weights would cancel
 STRETCH = 10.0  # numbers lie up to this many ranges away from the lowest
 NUM_WORDS = 12
@@ -98,4 +101,39 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     claims = {name: fitted.facts[name] for name in ("epsilon", "delta", "privacy_unit") if name in fitted.facts}
     found = Canaries(canaries.labels, included, logits, claims)
     workspace.cache.put(key, {"labels": found.labels, "included": included, "logits": logits}, {"facts": plain(claims)})
+    return found
+
+
+@runtime_checkable
+class ShowsSteps(Protocol):
+    """A recipe whose training shows what each step releases."""
+
+    def fit_watched(self, split: Split, data: Data, seed: int, included: Array) -> Released:
+        """Train on `split` and the `included (m,)` of m canaries whose gradients are known."""
+        ...
+
+
+def watched_training(system: System, workspace: Workspace) -> Released | None:
+    """Train the recipe once with about half of m known gradients among its rows, and note every step; remembered.
+
+    As many training rows are left out as canaries are expected in. None for a recipe that does not show its steps.
+    Raises ModelError for fewer than sixteen training rows.
+    """
+    train, recipe = system.data.splits["train"], system.recipe
+    if recipe is None or not isinstance(recipe, ShowsSteps):
+        return None
+    num = min(MAX_GRADIENTS, len(train) // 4) // 2 * 2
+    if num < 4:
+        raise ModelError(Problem(f"{len(train)} training rows are too few for canaries", "16 or more"))
+    key = digest_of(["known gradients", 1, recipe.digest, system.data.digest, num])
+    stored = workspace.cache.get(key)
+    if stored is not None:
+        return Released(**stored[0], facts=stored[1]["facts"])
+    rng = keyed_rng("known gradients", train.digest)
+    included = rng.random(num) < 0.5
+    kept = train.take(np.sort(rng.permutation(len(train))[num // 2 :]))
+    workspace.progress(f"{system.name}: a training seen from inside", 0, 1)
+    found = recipe.fit_watched(kept, system.data, SEED, included)
+    arrays = {name: getattr(found, name) for name in ("sums", "included", "batch_sizes", "times_drawn")}
+    workspace.cache.put(key, arrays, {"facts": plain(found.facts)})
     return found

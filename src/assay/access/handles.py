@@ -251,6 +251,17 @@ class Canaries:
 
 
 @dataclass(frozen=True)
+class Released:
+    """What each of T steps of one private training released in the directions of m canaries, seen from inside."""
+
+    sums: Array  # (T, m) noised sums times the expected batch size, over the clipping norm: a canary adds at most 1
+    included: Array  # (m,) bool: the canaries among the rows, each by an own fair coin
+    batch_sizes: Array  # (T,) rows drawn
+    times_drawn: Array  # (N,) steps that drew each row, canaries among them
+    facts: Mapping[str, Any]  # of that training: its claims
+
+
+@dataclass(frozen=True)
 class Retrain:
     """Reference models in complementary pairs: every training row is in exactly half of them."""
 
@@ -259,6 +270,7 @@ class Retrain:
     target_train_logits: Array
     target_test_logits: Array
     with_canaries: Callable[[], Canaries] | None = None  # one more training, made when it is asked for
+    from_inside: Callable[[], Released | None] | None = None  # one more, whose steps are seen
 
     @property
     def canaries(self) -> Canaries:
@@ -266,6 +278,11 @@ class Retrain:
         if self.with_canaries is None:
             raise ModelError(Problem(f"{self.system.name} has no recipe to train with canaries"))
         return self.with_canaries()
+
+    @property
+    def released(self) -> Released | None:
+        """What the steps of one more training released; None where the recipe's steps are not shown."""
+        return None if self.from_inside is None else self.from_inside()
 
     @property
     def train_labels(self) -> Array:

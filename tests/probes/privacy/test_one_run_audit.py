@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import binom
 
 from assay.access import canaries as module
@@ -19,9 +18,9 @@ from assay.probes.privacy.one_run_audit import one_run_audit
 from assay.stats import make_draws
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe
-from assay.treatments.train import dp_sgd
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
 from assay.values import Column, Data, Groups, Split, System
+from private_kit import clipped_by_batch, no_noise
 from support import small_images, small_texts
 
 GROUP = (Column("g", "categorical", ("a", "b")),)
@@ -148,26 +147,6 @@ def audited(monkeypatch, data, seed, epsilon=0.8):
     canaries = canary_training(system, Workspace(), Ledger(10**9))
     monkeypatch.undo()
     return measure(SimpleNamespace(canaries=canaries))
-
-
-def no_noise(monkeypatch):
-    monkeypatch.setattr(dp_sgd._Draws, "normal", lambda self, shape: torch.zeros(shape))
-
-
-def clipped_by_batch(monkeypatch):
-    """The mean gradient of a batch is clipped, not each row's, and the noise is scaled as if it had been."""
-
-    def sums(clip, data, rows, loss):
-        if not len(rows):
-            return {}
-        named = dict(clip.module.named_parameters())
-        mean = loss(clip.module(data[0][rows]), rows).mean()
-        gradients = torch.autograd.grad(mean, list(named.values()))
-        norm = float(torch.sqrt(sum(one.square().sum() for one in gradients)))
-        factor = min(1.0, clip.max_grad_norm / norm) * len(rows)
-        return {name: one * factor for name, one in zip(named, gradients, strict=True)}
-
-    monkeypatch.setattr(dp_sgd, "_sums", sums)
 
 
 @pytest.mark.slow

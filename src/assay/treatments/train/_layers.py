@@ -25,7 +25,8 @@ Rule = Callable[[str, nn.Module, Run], Form]
 
 def _names(name: str, layer: nn.Module) -> tuple[str, str | None]:
     has_bias = getattr(layer, "bias", None) is not None
-    return f"{name}.weight", f"{name}.bias" if has_bias else None
+    inside = f"{name}." if name else ""  # a module may be one layer
+    return f"{inside}weight", f"{inside}bias" if has_bias else None
 
 
 def _weight(layer: nn.Module) -> Tensor:

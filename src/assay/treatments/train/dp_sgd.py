@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from assay.access.handles import Released
 from assay.errors import ModelError, Problem
 from assay.models import FitsEncoding, prepared, tensors
 from assay.models.store import recipe_from_json, register_recipe
@@ -26,7 +27,8 @@ from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._clipped_sums import ClippedSums, Clipping
 from assay.treatments.train._draws import Draws
 from assay.treatments.train._norms import without_batch_norm
-from assay.values import Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
+from assay.treatments.train._planted import Planted
+from assay.values import Array, Data, Fitted, Modality, Recipe, Split, System, digest_of, plain
 
 Ranges = Mapping[str, Sequence[float]]
 CLIPPINGS = ("flat", "per_layer")
@@ -71,6 +73,19 @@ class DpRecipe:
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split` with the noise its own size asks for; epsilon is the settings' for any size."""
+        module = self._module(split, data, seed)
+        facts = fit_private(module, split, recipe=self.base, settings=self.settings, seed=seed)
+        return Fitted(self.base.wrap(module, data.columns), facts)
+
+    def fit_watched(self, split: Split, data: Data, seed: int, included: Array) -> Released:
+        """Train with canaries of known gradients among the rows of `split`, and show what every step releases."""
+        norm = self.settings.max_grad_norm
+        planted = Planted(self._module(split, data, seed), included, num_rows=len(split), max_grad_norm=norm)
+        return planted.released(
+            fit_private(planted, planted.joined(split), recipe=self.base, settings=self.settings, seed=seed)
+        )
+
+    def _module(self, split: Split, data: Data, seed: int) -> nn.Module:
         check_split(split, self.base.task)
         module = self.base.make_module(split, data, seed)
         if self.settings.public_ranges is not None and isinstance(module, FitsEncoding):
@@ -78,8 +93,7 @@ class DpRecipe:
         wrong = wrong_layers(module)
         if wrong is not None:
             raise ModelError(wrong)
-        facts = fit_private(module, split, recipe=self.base, settings=self.settings, seed=seed)
-        return Fitted(self.base.wrap(module, data.columns), facts)
+        return module
 
 
 def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
@@ -100,7 +114,7 @@ def fit_private(
     Each row joins each batch B by an own coin of probability q = `batch_size` / N, and the sum is divided by the
     *expected* batch size: dividing by the realised one, or shuffling instead of tossing, would void the accounting.
     The learning rate falls linearly to 0. On a GPU where there is one, with noise and coins from the CPU all the same.
-    Returns the facts of the run, epsilon and what it does not cover included.
+    A `Planted` module has canaries' losses and sees each step. Returns the facts, with what epsilon does not cover.
 
     Source: Abadi et al. 2016, algorithm 1.
     """
@@ -109,7 +123,7 @@ def fit_private(
     began = time.perf_counter(), time.process_time()
     inputs = prepared(module.to(device), split.inputs).to(device)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
-    loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
+    loss = _loss(module, split, recipe)
     draw = Draws(seed, secure=settings.secure_noise)
     named = {name: one for name, one in module.train().named_parameters() if one.requires_grad}
     optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
@@ -120,9 +134,9 @@ def fit_private(
         for step in range(steps):
             rows = torch.nonzero(draw.uniform(num_rows) < sample_rate).reshape(-1)
             sums = _sums(clip, (inputs, weights), rows, loss)
-            for name, parameter in named.items():
-                noise = draw.normal(parameter.shape).to(device) * (noise_multiplier * settings.max_grad_norm)
-                parameter.grad = noise.add_(sums.get(name, 0.0)).div_(sample_rate * num_rows)
+            _noised(named, sums, draw, spread=noise_multiplier * settings.max_grad_norm, size=sample_rate * num_rows)
+            if isinstance(module, Planted):
+                module.saw(rows)
             optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - step / steps)
             optimizer.step()
             average.update(step + 1)
@@ -142,6 +156,11 @@ def fit_private(
         "clipping": f"{settings.clipping}, {clip.method}",
         **privacy_facts(settings, num_rows, has_weights=weights is not None, learned=_learned(module, split)),
     }
+
+
+def _loss(module: nn.Module, split: Split, recipe: TrainRecipe) -> Loss:
+    loss = task_loss(split, recipe.task, label_smoothing=recipe.settings.label_smoothing)
+    return module.loss(loss) if isinstance(module, Planted) else loss
 
 
 def _learned(module: nn.Module, split: Split) -> str:
@@ -174,6 +193,15 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
     if not torch.isfinite(norms).all():
         raise ModelError(Problem("a gradient stopped being finite", next="Look for non-finite inputs, or train slower"))
     return sums
+
+
+def _noised(
+    named: Mapping[str, nn.Parameter], sums: Mapping[str, Tensor], draw: Draws, *, spread: float, size: float
+) -> None:
+    """Gradients from sums: noise of standard deviation `spread` added, over the expected `size` of a batch."""
+    for name, parameter in named.items():
+        noise = draw.normal(parameter.shape).to(parameter.device) * spread
+        parameter.grad = noise.add_(sums.get(name, 0.0)).div_(size)
 
 
 def privacy_facts(
