@@ -73,6 +73,15 @@ def test_randomised_response_is_rarely_refuted_and_nearly_found():
     assert np.median(bounds) > 0.6
 
 
+def test_one_sided_looks_help_where_many_of_the_included_look_like_the_others():
+    included = np.arange(400) % 2 == 0
+    scores = np.where(included & (np.arange(400) % 5 > 0), 1.0, 0.0)  # a fifth of the included were never drawn
+    both, alone = best_bound(scores, included, delta=0.0), best_bound(scores, included, delta=0.0, one_sided=True)
+    assert (alone[1], alone[2]) == (100, 100)
+    assert alone[0] == epsilon_bound(400, 100, 100, error=0.05 / 16) > both[0]
+    assert best_bound(np.zeros(1), np.ones(1, dtype=bool), delta=0.0, one_sided=True) == (0.0, 0, 0)
+
+
 def fake(scores, included, **facts):
     logits = np.stack([np.zeros(len(scores)), scores], axis=1)
     return SimpleNamespace(canaries=Canaries(np.ones(len(scores), dtype=np.int64), included, logits, facts))

@@ -53,12 +53,19 @@ def epsilon_bound(num_canaries: int, guesses: int, correct: int, *, delta: float
 
 
 def best_bound(
-    scores: Array, included: Array, *, delta: float, error: float = 0.05, num_looks: int = 8
+    scores: Array,
+    included: Array,
+    *,
+    delta: float,
+    error: float = 0.05,
+    num_looks: int = 8,
+    one_sided: bool = False,
 ) -> tuple[float, int, int]:
-    """Bound, guesses and right guesses: the best of a grid of abstentions, each at `error / num_looks` (Bonferroni).
+    """Bound, guesses and right guesses: the best of a grid of abstentions, each at `error` / looks (Bonferroni).
 
     The k canaries with the highest scores `(m,)` are guessed included, the k with the lowest excluded; k runs over a
-    geometric grid from m / 2^num_looks to m / 2, fixed before any score is seen. `included (m,)` bool.
+    geometric grid from m / 2^num_looks to m / 2, fixed before any score is seen. With `one_sided`, each k is looked at
+    twice: the k highest also alone, as a canary that no step drew looks like one left out. `included (m,)` bool.
 
     >>> best_bound(np.arange(64.0), np.arange(64) >= 32, delta=0.0)[1:]
     (64, 64)
@@ -66,14 +73,16 @@ def best_bound(
     num = len(scores)
     rank, is_in = np.argsort(scores, kind="stable"), np.asarray(included, dtype=bool)
     best = (0.0, 0, 0)
+    share = error / (num_looks * (1 + one_sided))
     for look in range(1, num_looks + 1):
         half = num >> look
         if half < 1:
             break
-        correct = int(is_in[rank[-half:]].sum() + (~is_in[rank[:half]]).sum())
-        found = epsilon_bound(num, 2 * half, correct, delta=delta, error=error / num_looks)
-        if found > best[0] or look == 1:
-            best = (found, 2 * half, correct)
+        high, low = int(is_in[rank[-half:]].sum()), int((~is_in[rank[:half]]).sum())
+        for guesses, correct in [(2 * half, high + low), (half, high)][: 1 + one_sided]:
+            found = epsilon_bound(num, guesses, correct, delta=delta, error=share)
+            if found > best[0] or not best[1]:
+                best = (found, guesses, correct)
     return best
 
 

@@ -58,7 +58,7 @@ def even_p_value(counts: Array, num: int, share: float) -> float:
     if within <= 0:  # beyond what floats hold
         return 0.0
     too_even = math.exp(len(counts) * math.log(within))
-    too_uneven = 1.0 if nearer <= 0 else -math.expm1(len(counts) * math.log(min(nearer, 1.0)))
+    too_uneven = 1.0 if nearer <= 0 else abs(math.expm1(len(counts) * math.log(min(nearer, 1.0))))
     return min(1.0, 2 * min(too_even, too_uneven))
 
 

@@ -25,7 +25,8 @@ def one_run_audit_of_steps(retrain: Retrain, draws: Draws) -> list[Measurement]:
     Definition: m gradients, canary i along an own direction and 1,000 times the clipping norm C, are each a row of one
     training by a fair coin. With $s_{ti}$ what step t releases in direction i over C, the score of i is
     $\sum_t \log(1 - q + q\,e^{(s_{ti} - 1/2)/\sigma^2})$ at the claimed noise multiplier sigma and sample rate q.
-    steps_audited_epsilon is the bound of one_run_audit for these scores; steps_epsilon_excess = max(0, it - claimed).
+    steps_audited_epsilon is the bound of one_run_audit for these scores, of 16 looks (the k highest guessed in, the k
+    lowest out or not guessed at all); steps_epsilon_excess = max(0, it - claimed).
     noise_against_claim is the spread of $s_{ti}$ over sigma, for canaries left out. batches_p_value is three times the
     smallest p-value of: the numbers of rows drawn by each step, and the times each row was drawn, are binomial (exact,
     by the largest distance from the mean, too small or too large); noise does not get smaller in larger batches.
@@ -67,10 +68,10 @@ def _epsilons(released: Released, level: float) -> tuple[Estimate, Estimate]:
     """The bound, and by how much it exceeds the claim."""
     facts, num = released.facts, len(released.included)
     scores = likelihood_ratio(released.sums, facts["noise_multiplier"], facts["sample_rate"])
-    bound, _, _ = best_bound(scores, released.included, delta=facts["delta"], error=1 - level)
-    most = epsilon_bound(num, num, num, delta=facts["delta"], error=(1 - level) / 8)
+    bound, _, _ = best_bound(scores, released.included, delta=facts["delta"], error=1 - level, one_sided=True)
+    most = epsilon_bound(num, num, num, delta=facts["delta"], error=(1 - level) / 16)
     reason = f"a lower bound has no upper end; all {num} guesses right would prove {most:.3g}"
-    method = "one training seen from inside, binomial domination, Bonferroni over 8"
+    method = "one training seen from inside, binomial domination, Bonferroni over 16"
     over = max(0.0, bound - float(facts["epsilon"]))
     return (
         Estimate(bound, bound, None, method, None, reason, level),
