@@ -61,7 +61,7 @@ def plain_net():
     return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 16, bias=False), nn.Tanh(), nn.Linear(16, 3))
 
 
-@pytest.mark.parametrize("make", [plain_net, Sequence])
+@pytest.mark.parametrize("make", [plain_net, Sequence, lambda: nn.Linear(20, 3)], ids=["net", "sequence", "one layer"])
 @pytest.mark.parametrize("max_grad_norm", [0.05, 0.8, 1e6])
 def test_clipped_sum_is_the_definition(make, max_grad_norm):
     torch.manual_seed(0)

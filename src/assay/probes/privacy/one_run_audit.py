@@ -36,8 +36,8 @@ def one_run_audit(retrain: Retrain, facts: Mapping[str, Any], draws: Draws) -> l
     with `at_most = 0` fails a system whose claim is refuted.
     Limits: what this attack proves, not what is true: an excess of 0 does not prove the claim. It sees the answers of
     the last model only, and where a training cannot learn single rows by heart (few passes, a small rate) even one
-    without any noise shows little. It cannot see shuffling taken for Poisson sampling. The bound cannot exceed what m
-    right guesses prove. Treatments of the model stage are not applied. A policy's
+    without any noise shows little. It cannot see shuffling taken for Poisson sampling: one_run_audit_of_steps can see
+    both. The bound cannot exceed what m right guesses prove. Treatments of the model stage are not applied. A policy's
     correction for many rules does not widen the excess. A claim for clients is told and not tested: a canary changes
     rows of one client, and of all where rows are dealt out anew.
     Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2 and algorithm 1.

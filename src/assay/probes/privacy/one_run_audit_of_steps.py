@@ -41,6 +41,7 @@ def one_run_audit_of_steps(retrain: Retrain, draws: Draws) -> list[Measurement]:
     Source: Steinke, Nasr and Jagielski 2023 (arXiv 2305.08846), theorem 5.2 and section 6; Nasr et al. 2023 (arXiv
     2302.07956), section 4.2 (canary gradients).
 
+    >>> import numpy as np
     >>> noise_share(np.full((3, 4), 2.0), 2.0, level=0.95)[0]
     1.0
     """
