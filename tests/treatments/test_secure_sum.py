@@ -50,6 +50,28 @@ def test_too_few_answers_give_no_sum_and_no_member_helps_to_uncover_one():
         members[0].reveal([0, 1, 2, 3], [4, 5])
     with pytest.raises(ModelError, match="both shares"):
         members[0].reveal([0, 1, 2, 3, 4], [4, 5])
+    with pytest.raises(ModelError, match="4 of 6 clients answered"):
+        members[0].reveal([0, 1, 2, 3, 3], [4, 5])
+
+
+def test_nothing_that_would_uncover_a_vector_is_done_twice():
+    members, publics, _ = introduced(3)
+    aggregator = Aggregator(publics, 4)
+    for member in members:
+        aggregator.add(member.number, member.masked(to_fixed(np.ones(4), 3)))
+    first = members[0].reveal([0, 1, 2], [])
+    assert members[0].reveal([2, 1, 0], []) == first  # a request that came twice
+    four, _, _ = introduced(4)
+    four[0].reveal([0, 1, 2], [3])
+    with pytest.raises(ModelError, match="both shares"):  # seed of 3, after the key of 3
+        four[0].reveal([0, 1, 2, 3], [])
+    with pytest.raises(ModelError, match="client 0 has masked a vector"):
+        members[0].masked(to_fixed(np.zeros(4), 3))
+    with pytest.raises(ModelError, match="client 0 has sealed its shares"):
+        members[0].shares(publics)
+    for number in (1, 7):
+        with pytest.raises(ModelError, match=f"client {number} came twice, or is a stranger's"):
+            aggregator.add(number, np.zeros(4, dtype=np.uint64))
 
 
 def test_what_the_aggregator_sees_of_one_vector_is_uniform_whatever_the_vector():

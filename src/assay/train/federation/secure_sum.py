@@ -96,7 +96,9 @@ class Member:
 
     It publishes two keys, sends every other member a sealed share of the secrets behind its masks, sends its masked
     vector, and at the end gives the aggregator for each member either the share that removes the mask of one who
-    answered, or the share that removes what a dropped one left behind: never both, which would uncover a vector.
+    answered, or the share that removes what a dropped one left behind: never both, which would uncover a vector, also
+    not one today and the other when asked again. Shares are sealed once and one vector is masked: a second one under
+    the same keys would tell the difference of the two.
     """
 
     def __init__(self, number: int) -> None:
@@ -105,6 +107,8 @@ class Member:
         self._own_seed = os.urandom(SECRET)
         self._held: dict[int, tuple[int, int]] = {}  # by member: shares of its mask key and of its own seed
         self._publics: Mapping[int, Public] = {}
+        self._has_masked = False
+        self._asked: tuple[frozenset[int], frozenset[int]] | None = None  # of whom it gave a share, and which
 
     def publish(self) -> Public:
         """The public keys."""
@@ -112,7 +116,9 @@ class Member:
         return keys[0].public_key().public_bytes_raw(), keys[1].public_key().public_bytes_raw()
 
     def shares(self, publics: Mapping[int, Public]) -> dict[int, bytes]:
-        """Sealed shares of both secrets by member, once everybody's public keys are known."""
+        """Sealed shares of both secrets by member, once everybody's public keys are known. Raises ModelError."""
+        if self._publics:
+            raise ModelError(Problem(f"client {self.number} has sealed its shares", "once", "Start a new round"))
         self._publics = publics
         places, needed = [number + 1 for number in publics], threshold(len(publics))
         secrets = (self._mask_key.private_bytes_raw(), self._own_seed)
@@ -139,7 +145,10 @@ class Member:
             self._held[sender] = (int.from_bytes(opened[:SHARE], "big"), int.from_bytes(opened[SHARE:], "big"))
 
     def masked(self, vector: Array) -> Array:
-        """The fixed-point vector `(D,)` under its own mask and one for each other member, modulo 2^64."""
+        """The fixed-point vector `(D,)` under its own mask and one for each other, modulo 2^64. Raises ModelError."""
+        if self._has_masked:
+            raise ModelError(Problem(f"client {self.number} has masked a vector", "one", "Start a new round"))
+        self._has_masked = True
         total = vector + mask(self._own_seed, len(vector))
         for other, public in self._publics.items():
             if other != self.number:
@@ -148,12 +157,14 @@ class Member:
         return total
 
     def reveal(self, present: Sequence[int], dropped: Sequence[int]) -> dict[int, int]:
-        """By member the one share that the aggregator needs. Raises ModelError when asked for both of one."""
-        if set(present) & set(dropped):
+        """By member the one share that the aggregator needs. Raises ModelError when asked for both of one, ever."""
+        asked = frozenset(present), frozenset(dropped)
+        if asked[0] & asked[1] or (self._asked is not None and self._asked != asked):
             raise ModelError(Problem("both shares of a client were asked for", "one or the other"))
-        if len(present) < threshold(len(self._publics)):
-            what = f"{len(present)} of {len(self._publics)} clients answered"
+        if len(asked[0]) < threshold(len(self._publics)):
+            what = f"{len(asked[0])} of {len(self._publics)} clients answered"
             raise ModelError(Problem(what, "more than two thirds"))
+        self._asked = asked
         found = {number: self._held[number][1] for number in present}
         return found | {number: self._held[number][0] for number in dropped}
 
@@ -178,7 +189,9 @@ class Aggregator:
         self.total = np.zeros(self.length, dtype=np.uint64)
 
     def add(self, number: int, masked: Array) -> None:
-        """Take a masked vector `(D,)`."""
+        """Take a masked vector `(D,)`. Raises ModelError for a second one of a member, and for one of a stranger."""
+        if number in self.present or number not in self.publics:
+            raise ModelError(Problem(f"a vector of client {number} came twice, or is a stranger's", "one of each"))
         self.total += masked
         self.present.append(number)
 
