@@ -15,6 +15,7 @@ from assay.errors import ModelError, TreatmentError
 from assay.models import Architecture, build, register_architecture, tensors
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
+from assay.treatments.data.resample_groups import resample_groups
 from assay.treatments.train import dp_sgd as private
 from assay.treatments.train._clipped_sums import ClippedSums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
@@ -424,6 +425,15 @@ def test_epsilon_is_reported_and_what_it_does_not_cover(trained):
     assert "seed" in text
     assert treated.facts["epsilon"] == outcome["epsilon"]
     assert treated.facts["seconds"] > 0
+
+
+def test_rows_that_were_copied_before_or_after_are_not_covered(trained):
+    few = {"batch_size": 300, "epochs": 1}
+    before, plain = dp_sgd(resample_groups(trained), training=few), dp_sgd(trained, training=few)
+    after = resample_groups(plain)
+    for facts in (before.facts, before.lineage[-1].outcome, after.facts):
+        assert "what resample_groups copied" in facts["not_covered"][-1]
+    assert "resample" not in " ".join(plain.facts["not_covered"])
 
 
 def test_public_ranges_keep_the_encoding_off_the_data(trained):

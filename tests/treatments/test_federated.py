@@ -22,6 +22,7 @@ from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.train.federation.clients import parse_skew, split_clients
 from assay.train.federation.local_work import FlatWeights, LocalSettings, LocalWork, seed_of
 from assay.train.federation.rounds import FederatedSettings, Federation, run_federation
+from assay.treatments.data.resample_groups import resample_groups
 from assay.treatments.train import federate
 from assay.treatments.train._accountant import epsilon_of
 from assay.treatments.train.federate import FederatedRecipe, federated_averaging
@@ -299,6 +300,15 @@ def test_what_is_claimed_is_for_a_client_and_nothing_else_is_told(trained, secur
     assert ("sums" in told["aggregator"]) == secure
     assert any("seed" in one for one in told["not_covered"])
     assert treated.recipe.fit(trained.data.splits["train"], trained.data, 9).facts["epsilon"] == told["epsilon"]
+
+
+def test_what_clients_share_before_any_noise_is_said(trained):
+    balanced = replace(trained.recipe, settings=replace(trained.recipe.settings, class_weights="balanced"))
+    copied = resample_groups(replace(trained, recipe=balanced))
+    for told, expected in ((private(copied).lineage[-1].outcome, True), (private(trained).lineage[-1].outcome, False)):
+        text = " ".join(told["not_covered"])
+        assert ("class weights" in text) == expected
+        assert ("what resample_groups copied" in text) == expected
 
 
 def test_batch_norm_gives_way_to_noise():

@@ -136,6 +136,15 @@ def grown(
     return replace(system, name=f"{system.name}+{treatment}", lineage=(*system.lineage, step))
 
 
+def told_of_rows(facts: Mapping[str, Any], lineage: Iterable[Step]) -> dict[str, Any]:
+    """Facts of private training that also say what earlier changes of rows do to its epsilon; others as they are."""
+    names = ", ".join(dict.fromkeys(step.treatment for step in lineage if step.stage == "data"))
+    if "not_covered" not in facts or not names:
+        return dict(facts)
+    what = f"what {names} copied, or took from other rows, before the training: one row, or client, is in several"
+    return {**facts, "not_covered": [*facts["not_covered"], what]}
+
+
 def needs_architecture(system: System) -> Problem | None:
     """A module whose architecture is registered: otherwise the treated one could be neither saved nor loaded."""
     model = system.model

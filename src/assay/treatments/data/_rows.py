@@ -58,7 +58,7 @@ def again(
     data: Data = replace(system.data, splits=dict(splits))
     fitted = _common.known(system.recipe).fit(data.splits["train"], data, system.seed)
     named = _common.grown(system, treatment=treatment, stage="data", parameters=parameters, outcome=outcome)
-    return replace(named, model=fitted.model, facts=fitted.facts, data=data)
+    return replace(named, model=fitted.model, facts=_common.told_of_rows(fitted.facts, named.lineage), data=data)
 
 
 def dropped_by_group(train: Split, drop: Array) -> dict[str, dict[str, int]]:

@@ -283,9 +283,10 @@ def dp_sgd(
     fitted = recipe.fit(train, system.data, system.seed)
     parameters = {"epsilon": float(epsilon), "delta": float(delta), "training": training and dict(training)}
     parameters |= {"secure_noise": secure_noise, "public_ranges": ranges}
-    outcome = {name: fact for name, fact in fitted.facts.items() if name not in ("seconds", "cpu_seconds")} | replaced
+    facts = _common.told_of_rows(fitted.facts, system.lineage)
+    outcome = {name: fact for name, fact in facts.items() if name not in ("seconds", "cpu_seconds")} | replaced
     named = _common.grown(system, treatment="dp_sgd", stage="train", parameters=parameters, outcome=outcome)
-    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+    return replace(named, model=fitted.model, recipe=recipe, facts=facts)
 
 
 def _settings(epsilon: float, delta: float, training: Mapping[str, Any]) -> DpSettings:

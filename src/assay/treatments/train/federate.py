@@ -73,7 +73,10 @@ class FederatedRecipe:
         federation, facts = run_federation(
             work, settings, seed=seed, progress=self.base.progress, noise_multiplier=noise_of(settings)
         )
-        facts |= {"clients": len(clients), **privacy_facts(settings, len(clients), split.weights is not None)}
+        told = privacy_facts(
+            settings, len(clients), split.weights is not None, is_balanced=self.base.settings.class_weights != "none"
+        )
+        facts |= {"clients": len(clients), **told}
         if is_told:
             facts |= client_facts(federation, work, split, data)
         work.flat.release()
@@ -98,7 +101,9 @@ def noise_of(settings: FederatedSettings) -> float | None:
     return noise_for(settings.epsilon, settings.fraction, settings.num_rounds, delta=settings.delta)
 
 
-def privacy_facts(settings: FederatedSettings, num_clients: int, has_weights: bool = False) -> dict[str, Any]:
+def privacy_facts(
+    settings: FederatedSettings, num_clients: int, has_weights: bool = False, *, is_balanced: bool = False
+) -> dict[str, Any]:
     """Epsilon for one client as accounted, and what neither it nor the rounds cover."""
     common = {"aggregator": SUMS_ONLY if settings.secure_sum else TRUSTED}
     noise = noise_of(settings)
@@ -113,6 +118,8 @@ def privacy_facts(settings: FederatedSettings, num_clients: int, has_weights: bo
     ]
     if has_weights:
         not_covered.append("training weights of rows were taken as public")
+    if is_balanced:
+        not_covered.append("class weights: how many rows of each class all clients have together")
     return {
         **common,
         "epsilon": epsilon_of(noise, settings.fraction, settings.num_rounds, delta=settings.delta),
@@ -172,10 +179,11 @@ def federated_averaging(
     fitted = recipe.fit_clients(system.data.splits["train"], system.data, system.seed, is_told=True)
     parameters: dict[str, Any] = {"algorithm": algorithm, "num_clients": num_clients, "skew": skew}
     parameters |= {"training": training and dict(training), "protection": protection and dict(protection)}
-    outcome = {name: fact for name, fact in fitted.facts.items() if name not in NOT_TOLD} | replaced
+    facts = _common.told_of_rows(fitted.facts, system.lineage)
+    outcome = {name: fact for name, fact in facts.items() if name not in NOT_TOLD} | replaced
     step = {"treatment": "federated_averaging", "stage": "train"}
     named = _common.grown(system, **step, parameters=parameters, outcome=outcome)
-    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+    return replace(named, model=fitted.model, recipe=recipe, facts=facts)
 
 
 def _recipe(system: System, settings: FederatedSettings) -> tuple[FederatedRecipe, dict[str, str]]:
