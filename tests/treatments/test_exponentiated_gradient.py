@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
+from assay.access.references import reference_models
 from assay.data import load_adult
 from assay.errors import ModelError, TreatmentError
 from assay.models import Architecture
+from assay.observe import Ledger, Workspace
 from assay.tasks import task_of
 from assay.tasks.lottery import Drawn, drawn_from_json, drawn_numbers
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -197,3 +199,11 @@ def test_as_accurate_at_the_same_gap_as_fairlearn_with_fewer_trainings(kind):
     assert found.excess <= max(their_excess, 0) + 1e-6
     assert found.error <= their_error + 2 * noise
     assert len(calls) + 1 <= peer.n_oracle_calls_
+
+
+def test_reference_models_answer_by_the_same_draws(small_data):
+    """What a seed moves is compared with what was measured: the mixture's most probable answer is another system."""
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": []}), task_of(small_data), TrainSettings(epochs=1))
+    treated = exponentiated_gradient(train_system(small_data, recipe=recipe), num_refits=1)
+    found = reference_models(treated, Workspace(key=b"k", num_references=2), Ledger(10**9))
+    assert {one.system.decision.digest for one in found} == {treated.decision.digest}

@@ -9,11 +9,12 @@ from scipy.spatial.distance import mahalanobis
 from torch import nn
 
 from assay import engine
+from assay.access.references import reference_models
 from assay.errors import TreatmentError
-from assay.models import Architecture
+from assay.models import Architecture, tensors
 from assay.models.guarded import Guarded, class_shape
 from assay.models.store import load_system, save_system
-from assay.observe import Workspace
+from assay.observe import Ledger, Workspace
 from assay.tasks import task_of
 from assay.tasks.decisions import REFUSED
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -122,3 +123,15 @@ def test_what_does_not_fit_is_said(trained):
     with pytest.raises(TreatmentError, match="thresholds of probabilities"):
         refuse_unfamiliar(group_thresholds(trained))
     assert refuse_unfamiliar(round_outputs(trained), score="energy").lineage[-1].stage == "serve"
+
+
+def test_what_a_reference_model_finds_familiar_is_its_own_half(trained):
+    """A guard fitted on all training rows would have met the rows that the reference must not know."""
+    treated = refuse_unfamiliar(trained)
+    for one in reference_models(treated, Workspace(key=b"k", num_references=2), Ledger(10**9)):
+        own, module = trained.data.splits["train"].take(np.flatnonzero(one.members)), one.system.model.module
+        with torch.no_grad():
+            _, seen = module.look(tensors(module, own.inputs))
+        means, _ = class_shape(seen.double().numpy(), own.labels, 2)
+        np.testing.assert_allclose(module.means.numpy(), means, atol=1e-5)
+        assert one.system.data.digest == trained.data.digest, "its answers to all training rows are asked for"

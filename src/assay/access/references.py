@@ -13,6 +13,7 @@ from assay.access.handles import Reference, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace, observe
 from assay.tasks import decision_of
+from assay.tasks.lottery import Drawn
 from assay.values import Array, Fitted, Step, System, array_digest, digest_of
 
 _TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage treatment meets the same reference models
@@ -39,8 +40,9 @@ def halves(num_rows: int, num: int, data_digest: str) -> list[Array]:
 def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tuple[Reference, ...]:
     """The reference models of a system; their logits on the training and test rows are in the workspace's cache.
 
-    Trained by the recipe on halves of the training split; treatments of the model stage are then applied to them
-    again from the lineage, so a model-stage treatment costs no training. Raises ModelError without a recipe.
+    Trained by the recipe on halves of the training split; treatments of the model and serve stages are then applied to
+    them again from the lineage, with the same half as training rows, so a model-stage treatment costs no training.
+    Raises ModelError without a recipe.
     """
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe to train reference models with"))
@@ -73,9 +75,12 @@ def _reference(system: System, mask: Array, seed: int) -> System:
         _TRAINED[key] = system.recipe.fit(split, system.data, seed)
     fitted = _TRAINED[key]
     name = f"{system.name} reference {seed}"
-    rule = decision_of(system.task)
+    # A drawn answer belongs to the recipe; other rules are fitted again by the steps that made them.
+    rule = system.decision if isinstance(system.decision, Drawn) else decision_of(system.task)
+    # Treatments that look at training rows must see those of the reference alone: the others were not its members.
+    known = replace(system.data, splits={**system.data.splits, "train": split})
     bare = replace(system, name=name, model=fitted.model, facts=fitted.facts, lineage=(), seed=seed, decision=rule)
-    return _retreat(bare, system.lineage)
+    return replace(_retreat(replace(bare, data=known), system.lineage), data=system.data)
 
 
 def _retreat(reference: System, lineage: Sequence[Step]) -> System:
