@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from assay.errors import ModelError
 from assay.models.adapters.onnx import session_of
+from assay.models.by_onnxruntime import ByOnnxRuntime
 from assay.models.graph_layers import input_ranges, layers_of, pays
 from assay.models.quantised_graph import grid_of, quantised, rounded_weight, unpacked
 
@@ -198,6 +201,38 @@ def test_only_plain_products_with_fixed_weights_are_layers():
         assert layers_of(graph([node], weights, [4])) == []
     product = helper.make_node("MatMul", ["inputs", "inputs"], ["outputs"])
     assert layers_of(graph([product], {}, [4])) == []
+
+
+def test_a_graph_that_names_files_or_does_not_fit_itself_is_refused_before_anything_is_read(tmp_path, monkeypatch):
+    """Expanding codes reads tensors: one that lies in a file of the working folder must not become a weight."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.bin").write_bytes(bytes(range(6)))
+    nodes = [
+        helper.make_node("DequantizeLinear", ["codes", "scale"], ["w"], axis=1),
+        helper.make_node("MatMul", ["inputs", "w"], ["outputs"]),
+    ]
+    weights = {"codes": np.zeros((2, 3), dtype=np.int8), "scale": np.ones(3, dtype=np.float32)}
+    proto = graph(nodes, weights, [2])
+    found = loaded(proto)(torch.ones(1, 2))
+    assert found.tolist() == [[0, 0, 0]]
+    proto.graph.node[0].input[1] = "nothing"
+    with pytest.raises(ModelError, match="its codes cannot be read"):
+        loaded(proto)(torch.ones(1, 2))
+    proto.graph.node[0].input[1] = "scale"
+    codes = proto.graph.initializer[0]
+    codes.ClearField("raw_data")
+    codes.data_location = 1
+    for key, value in (("location", "secret.bin"), ("length", "6")):
+        codes.external_data.add(key=key, value=value)
+    with pytest.raises(ModelError, match="keeps weights in a file"):
+        loaded(proto)(torch.ones(1, 2))
+
+
+def loaded(proto: Any) -> ByOnnxRuntime:
+    content = proto.SerializeToString()
+    module = ByOnnxRuntime(torch.nn.Identity(), num_bytes=len(content))
+    module.load_state_dict({"graph": torch.frombuffer(bytearray(content), dtype=torch.uint8)})
+    return module
 
 
 def test_grids_hold_zero():

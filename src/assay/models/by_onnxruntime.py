@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from assay.errors import ModelError, Problem
 from assay.models import Architecture, Encodes, register_architecture, tensors
 from assay.models.adapters.module import ModuleModel, evaluation
-from assay.models.adapters.onnx import exported, parsed, session_of
+from assay.models.adapters.onnx import all_inside, exported, parsed, session_of
 from assay.models.exportable import exportable
 from assay.models.kernels import written_out
 from assay.models.quantised_graph import unpacked
@@ -57,7 +57,7 @@ class ByOnnxRuntime(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Encoded inputs `(N, ...)` to `(N, K)` float32."""
         if self._ready is None:
-            self._ready = session_of(unpacked(parsed(self.content(), "the graph")), "the graph")
+            self._ready = self._session()
         if not len(inputs):
             return self.forward(inputs.new_zeros(1, *inputs.shape[1:]))[:0]
         rows = (inputs.float() if inputs.dtype == torch.uint8 else inputs).numpy()
@@ -66,6 +66,15 @@ class ByOnnxRuntime(nn.Module):
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise ModelError(Problem(f"ONNX Runtime stopped: {str(error).splitlines()[0][:200]}")) from error
         return torch.from_numpy(answer)
+
+    def _session(self) -> Any:
+        proto = all_inside(parsed(self.content(), "the graph"), "the graph")
+        try:
+            proto = unpacked(proto)
+        except (KeyError, IndexError, TypeError, ValueError) as error:  # codes, scales or sizes that do not fit
+            what = f"the graph is damaged: its codes cannot be read ({error!r:.200})"
+            raise ModelError(Problem(what, next="Restore it from a copy")) from error
+        return session_of(proto, "the graph")
 
     def content(self) -> bytes:
         """The graph as a file holds it."""

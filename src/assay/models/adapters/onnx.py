@@ -128,9 +128,14 @@ def parsed(content: bytes, name: str) -> Any:
 
 def session_of(proto: Any, name: str) -> Any:
     """A session of a graph that is all in one, with as many threads as torch has. Raises ModelError, also for files."""
+    return _session(all_inside(proto, name).SerializeToString(), name, torch.get_num_threads())
+
+
+def all_inside(proto: Any, name: str) -> Any:
+    """The same graph. Raises ModelError where it keeps weights in a file: before anybody reads one of its tensors."""
     if any(tensor.data_location == 1 or tensor.external_data for tensor in _tensors(proto)):
         raise ModelError(Problem(f"{name} keeps weights in a file", "all weights inside"))
-    return _session(proto.SerializeToString(), name, torch.get_num_threads())
+    return proto
 
 
 def _session(source: str | bytes, name: str, num_threads: int) -> Any:
