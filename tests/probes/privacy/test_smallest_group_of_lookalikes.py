@@ -60,6 +60,10 @@ def test_one_who_stands_out_is_found_and_a_crowd_is_not(small_data):
 def test_which_columns_and_what_when_there_are_none(small_data):
     assert quasi_identifiers(small_data) == ("sex", "race", "age")
     assert quasi_identifiers(replace(small_data, source={"quasi_identifiers": ["hours"]})) == ("hours",)
+    assert quasi_identifiers(replace(small_data, source={"quasi_identifiers": "hours"})) == ("hours",)
+    mistyped = audited(replace(small_data, source={"quasi_identifiers": ["hours", "agee"]}))
+    assert {one.value for one in mistyped.values()} == {None}  # fewer columns would look safer than the data are
+    assert mistyped["unique_row_share"].reason == "declared as quasi-identifiers, and no columns: agee"
     nobody = replace(small_data, group_columns=(), columns=small_data.columns[1:3])
     assert quasi_identifiers(nobody) == ()
     (reason,) = {one.reason for one in of_rows(np.zeros((9, 0)), 0.95)}

@@ -44,6 +44,7 @@ def quasi_identifiers(data: Data) -> tuple[str, ...]:
     """
     declared = data.source.get("quasi_identifiers")
     if declared:
+        declared = [declared] if isinstance(declared, str) else declared
         return tuple(str(name) for name in declared)
     groups = [column.name for column in data.group_columns]
     named = [column.name for column in data.columns if is_telling(column.name) and column.name not in groups]

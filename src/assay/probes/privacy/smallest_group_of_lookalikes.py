@@ -39,14 +39,19 @@ def smallest_group_of_lookalikes(query: Query, draws: Draws) -> list[Measurement
     [1.0, 0.3333333333333333, 0.6666666666666666]
     """
     data = query.system.data
-    return of_rows(known_outside(data, data.splits["train"], quasi_identifiers(data)), draws.level)
+    names = quasi_identifiers(data)
+    known = {column.name for column in (*data.columns, *data.group_columns)}
+    missing = ", ".join(name for name in names if name not in known)
+    reason = f"declared as quasi-identifiers, and no columns: {missing}" if missing else ""
+    return of_rows(known_outside(data, data.splits["train"], names), draws.level, reason)
 
 
-def of_rows(rows: Array, level: float) -> list[Measurement]:
-    """The three measurements of quasi-identifiers `(n, Q)`."""
-    reason = ""
+def of_rows(rows: Array, level: float, reason: str = "") -> list[Measurement]:
+    """The three measurements of quasi-identifiers `(n, Q)`; undefined where there is already a reason."""
     values: list[float | None] = [None, None, None]
-    if not rows.shape[1]:
+    if reason:
+        pass
+    elif not rows.shape[1]:
         reason = "no column is a quasi-identifier: declare them in source"
     elif not len(rows):
         reason = "there are no training rows"
