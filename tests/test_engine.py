@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from assay import engine, registry
-from assay.access.references import reference_models
+from assay.access.references import halves, reference_models
 from assay.errors import BudgetError, RegistryError
 from assay.observe import Ledger, Workspace, run_model
 from assay.registry import Sizes, probe
@@ -255,6 +255,17 @@ def test_what_a_probe_learns_from_is_part_of_what_is_remembered(
     first = engine.audit(system, probes=["told"], workspace=workspace).find("told").value
     second = engine.audit(replace(system, recipe=longer), probes=["told"], workspace=workspace).find("told").value
     assert first != second
+
+
+def test_copies_of_a_row_are_in_the_same_half() -> None:
+    """Of rows taken more than once, or with words swapped: else a model without a row has learnt from its copy."""
+    rows = np.repeat(np.arange(100, 160)[::-1], np.resize([0, 1, 1, 2, 5], 60))
+    masks = halves(rows, 6, "x")
+    assert (sum(mask.astype(int) for mask in masks) == 3).all()
+    assert all(len({*rows[mask]} & {*rows[~mask]}) == 0 for mask in masks)
+    assert all(0.3 < mask.mean() < 0.7 for mask in masks)
+    once = halves(np.arange(50)[::-1], 2, "x")
+    np.testing.assert_array_equal(once, halves(np.arange(50), 2, "x"))
 
 
 def test_reference_models_depend_on_the_rows_that_stop_training(small_data: Data) -> None:

@@ -20,12 +20,19 @@ _TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage trea
 MAX_TRAINED = 64
 
 
-def halves(num_rows: int, num: int, data_digest: str) -> list[Array]:
+def halves(rows: Array, num: int, data_digest: str) -> list[Array]:
     """`num` membership masks `(N,)` in complementary pairs: each row is in exactly `num / 2` of them.
 
-    >>> sum(mask.astype(int) for mask in halves(10, 4, "x")).tolist()
+    `rows (N,)` are numbers of the source: copies of one row, changed or not, are in or out together, for a model that
+    learnt from a copy is none that never saw the row, and comparing the two would hide members.
+
+    >>> sum(mask.astype(int) for mask in halves(np.arange(10), 4, "x")).tolist()
     [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
+    different, whose = np.unique(rows, return_inverse=True)
+    num_rows = len(different)
+    if num_rows == len(rows):
+        whose = np.arange(num_rows)  # whatever their order
     if num < 2 or num % 2:
         raise ModelError(Problem(f"{num} reference models were asked for", "an even number, at least 2"))
     masks: list[Array] = []
@@ -33,7 +40,7 @@ def halves(num_rows: int, num: int, data_digest: str) -> list[Array]:
         order = keyed_rng("halves", data_digest, str(pair)).permutation(num_rows)
         mask = np.zeros(num_rows, dtype=bool)
         mask[order[: num_rows // 2]] = True
-        masks += [mask, np.logical_not(mask)]
+        masks += [mask[whose], np.logical_not(mask)[whose]]
     return masks
 
 
@@ -47,7 +54,7 @@ def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tu
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe to train reference models with"))
     train = system.data.splits["train"]
-    masks = halves(len(train), workspace.num_references, digest_of([train.rows, train.labels]))
+    masks = halves(train.rows, workspace.num_references, digest_of([train.rows, train.labels]))
     found = []
     for index, mask in enumerate(masks):
         seed = 1000 + index

@@ -21,7 +21,7 @@ def resample_groups(system: System, *, columns: Sequence[str] | None = None) -> 
     largest remainders, each less than one row off, so that n stays; empty cells stay empty. `columns` are crossed;
     None is the first declared one; a missing group is a group of its own. For learners that take no weights.
     Limits: those of `reweigh_groups`, and the draw adds noise that weights do not have; rows left out teach nothing,
-    copies are learnt sooner, and two halves of the rows (reference models) may hold the same row, which hides members.
+    copies are learnt sooner (reference models have all copies of a row or none, so that no member is hidden).
     Raises TreatmentError without recipe, classes or groups, for rows with weights, or when a class would lose its last
     row.
 
