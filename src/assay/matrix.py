@@ -70,7 +70,7 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
         for one in audits[1:]
     }
     headline = _family(paired, spreads, set(keys), workspace.level)
-    slices = {key for found in paired for key in found} - set(keys)
+    slices = {key for found in paired for key in found if not _is_curve_of_group(key)} - set(keys)
     detail = _family(paired, spreads, slices, workspace.level)
     cells = {
         one.system.name: {key: _cell(one, key, found, headline.get((one.system.name, key))) for key in keys}
@@ -280,6 +280,11 @@ def side_effects(
     more = f"; and {len(changed) - len(shown)} more" if len(changed) > len(shown) else ""
     text += f"; of groups: {'; '.join(shown)}{more}" if shown else ""
     return f"{name}: {text}" + (f"; {unknown} not comparable" if unknown else "")
+
+
+def _is_curve_of_group(key: Key) -> bool:
+    """A point of a curve within one group: too many to be compared each, and as many as a small table has rows."""
+    return key[2].startswith("coverage=") and " & " in key[2]
 
 
 def _is_of_groups(effect: Effect, columns: set[str]) -> bool:

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from cli_kit import Run, runner
 
 MISTAKES = {
-    "a data set nobody knows": ("data fetch cifar10", "'cifar10'", "adult, diabetes, wine, fashion_mnist"),
+    "a data set nobody knows": ("data fetch cifar10", "'cifar10'", "adult, diabetes, wine, yeast, fashion_mnist"),
     "a choice nobody knows": ("data card sentiment:books", "sentiment has no 'books'", "tweets"),
     "not fetched": ("train mnist", "mnist", "assay data fetch mnist"),
     "a verb of data": ("data ftech mnist", "'ftech'", "card, check, fetch, list"),

@@ -19,10 +19,10 @@ from cli_kit import runner, write_table
 
 registry.load()
 # Their plan is an upper bound: they stop when every example is broken, every vote cast, an answer found, or when there
-# is nothing of the kind they look for.
+# is nothing of the kind they look for, such as a rule that refuses.
 AT_MOST = {
     "gradient_attack", "adversarial_accuracy", "certified_radius", "recourse", "attribute_inference", "roofline",
-    "gradient_reconstruction", "numeric_noise", "corruption_accuracy", "corruption_accuracy_of_all_rows",
+    "gradient_reconstruction", "numeric_noise", "corruption_accuracy", "corruption_accuracy_of_all_rows", "refusals",
 }  # fmt: skip
 KINDS = ("trained", "three classes", "regression", "black box")
 

@@ -19,7 +19,7 @@ MOST = 1000  # rows that are taken apart
 
 
 def foreign_rows(sizes: Sizes) -> dict[str, int]:
-    """The rows put together from others; none for a decision rule that never refuses."""
+    """The rows put together from others: at most, for a decision rule that never refuses runs none."""
     return {"refusals": min(MOST, sizes.num_test)}
 
 
