@@ -63,8 +63,15 @@ UNFIT = {
     "exponentiated_gradient": {"regression", "no groups", "three classes"},
     "retrain_last_layer": {"regression", "no groups", "no module", "no validation"},
 }
+# Seconds each: in the slow tier they are made again, saved and loaded as the others are here.
+DEAR = {"augment_by_gan", "train_for_int8"}
 on_tables = pytest.mark.parametrize(
-    "treatment", [one for one in TREATMENTS if "table" not in UNFIT[one.name]], ids=lambda one: one.name
+    "treatment",
+    [
+        pytest.param(one, id=one.name, marks=pytest.mark.slow if one.name in DEAR else ())
+        for one in TREATMENTS
+        if "table" not in UNFIT[one.name]
+    ],
 )
 
 
