@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from assay.report.group_effects import group_effects
 from assay.report.phrases import Phrases
 from assay.report.sections import group_figures
 from assay.values import Dossier, Measurement
@@ -30,3 +31,20 @@ def test_a_shrunken_rate_is_drawn_below_the_groups_own():
     assert drawn.note.startswith("Open diamonds")
     assert ">1.0<" in drawn.svg, "the axis reaches over its ends"
     assert bare.note == ""
+
+
+def test_a_group_that_lost_is_never_left_out_of_the_small_multiples():
+    """Forty regions, the last of which got worse; more got better than are told in words."""
+
+    def effect(region, verdict):
+        value = {"worse": 0.2, "better": -0.2}.get(verdict, 0.0)
+        key = ["group_error_rates", "error_rate", f"region={region:02}"]
+        return {"key": key, "value": value, "low": value - 0.1, "high": value + 0.1, "verdict": verdict}
+
+    found = [effect(at, "better" if at < 20 else "no detectable change") for at in range(39)] + [effect(39, "worse")]
+    matrix = {"systems": ["one", "one+new"], "details": {"one+new": found}}
+    drawn = group_effects(matrix, {"error_rate": "share"}, ["region"], Phrases("en", columns=["region"]))
+    assert "region=39" in drawn.svg
+    assert drawn.description.removeprefix("What each treatment did to each group. ").startswith("new, region=39")
+    assert drawn.note.startswith("24 of 40 groups shown")
+    assert group_effects({**matrix, "details": {"one+new": found[:9]}}, {}, ["region"], Phrases("en")).note == ""

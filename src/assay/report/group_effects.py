@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from assay.estimation.widen import FRACTIONS
@@ -16,6 +16,7 @@ from assay.report.phrases import Phrases
 RATES = ("error_rate", "selection_rate", "true_positive_rate", "false_positive_rate", "group_mean_absolute_error")
 GROUP, NAMES, PANEL, GAP, STEP, HEAD = 96, 168, 172, 14, 14, 34  # pixels
 MOST_GROUPS, MOST_LETTERS = 24, 30
+ORDER = ("worse", "changed", "better")  # what must not be left out comes first
 Units = Mapping[str, str]  # by metric
 Effect = Mapping[str, Any]
 
@@ -28,6 +29,7 @@ class _Panels:
     rates: tuple[str, ...]
     systems: tuple[str, ...]
     effects: Mapping[str, Mapping[str, tuple[Effect | None, ...]]]
+    total: int  # groups that there are: where not all are shown, those that moved are
 
 
 def group_effects(matrix: Matrix, units: Units, columns: Collection[str], say: Phrases) -> Figure | None:
@@ -35,7 +37,10 @@ def group_effects(matrix: Matrix, units: Units, columns: Collection[str], say: P
     panels = _panels(matrix, columns)
     if not panels.groups or not panels.rates:
         return None
-    return figure(_chart(panels, units, say), title=say("per group"), description=_words(panels, say), grow=1.25)
+    drawn = figure(_chart(panels, units, say), title=say("per group"), description=_words(panels, say), grow=1.25)
+    if len(panels.groups) == panels.total:
+        return drawn
+    return replace(drawn, note=say("per group shown").format(shown=len(panels.groups), total=panels.total))
 
 
 def _panels(matrix: Matrix, columns: Collection[str]) -> _Panels:
@@ -47,11 +52,17 @@ def _panels(matrix: Matrix, columns: Collection[str]) -> _Panels:
             is_group = where.partition("=")[0] in columns and "=" in where and "&" not in where
             if metric in RATES and is_group and effect["value"] is not None:
                 found.setdefault(where, {}).setdefault(metric, [None] * len(systems))[at] = effect
-    groups = tuple(sorted(found)[:MOST_GROUPS])
+    groups = tuple(sorted(sorted(found, key=lambda group: (_urgency(found[group]), group))[:MOST_GROUPS]))
     known = {rate for group in groups for rate in found[group]}
     rates = tuple(sorted(known, key=RATES.index))
     effects = {group: {rate: tuple(row) for rate, row in found[group].items()} for group in groups}
-    return _Panels(groups, rates, tuple(short_names(matrix)[1:]), effects)
+    return _Panels(groups, rates, tuple(short_names(matrix)[1:]), effects, len(found))
+
+
+def _urgency(of_group: Mapping[str, Sequence[Effect | None]]) -> int:
+    """0 for a group that any treatment made worse, then those that moved otherwise, then the rest."""
+    verdicts = {one["verdict"] for row in of_group.values() for one in row if one is not None}
+    return next((place for place, one in enumerate(ORDER) if one in verdicts), len(ORDER))
 
 
 def _chart(panels: _Panels, units: Units, say: Phrases) -> Any:
@@ -132,13 +143,14 @@ def _line(
 
 
 def _words(panels: _Panels, say: Phrases) -> str:
-    """What moved, for those who do not see the picture."""
-    moved = [
-        f"{system}, {say.slice(group)}, {say.metric(rate)}: {say(effect['verdict'])}"
+    """What moved, for those who do not see the picture: worse first."""
+    found = [
+        (str(effect["verdict"]), f"{system}, {say.slice(group)}, {say.metric(rate)}: {say(effect['verdict'])}")
         for group in panels.groups
         for rate, row in panels.effects[group].items()
         for system, effect in zip(panels.systems, row, strict=True)
-        if effect is not None and effect["verdict"] in ("better", "worse", "changed")
+        if effect is not None and effect["verdict"] in ORDER
     ]
+    moved = [text for _, text in sorted(found, key=lambda one: ORDER.index(one[0]))]
     shown = "; ".join(moved[:12]) + ("; …" if len(moved) > 12 else "")
     return f"{say('per group')}. {shown or say('moved nothing')}."
