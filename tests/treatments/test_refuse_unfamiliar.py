@@ -11,6 +11,7 @@ from torch import nn
 from assay import engine
 from assay.access.references import reference_models
 from assay.errors import TreatmentError
+from assay.matrix import compare
 from assay.models import Architecture, tensors
 from assay.models.guarded import Guarded, class_shape
 from assay.models.store import load_system, save_system
@@ -101,6 +102,11 @@ def test_far_rows_are_refused_failed_ones_are_not_and_the_probe_tells_them_apart
     plain = engine.audit(trained, probes=["refusals"], workspace=workspace)
     assert plain.find("refused_share").value == plain.find("foreign_refused_share").value == 0
     assert "refusals" not in plain.ledger
+    (effect,) = [one for one in compare([plain, audit], workspace=workspace).details[treated.name]
+                 if one.key[1] == "answered_accuracy"]  # fmt: skip
+    gain = audit.find("answered_accuracy").value - plain.find("answered_accuracy").value
+    assert effect.value == pytest.approx(gain)
+    assert effect.low < gain < effect.high
 
 
 @pytest.mark.parametrize("kind", ["cnn_lenet", "ngrams"])

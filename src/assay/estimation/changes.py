@@ -14,7 +14,9 @@ Spoken = Literal["percent", "points", "unit"]
 def spoken(ends: Sequence[float | None], unit: str, before: float | None) -> tuple[tuple[float | None, ...], Spoken]:
     """A change and its ends, scaled, and what they then are.
 
-    Per cent are of the value `before`, taken as it was measured: its own noise is in the change already.
+    Per cent are of the value `before`, taken as exact. Limits: its noise is in the change, but not in what the change
+    is divided by: the interval of a time that grew many times over is up to sqrt(2) too narrow, of one that fell too
+    wide. Verdicts rest on the change itself.
 
     >>> spoken([-0.021, -0.034, -0.008], "fraction", 0.8)[1], spoken([-3.0], "seconds", 4.0)
     ('points', ((-75.0,), 'percent'))

@@ -23,7 +23,7 @@ def foreign_rows(sizes: Sizes) -> dict[str, int]:
     return {"refusals": min(MOST, sizes.num_test)}
 
 
-@probe("utility", cost=foreign_rows)
+@probe("utility", cost=foreign_rows, version=2)
 def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> list[Measurement]:
     """Share of rows refused (-2), accuracy of those that are answered, and share refused of rows that are foreign.
 
@@ -33,7 +33,8 @@ def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> l
     Shapes: labels (N,), predictions (N,).
     Direction: a share refused is neither, of foreign rows higher is better, and so is accuracy; unit share, 0 to 1.
     Limits: refused rows are wrong in `accuracy`, and there is no price for a wrong answer here. One kind of foreign
-        row, near in some data. A system without a rule that refuses has 0, 0 and its accuracy, and no row is run.
+        row, near in some data. A system without a rule that refuses has 0, 0 and its accuracy, and no row is run. A
+        change of answered_accuracy is between two sets of rows: it rises too where only hard rows are refused.
     Source: Chow 1970, section 2 (error against refusals); Geifman and El-Yaniv 2017, section 2; interval: Wilson 1927.
 
     >>> REFUSED
@@ -49,7 +50,8 @@ def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> l
     far = draws.of(rows).counts((foreign == REFUSED).astype(np.int64), 2)
     about: dict[str, Any] = {"unit": "share"}
     whole: dict[str, Any] = {"attempted": len(labels), "errored": int(errored.sum())}
-    inside: dict[str, Any] = {"attempted": int((~refused).sum()), "errored": int(errored.sum())}
+    # Of all rows, so that it can be compared, row by row, with that of a system that refuses others.
+    inside: dict[str, Any] = {"attempted": len(labels), "errored": int((refused | errored).sum())}
     outside: dict[str, Any] = {"attempted": len(rows), "errored": int((foreign == -1).sum())}
     foreign_share = rate(far[:, 1], far.sum(axis=1), level=draws.level)
     return [
