@@ -36,7 +36,7 @@ LEAST_ACCURACY = {
 }
 USUAL_ACCURACY = 0.85
 SLICES = dict.fromkeys(("demographic_parity_difference", "equalized_odds_difference", "worst_cell_accuracy"), "sex")
-SLICES |= {"flip_rate": "noise=0.3", "latency_p50": "batch=1"}
+SLICES |= {"flip_rate": "noise=0.3", "latency_p50": "batch=1", "extraction_area": "answers=probabilities"}
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from assay.values import System
 
 
 @treatment("serve", moves=("lower:extraction_area",), tasks=EVERY_TASK)
-def limit_queries(system: System, *, rows: int = 1000, per: str = "total") -> System:
+def limit_queries(system: System, *, rows: int = 100, per: str = "total") -> System:
     r"""Answer each key at most `rows` rows, $\sum_t m_t \le B$: in all ("total"), or each "day" of UTC.
 
     No answer changes. The limit is in the lineage, so in the digest that a dossier signs, and the service holds to it:
@@ -17,10 +17,12 @@ def limit_queries(system: System, *, rows: int = 1000, per: str = "total") -> Sy
     (429), with the time from which it may be asked again. How counts are kept and what they survive: docs/serving.md.
     Model extraction asks no more than this, once. Limits: holds where `assay serve` answers, not for whoever has the
     files; k keys get k times the rows, and "day" gives d times the rows in d days (twice within a minute at midnight),
-    while model extraction measures one key and one day; a copy learnt from public rows needs no answers at all, so
-    compare with the student that never asked; the other probes are the owner's and ask as many rows as before.
-    Measured for classification only. Raises TreatmentError for other numbers, other periods, or a system that has a
-    limit.
+    while model extraction measures one key and one day; the other probes are the owner's and ask as many rows as
+    before. A copy learnt from public rows needs no answers at all: compare with the student that never asked. On Adult
+    a copy agreed on 0.958 of the rows after 5,000 answers, 0.951 after 1,000, 0.931 after 300 and 0.905 after 100, and
+    on 0.952 after 5,000 public rows and no answer: a limit that is felt there is small, and keeps out only those who
+    have no such rows. Measured for classification only. Raises TreatmentError for other numbers, other periods, or a
+    system that has a limit.
 
     Source: Tramer et al. 2016, section 7 (what extraction needs is answers); OWASP Machine Learning Security Top 10,
     ML05:2023 Model theft.
