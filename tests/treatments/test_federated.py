@@ -346,6 +346,24 @@ def test_the_dossier_tells_of_each_client_by_number(trained, tmp_path):
     assert smallest["loss"] == pytest.approx(float(losses[rows].mean()), abs=1e-5)
 
 
+def test_labels_of_few_are_not_told(trained):
+    """Nor that nobody of a category has a label: who knows the category of somebody would know their label."""
+    train = trained.data.splits["train"]
+    labels, codes = np.array(train.labels), train.groups.codes[:, 1]
+    labels[codes == 0], labels[np.flatnonzero(codes == 1)[:4]], labels[np.flatnonzero(codes == 1)[4:]] = 0, 1, 0
+    labels[codes == 2] = np.arange((codes == 2).sum()) % 2
+    data = replace(trained.data, splits={**trained.data.splits, "train": replace(train, labels=labels)})
+    training = {"num_rounds": 1}
+    told = federated_averaging(replace(trained, data=data), skew="column:race", training=training).lineage[-1].outcome
+    by_rows = {one["rows"]: one for one in told["by_client"]}
+    sizes = np.bincount(codes)
+    assert [("labels" in by_rows[size], "labels_left_out" in by_rows[size]) for size in sizes] == [
+        (False, True),
+        (False, True),
+        (True, False),
+    ]
+
+
 def test_small_and_many_clients_are_left_out(trained):
     told = federated_averaging(trained, num_clients=150, training={"num_rounds": 1}).lineage[-1].outcome
     assert told["by_client"] == []

@@ -29,7 +29,8 @@ def generalise_to_k(system: System, *, k: int = 10, columns: Sequence[str] | Non
     information lost (NCP) and how diverse labels are within a class. Limits: hides which row is whose, not what is true
     of all rows of a class: where a class has one label, it is disclosed (see `labels_least`); only what is listed is
     generalised; whoever knows more columns, or a second release, can undo it; small groups are drawn to their
-    neighbours, group codes of training rows included. Not a bound on what the model remembers: that is `dp_sgd`.
+    neighbours, group codes of training rows included. Not a bound on what the model remembers: that is `dp_sgd`; and
+    membership inference then asks about generalised members and untouched others, so that it also sees this difference.
     Raises TreatmentError without recipe, for pictures or texts, unknown columns, or k not from 2 to the number of rows.
 
     Source: LeFevre, DeWitt and Ramakrishnan 2006, Mondrian, section 4 (strict, greedy); Xu et al. 2006, section 2.2

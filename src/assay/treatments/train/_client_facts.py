@@ -32,7 +32,7 @@ def client_facts(federation: Federation, work: LocalWork, split: Split, data: Da
     well the loss under the weights that this client would send in one more round, which whoever is sent them can
     compute, tells its rows from those; 0.5 = not at all. It is told of the first ten, and where the aggregator sees
     updates. Nothing is told with epsilon, which would not cover it, of clients of fewer than ten rows, and of more than
-    100 clients or as many as a split has rows.
+    100 clients or as many as a split has rows; labels not where one has fewer than ten rows (see `told_labels`).
     """
     settings, rows = federation.settings, federation.rows
     if settings.epsilon is not None:
@@ -44,6 +44,24 @@ def client_facts(federation: Federation, work: LocalWork, split: Split, data: Da
         return {"rows_by_client": sizes, "by_client": [], "by_client_left_out": why}
     look = _Look(federation, work, split, data.splits.get("validation"))
     return {"rows_by_client": sizes, "by_client": [look.at(client) for client in range(len(rows))]}
+
+
+def told_labels(labels: Array, num_classes: int, *, skew: str) -> dict[str, Any]:
+    """How many rows of a client `(N,)` have each label, unless some label has fewer than ten.
+
+    A label without rows is told only where chance dealt the rows out: of a column's categories everybody can work out
+    which client they are, and "none of them" would tell of each.
+
+    >>> told_labels(np.zeros(30, dtype=int), 2, skew="labels:1")
+    {'labels': [30, 0]}
+    >>> told_labels(np.zeros(30, dtype=int), 2, skew="column:origin")
+    {'labels_left_out': 'fewer than 10 rows of a label'}
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    few = counts[(counts > 0) | skew.startswith("column:")] < FEWEST_ROWS
+    if few.any():
+        return {"labels_left_out": f"fewer than {FEWEST_ROWS} rows of a label"}
+    return {"labels": counts.tolist()}
 
 
 class _Look:
@@ -65,7 +83,7 @@ class _Look:
         found: dict[str, Any] = {"client": client, "rows": len(rows)}
         labels = np.asarray(self.split.labels)
         if self.task.classes and labels.ndim == 1:
-            found["labels"] = np.bincount(labels[rows], minlength=len(self.task.classes)).tolist()
+            found |= told_labels(labels[rows], len(self.task.classes), skew=federation.settings.skew)
         own, right = self._losses(self.split, seen)
         found |= {"loss": float(own.mean())} | ({} if right is None else {"accuracy": float(right.mean())})
         members, matched = self._matched(seen, rng)
