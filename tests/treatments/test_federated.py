@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from assay.observe import Workspace
 from assay.tasks import Regression, task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.train.federation.clients import parse_skew, split_clients
-from assay.train.federation.local_work import FlatWeights, LocalSettings, LocalWork, seed_of
+from assay.train.federation.local_work import FlatWeights, LocalSettings, LocalWork, received, seed_of
 from assay.train.federation.rounds import FederatedSettings, Federation, run_federation
 from assay.treatments.data.resample_groups import resample_groups
 from assay.treatments.train import federate
@@ -309,6 +310,18 @@ def test_what_clients_share_before_any_noise_is_said(trained):
         text = " ".join(told["not_covered"])
         assert ("class weights" in text) == expected
         assert ("what resample_groups copied" in text) == expected
+
+
+def test_what_a_client_elsewhere_sends_is_an_update_or_nothing():
+    like, good = torch.zeros(2), {"loss": 0.5, "num_steps": 3, "num_rows": 9}
+    found = received(1, [1.0, 2.0], json.dumps(good), like=like)
+    assert (found.client, found.loss, found.num_steps, found.num_rows) == (1, 0.5, 3, 9)
+    assert found.change.tolist() == [1, 2]
+    for change in ([1.0], [1.0, math.nan], None, "x", [[1.0, 2.0]]):
+        assert received(1, change, json.dumps(good), like=like) is None
+    wrong = [{"num_rows": -9}, {"num_rows": 1e300}, {"num_rows": True}, {"loss": math.nan}, {"num_steps": None}]
+    for told in (*(json.dumps({**good, **one}) for one in wrong), None, "", "[]", "{}", json.dumps(3)):
+        assert received(1, [1.0, 2.0], told, like=like) is None
 
 
 def test_batch_norm_gives_way_to_noise():

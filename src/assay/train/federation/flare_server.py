@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.numpy
 import torch
 from nvflare.app_common.abstract.fl_model import FLModel
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from assay.storage import write_atomic
 from assay.train.federation.flare import PLAN, RESULT, START, TOLD
-from assay.train.federation.local_work import Correction, LocalSettings, Update
+from assay.train.federation.local_work import Correction, LocalSettings, Update, received
 from assay.train.federation.rounds import FederatedSettings, Federation
 
 FIRST_SECONDS = 60  # more in the first round, in which clients start
@@ -26,8 +25,8 @@ FIRST_SECONDS = 60  # more in the first round, in which clients start
 class RemoteWork:
     """Clients in processes or places of their own, asked through FLARE.
 
-    Who has not answered in time, or not with finite weights of the right number, is not asked again: one lost client
-    would otherwise cost every round its whole time.
+    Who has not answered in time, or not with finite weights of the right number and counts of rows and steps, is not
+    asked again: one lost client would otherwise cost every round its whole time.
     """
 
     def __init__(self, controller: ModelController, plan: dict[str, Any]) -> None:
@@ -50,11 +49,12 @@ class RemoteWork:
         )
         found = {}
         for answer in answers or ():
-            about = json.loads(answer.meta["assay"])
-            change = np.asarray(answer.params["change"], dtype=np.float32)
-            if change.shape == tuple(start.shape) and np.isfinite(change).all():
-                client = names[answer.meta["client_name"]]
-                found[client] = Update(client, torch.from_numpy(change.copy()), **about)
+            client = names.get((answer.meta or {}).get("client_name"))
+            if client is None:
+                continue
+            update = received(client, (answer.params or {}).get("change"), answer.meta.get("assay"), like=start)
+            if update is not None:
+                found[client] = update
         self.gone.append(sorted(set(clients) - set(found)))
         for client in sorted(found):
             yield found[client]

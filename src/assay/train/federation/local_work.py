@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -18,6 +20,8 @@ from assay.train.augment import augment
 from assay.train.objectives import TaskLoss, row_weights, task_loss
 from assay.train.recipe import TrainRecipe
 from assay.values import Array, Column, Split, digest_of
+
+MOST = 1 << 40  # rows or steps that a client elsewhere may say it has
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,24 @@ class Update:
     loss: float  # mean over the batches of its last pass, each before its step
     num_steps: int
     num_rows: int
+
+
+def received(client: int, change: Any, told: Any, *, like: Tensor) -> Update | None:
+    """The update that a client elsewhere sent: `change (D,)` and, as JSON, loss, steps and rows; None if it is none.
+
+    Limits: a client may still lie about its rows, and so count for more than it should.
+    """
+    try:
+        values, about = np.asarray(change, dtype=np.float32), json.loads(told)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    counts = [about.get(name) for name in ("num_steps", "num_rows")] if isinstance(about, dict) else []
+    loss = about.get("loss") if counts else None
+    is_count = [type(one) is int and 1 <= one <= MOST for one in counts]
+    fine = bool(counts) and all(is_count) and type(loss) in (int, float) and math.isfinite(loss)
+    if not fine or values.shape != tuple(like.shape) or not np.isfinite(values).all():
+        return None
+    return Update(client, torch.from_numpy(values.copy()), float(loss), *counts)
 
 
 Correction = Callable[[int], Tensor | None]  # of a client: what is added to its gradients (P,)
