@@ -303,6 +303,15 @@ def test_what_is_claimed_is_for_a_client_and_nothing_else_is_told(trained, secur
     assert treated.recipe.fit(trained.data.splits["train"], trained.data, 9).facts["epsilon"] == told["epsilon"]
 
 
+def test_secure_noise_does_not_follow_from_the_seed(trained):
+    protection = {"epsilon": 4.0, "secure_noise": True}
+    first, second = (private(trained, protection=protection) for _ in range(2))
+    assert first.model.digest != second.model.digest
+    assert "seed" not in " ".join(first.lineage[-1].outcome["not_covered"])
+    with pytest.raises(TreatmentError, match="secure_noise is set without an epsilon"):
+        federated_averaging(trained, protection={"secure_noise": True})
+
+
 def test_what_clients_share_before_any_noise_is_said(trained):
     balanced = replace(trained.recipe, settings=replace(trained.recipe.settings, class_weights="balanced"))
     copied = resample_groups(replace(trained, recipe=balanced))

@@ -55,15 +55,16 @@ def received(client: int, change: Any, told: Any, *, like: Tensor) -> Update | N
 
     Limits: a client may still lie about its rows, and so count for more than it should.
     """
+    about: Any
     try:
         values, about = np.asarray(change, dtype=np.float32), json.loads(told)
     except (ValueError, TypeError, RecursionError):
         return None
-    counts = [about.get(name) for name in ("num_steps", "num_rows")] if isinstance(about, dict) else []
-    loss = about.get("loss") if counts else None
-    is_count = [type(one) is int and 1 <= one <= MOST for one in counts]
-    fine = bool(counts) and all(is_count) and type(loss) in (int, float) and math.isfinite(loss)
-    if not fine or values.shape != tuple(like.shape) or not np.isfinite(values).all():
+    about = about if isinstance(about, dict) else {}
+    loss: Any = about.get("loss")
+    counts: list[Any] = [about.get("num_steps"), about.get("num_rows")]
+    fine = all(type(one) is int and 1 <= one <= MOST for one in counts) and type(loss) in (int, float)
+    if not fine or not math.isfinite(loss) or values.shape != tuple(like.shape) or not np.isfinite(values).all():
         return None
     return Update(client, torch.from_numpy(values.copy()), float(loss), *counts)
 

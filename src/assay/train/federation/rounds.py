@@ -11,6 +11,7 @@ from torch import Tensor
 
 from assay.errors import Problem, UsageError
 from assay.meter import measure_energy
+from assay.train.draws import Draws
 from assay.train.federation.local_work import LocalSettings, LocalWork, Update, Work, seed_of
 from assay.train.loop import threads
 from assay.values import Progress, plain, quiet
@@ -33,6 +34,7 @@ class FederatedSettings:
     epsilon: float | None = None
     delta: float = 1e-5
     clip_norm: float = 1.0
+    secure_noise: bool = False
 
 
 @dataclass
@@ -78,6 +80,7 @@ class Federation:
         self.control = torch.zeros(by.num_parameters if settings.algorithm == "scaffold" else 0)
         self.controls: dict[int, Tensor] = {}  # of clients that have taken part
         self.draws = torch.Generator().manual_seed(seed_of(seed, "rounds"))
+        self.private = Draws(seed_of(seed, "noise and coins"), secure=settings.secure_noise)  # what epsilon rests on
         self.noise_multiplier = noise_multiplier or 0.0
 
     def run(self, after_round: Callable[[int], bool] | None = None) -> Tally:
@@ -99,7 +102,7 @@ class Federation:
         self.tally.clients_lost += len(chosen) - (self.tally.updates - before)
         if self.settings.epsilon is not None:
             scale = self.noise_multiplier * self.settings.clip_norm
-            total.add_(torch.randn(len(total), generator=self.draws), alpha=scale)
+            total.add_(self.private.normal(total.shape), alpha=scale)
             weight = self.settings.fraction * len(self.rows)
         if weight == 0:
             self.tally.rounds_lost += 1
@@ -117,8 +120,7 @@ class Federation:
         """Clients chosen for a round, and those of them that will answer."""
         settings, num = self.settings, len(self.rows)
         if settings.epsilon is not None:
-            coins = torch.rand(num, generator=self.draws, dtype=torch.float64)
-            chosen = torch.nonzero(coins < settings.fraction).reshape(-1).tolist()
+            chosen = torch.nonzero(self.private.uniform(num) < settings.fraction).reshape(-1).tolist()
         else:
             take = max(1, round(settings.fraction * num))
             chosen = torch.randperm(num, generator=self.draws)[:take].sort().values.tolist()

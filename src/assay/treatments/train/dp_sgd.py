@@ -19,13 +19,13 @@ from assay.models import FitsEncoding, prepared, tensors
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import EVERY_TASK, treatment
 from assay.train import Loss, TrainRecipe, task_loss
+from assay.train.draws import Draws
 from assay.train.loop import check_split, threads
 from assay.train.updates import Average
 from assay.train.workers import Alone
 from assay.treatments import _common
 from assay.treatments.train._accountant import epsilon_of, noise_for
 from assay.treatments.train._clipped_sums import ClippedSums, Clipping
-from assay.treatments.train._draws import Draws
 from assay.treatments.train._norms import without_batch_norm
 from assay.treatments.train._planted import Planted
 from assay.values import Array, Data, Fitted, Modality, Recipe, Split, System, digest_of, plain

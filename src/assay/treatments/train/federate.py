@@ -36,7 +36,7 @@ from assay.values import Data, Fitted, Recipe, Split, System, digest_of, plain
 PROXIMAL = 0.01  # the default weight of FedProx's term
 FEWEST_FOR_SUM = 3  # of fewer vectors, a sum and one's own vector tell another's
 TRAINING = ("num_rounds", "fraction", "drop_rate", *(one.name for one in fields(LocalSettings)))
-PROTECTION = ("secure_sum", "epsilon", "delta", "clip_norm")
+PROTECTION = ("secure_sum", "epsilon", "delta", "clip_norm", "secure_noise")
 NOT_TOLD = {"seconds", "cpu_seconds", "energy", "curve"}  # of the facts, in the outcome
 TRUSTED = "it sees every client's update"
 SUMS_ONLY = "it sees sums of updates only, if it keeps to the protocol"
@@ -109,13 +109,16 @@ def privacy_facts(
     noise = noise_of(settings)
     if noise is None:
         return common
+    seen = "sums, and in a round of one client with its update" if settings.secure_sum else "updates"
     not_covered = [
         "the number of clients, and the column names and category lists, are taken as public",
         "choices made by looking at the data: architecture, settings, treatments applied later",
         "the encoding (means, quantiles, channels, tokens) and the variance of numeric labels: all rows together",
-        "the aggregator: it adds the noise, so it is trusted with " + ("sums" if settings.secure_sum else "updates"),
-        "noise and choice of clients follow from the seed: who knows the seed can take the noise away again",
+        "the aggregator: it adds the noise, so it is trusted with " + seen,
     ]
+    if not settings.secure_noise:
+        what = "noise and choice of clients follow from the seed"
+        not_covered.append(f"{what}: who knows the seed can take the noise away again")
     if has_weights:
         not_covered.append("training weights of rows were taken as public")
     if is_balanced:
@@ -154,7 +157,8 @@ def federated_averaging(
     decay (of the rate, each round), proximal and drop_rate (of the chosen, those that are gone before they answer).
     `protection`: secure_sum (the aggregator sees sums only), and epsilon, delta, clip_norm: clients are drawn by coins,
     each update is clipped and the sum noised, so that $P(w\in S) \le e^\varepsilon P'(w\in S) + \delta$ when one
-    *client* comes or goes.
+    *client* comes or goes; with secure_noise coins and noise are the operating system's: do that for a model that is
+    published; then the seed no longer gives the same model again.
     The outcome tells of each client, by number, its rows, labels, accuracy and what gives it away; with epsilon
     nothing, for that would not be covered. Limits: a simulation in one process. Clients do plain gradient descent with
     the recipe's loss, class weights, smoothing, augmentation, precision and gradient norm; its optimizer, decay,
@@ -266,6 +270,9 @@ def _out_of_range(settings: FederatedSettings) -> list[Problem | None]:
             "fedavg, fedprox",
             "Its control variates are a second message of each client, which no noise covers",
         )
+    )
+    found.append(
+        _common.unless(private or not settings.secure_noise, "secure_noise is set without an epsilon", "false")
     )
     found.append(
         _common.unless(
