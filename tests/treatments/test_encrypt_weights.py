@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,24 @@ def test_a_new_key_is_a_new_header(tiny, small_data, tmp_path, owner):
         rotate_key(plain, old=KEY, new=OTHER)
     with pytest.raises(ModelError, match="not a system folder"):
         rotate_key(tmp_path / "nowhere", old=KEY, new=OTHER)
+
+
+def test_a_new_key_does_not_make_damage_look_whole_nor_reach_out_of_the_folder(tiny, tmp_path):
+    folder = save_system(encrypt_weights(tiny), tmp_path / "system")
+    path = folder / "weights.safetensors.enc"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-20] + bytes([whole[-20] ^ 1]) + whole[-19:])
+    with pytest.raises(StorageError, match="is damaged or was changed"):
+        rotate_key(folder, old=KEY, new=OTHER)
+    path.write_bytes(whole)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"mine")
+    secret.chmod(0o600)
+    listed = f"{hashlib.sha256(b'mine').hexdigest()}  ../secret\n" + (folder / "SHA256SUMS").read_text()
+    (folder / "SHA256SUMS").write_text(listed)
+    with pytest.raises(ModelError, match="SHA256SUMS is damaged"):  # else it is written anew, for everybody to read
+        rotate_key(folder, old=KEY, new=OTHER)
+    assert secret.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_dossier_is_served_with_the_key_and_not_without(tiny, small_data, tmp_path, owner):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from assay.errors import ModelError, Problem
+from assay.errors import ModelError, Problem, StorageError
 from assay.models.store import SUMS, read_sums, sums_text
-from assay.storage import read_regular, staged_folder, write_atomic
+from assay.storage import digest_file, read_verified, staged_folder, write_atomic
 from assay.storage.encrypted import is_encrypted, rewrap
 
 DOSSIER = "open"  # a folder beside `system` in a dossier
@@ -16,8 +16,10 @@ def rotate_key(folder: str | Path, *, old: bytes, new: bytes) -> tuple[str, ...]
     """Put every encrypted file of a system folder under a new owner's key, at once or not at all; which they were.
 
     Each file keeps its own key and all its chunks, byte for byte; its header and SHA256SUMS are written anew. The
-    system's digest stays. Raises ModelError for a folder that is no system, has nothing encrypted, or lies in a signed
-    dossier, whose signature covers the headers; StorageError where `old` does not open a file.
+    system's digest stays. Limits: who has the old key and a copy of the old files can read them as before; encrypt the
+    system anew where that is feared. Raises ModelError for a folder that is no system, has nothing encrypted, or lies
+    in a signed dossier, whose signature covers the headers; StorageError where `old` does not open a file, or one is
+    not what SHA256SUMS says: new sums must not make damage look whole.
 
     Source: NIST SP 800-57 part 1, section 5.3.4 (cryptoperiods) and 5.3.5.
     """
@@ -29,12 +31,15 @@ def rotate_key(folder: str | Path, *, old: bytes, new: bytes) -> tuple[str, ...]
     names = tuple(sorted(name for name in sums if is_encrypted(folder / name)))
     if not names:
         raise ModelError(Problem(f"{folder} holds nothing that is encrypted", next="Treat it with encrypt_weights"))
+    damaged = [name for name in sums if digest_file(folder / name) != sums[name]]
+    if damaged:
+        raise StorageError(Problem(f"{folder / damaged[0]} is damaged or was changed", next="Restore it from a copy"))
     with staged_folder(folder) as staged:
         found = dict(sums)
         for name in sums:
             if name in names:
                 found[name] = rewrap(folder / name, staged / name, old=old, new=new)
             else:
-                write_atomic(staged / name, read_regular(folder / name))
+                write_atomic(staged / name, read_verified(folder / name, sums[name]))
         write_atomic(staged / SUMS, sums_text(found))
     return names

@@ -358,7 +358,7 @@ def read_sums(folder: Path) -> Sums:
     listed = read_regular(folder / SUMS)
     lines = [line.split("  ") for line in listed.decode("ascii", "replace").splitlines()]
     sums = {line[1]: line[0] for line in lines if len(line) == 2}
-    if listed != sums_text(sums):
+    if listed != sums_text(sums) or any(name != Path(name).name for name in sums):  # all files lie in the folder itself
         raise ModelError(Problem(f"{folder / SUMS} is damaged", next="Restore it from a copy"))
     return sums
 
