@@ -24,6 +24,9 @@ TREATMENTS = [one for one in TREATMENTS if one.name not in OF_TEXTS | ELSEWHERE]
 # of a linear model it is 0.174 and 0.061 (test_remove_correlation).
 # Shards are of 64 MiB, and this network has 90 kB: one file, as before (test_weight_files has small shards).
 NOTHING_TO_MEND = {"drop_suspected_labels", "fill_missing", "smooth_labels", "remove_correlation", "shard_weights"}
+# What half the units cost this network is less than what timings one after the other differ by. In turns: one row 182 and
+# 181 microseconds, 64 rows 228 and 217, 1,024 rows 942 and 771 (test_prune_channels times a wider one in turns).
+TOO_SMALL_TO_TELL = {("prune_channels", "latency_p50")}
 # Measured with adversarial training: 0.804; robust accuracy 0.526 before, 0.550 after, for it overfits to FGSM early.
 # The last three buy the rare class with the common one, three quarters of all rows: 0.829, 0.808 and 0.824 of 0.870.
 LEAST_ACCURACY = {
@@ -37,6 +40,7 @@ LEAST_ACCURACY = {
 USUAL_ACCURACY = 0.85
 SLICES = dict.fromkeys(("demographic_parity_difference", "equalized_odds_difference", "worst_cell_accuracy"), "sex")
 SLICES |= {"flip_rate": "noise=0.3", "latency_p50": "batch=1", "extraction_area": "answers=probabilities"}
+SLICES |= {"true_positive_rate": "sex=Female"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,8 @@ def test_moves_what_it_declares(treatment, adult, workspace, record_property):
         first, second = before.find(metric, place).value, after.find(metric, place).value
         record_property(metric, (first, second))
         moved = (second < first) if direction == "lower" else (second > first)
-        assert moved or treatment.name in NOTHING_TO_MEND
+        told = treatment.name not in NOTHING_TO_MEND and (treatment.name, metric) not in TOO_SMALL_TO_TELL
+        assert moved or not told
     accuracy = after.find("accuracy").value
     record_property("accuracy", (before.find("accuracy").value, accuracy))
     assert accuracy >= LEAST_ACCURACY.get(treatment.name, USUAL_ACCURACY)
