@@ -24,8 +24,8 @@ TREATMENTS = [one for one in TREATMENTS if one.name not in OF_TEXTS | ELSEWHERE]
 # of a linear model it is 0.174 and 0.061 (test_remove_correlation).
 # Shards are of 64 MiB, and this network has 90 kB: one file, as before (test_weight_files has small shards).
 NOTHING_TO_MEND = {"drop_suspected_labels", "fill_missing", "smooth_labels", "remove_correlation", "shard_weights"}
-# What half the units cost this network is less than what timings one after the other differ by. In turns: one row 182 and
-# 181 microseconds, 64 rows 228 and 217, 1,024 rows 942 and 771 (test_prune_channels times a wider one in turns).
+# What half the units cost this network is less than timings one after the other differ by. In turns: one row takes 182
+# and 181 microseconds, 64 rows 228 and 217, 1,024 rows 942 and 771 (test_prune_channels times a wider one).
 TOO_SMALL_TO_TELL = {("prune_channels", "latency_p50")}
 # Measured with adversarial training: 0.804; robust accuracy 0.526 before, 0.550 after, for it overfits to FGSM early.
 # The last three buy the rare class with the common one, three quarters of all rows: 0.829, 0.808 and 0.824 of 0.870.
