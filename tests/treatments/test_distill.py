@@ -151,6 +151,14 @@ def test_by_default_it_is_as_wide_as_a_tenth_allows(kind, own):
     assert made.name == {"image": "cnn_residual", "table": "mlp", "text": "gru"}[kind]
 
 
+def test_a_student_is_never_too_narrow_to_tell_the_classes_apart():
+    """Of a small LeNet even one unit has more than a tenth, and hardly tells ten classes apart."""
+    data = small_images(20)
+    data = replace(data, classes=tuple("0123456789"))
+    teacher = Architecture("cnn_lenet", {"widths": [4, 8], "hidden": [16]})
+    assert widest_of(teacher, replace(_box(data), recipe=TrainRecipe(teacher, task_of(data)))).params == {"hidden": [9]}
+
+
 def _table():
     split = make_split(20, 0, 1)
     return Data("t", COLUMNS, "label", GROUP_COLUMNS, {"train": split}, ("no", "yes"), "yes")
