@@ -436,6 +436,17 @@ def test_rows_that_were_copied_before_or_after_are_not_covered(trained):
     assert "resample" not in " ".join(plain.facts["not_covered"])
 
 
+def test_what_numeric_labels_give_to_the_loss_is_said_also_with_public_ranges(small_data):
+    labels = {name: split.inputs[:, 0] for name, split in small_data.splits.items()}
+    splits = {name: replace(split, labels=labels[name]) for name, split in small_data.splits.items()}
+    data = replace(small_data, splits=splits, classes=(), positive=None)
+    recipe = TrainRecipe(Architecture("mlp", {"hidden": [4]}), task_of(data), TrainSettings(epochs=1))
+    settings = DpSettings(batch_size=300, epochs=1, public_ranges={"age": (0, 100), "hours": (0, 100)})
+    text = " ".join(DpRecipe(recipe, settings).fit(data.splits["train"], data, 0).facts["not_covered"])
+    assert "variance of numeric labels" in text
+    assert "encoding" not in text
+
+
 def test_public_ranges_keep_the_encoding_off_the_data(trained):
     ranges = {"age": (0, 100), "hours": (0, 100)}
     settings = {"batch_size": 300, "epochs": 4}

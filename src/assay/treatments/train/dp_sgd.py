@@ -37,6 +37,7 @@ LEARNED: Mapping[Modality, str] = {  # what a system takes from its training row
     "image": "mean and standard deviation of each channel were computed on the training pictures",
     "text": "the table of tokens was made from the training texts: whoever reads it sees which words they hold",
 }
+OF_LABELS = "mean and variance of numeric labels, which set the loss, were computed on the training rows"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def fit_private(
         "examples": round(steps * sample_rate * num_rows),
         "num_train": num_rows,
         "clipping": f"{settings.clipping}, {clip.method}",
-        **privacy_facts(settings, num_rows, has_weights=weights is not None, learned=_learned(module, split)),
+        **privacy_facts(settings, num_rows, has_weights=weights is not None, learned=_learned(module, split, recipe)),
     }
 
 
@@ -163,12 +164,11 @@ def _loss(module: nn.Module, split: Split, recipe: TrainRecipe) -> Loss:
     return module.loss(loss) if isinstance(module, Planted) else loss
 
 
-def _learned(module: nn.Module, split: Split) -> str:
-    """What the module took from its training rows before any noise; nothing where its encoding is fixed."""
-    if not isinstance(module, FitsEncoding):
-        return ""
+def _learned(module: nn.Module, split: Split, recipe: TrainRecipe) -> list[str]:
+    """What module and loss took from the training rows before any noise; of inputs nothing if that is fixed."""
     kind: Modality = "text" if split.inputs.dtype.kind == "T" else "image" if split.inputs.ndim == 4 else "table"
-    return LEARNED[kind]
+    found = [LEARNED[kind]] if isinstance(module, FitsEncoding) else []
+    return [*found, OF_LABELS] if recipe.task.name == "regression" else found
 
 
 def _schedule(settings: DpSettings, num_rows: int) -> tuple[float, int, float]:
@@ -205,7 +205,7 @@ def _noised(
 
 
 def privacy_facts(
-    settings: DpSettings, num_rows: int, *, has_weights: bool = False, learned: str = LEARNED["table"]
+    settings: DpSettings, num_rows: int, *, has_weights: bool = False, learned: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Epsilon as accounted for a run on `num_rows` rows, and what it does not cover."""
     sample_rate, steps, noise_multiplier = _schedule(settings, num_rows)
@@ -221,14 +221,13 @@ def privacy_facts(
     }
 
 
-def _not_covered(settings: DpSettings, has_weights: bool, learned: str) -> list[str]:
+def _not_covered(settings: DpSettings, has_weights: bool, learned: Sequence[str]) -> list[str]:
     found = [
         "the number of training rows, and the column names and category lists, are taken as public",
         "choices made by looking at this data: architecture, settings, treatments applied later",
         "several rows of one person: epsilon is for one row",
     ]
-    if settings.public_ranges is None and learned:
-        found.append(learned)
+    found += [one for one in learned if settings.public_ranges is None or one == OF_LABELS]
     if not settings.secure_noise:
         found.append("noise and batches follow from the seed: who knows the seed can take the noise away again")
     if has_weights:
