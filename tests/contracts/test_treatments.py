@@ -64,7 +64,7 @@ UNFIT = {
     "retrain_last_layer": {"regression", "no groups", "no module", "no validation"},
 }
 # Seconds each: in the slow tier they are made again, saved and loaded as the others are here.
-DEAR = {"augment_by_gan", "train_for_int8"}
+DEAR = {"augment_by_gan", "federated_averaging", "train_for_int8"}
 on_tables = pytest.mark.parametrize(
     "treatment",
     [

@@ -294,8 +294,8 @@ def test_treatments_that_fail_leave_the_comparison(small_data: Data, tmp_path: P
     workspace = Workspace(key=b"k", num_draws=60)
     names = ["accuracy", "selection_rate_gap"]
     compared = story.compare_treatments(system, sorted(TREATMENTS), probes=names, workspace=workspace)
-    assert compared.matrix.systems == ("system", "system+group_thresholds")
-    assert compared.matrix.errored.keys() == TREATMENTS.keys() - {"group_thresholds"}
+    assert compared.matrix.systems == ("system", "system+group_thresholds", "system+limit_queries")
+    assert compared.matrix.errored.keys() == TREATMENTS.keys() - {"group_thresholds", "limit_queries"}
     assert "no recipe" in compared.matrix.errored["reweigh_groups"]
     tables = {"matrix": story.matrix_facts(compared)}
     dossier = story.file(compared.judged[0], tmp_path / "d", tables=tables)
