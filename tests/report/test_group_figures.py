@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from assay.report.group_effects import group_effects
+from assay.report.matrix_cells import gain
 from assay.report.phrases import Phrases
 from assay.report.sections import group_figures
 from assay.values import Dossier, Measurement
@@ -48,3 +49,9 @@ def test_a_group_that_lost_is_never_left_out_of_the_small_multiples():
     assert drawn.description.removeprefix("What each treatment did to each group. ").startswith("new, region=39")
     assert drawn.note.startswith("24 of 40 groups shown")
     assert group_effects({**matrix, "details": {"one+new": found[:9]}}, {}, ["region"], Phrases("en")).note == ""
+
+
+def test_the_baseline_sorts_as_no_change_and_what_was_not_compared_last():
+    found = {"measurement": {"value": 0.5, "better": "higher"}, "effect": None, "reason": "2 of 5 groups are small"}
+    assert gain(found, is_baseline=True) == (0.0, 0.0)
+    assert gain({**found, "reason": ""}) == (None, None)

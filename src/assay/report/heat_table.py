@@ -78,7 +78,7 @@ def _row(matrix: Matrix, index: int, say: Phrases) -> dict[str, Any]:
     for system in matrix["systems"]:
         one = matrix["cells"][system][index]
         shown = cell(one, say, first)
-        raw, standard = gain(one)
+        raw, standard = gain(one, is_baseline=one is first)
         cells.append(
             {
                 **shown,

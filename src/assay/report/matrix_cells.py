@@ -73,8 +73,11 @@ def strength_of(effect: Mapping[str, Any]) -> float:
     return round(sign * min(1.0, 0.45 + 0.25 * float(clear)), 3)
 
 
-def gain(one: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """A cell's effect in the direction that is better, in its unit and in half widths of its interval; 0 without one.
+def gain(one: Mapping[str, Any], *, is_baseline: bool = False) -> tuple[float | None, float | None]:
+    """A cell's effect in the direction that is better, in its unit and in half widths of its interval.
+
+    0 for the baseline, whatever is noted of its value (a small group, a part of the rows); None where another system
+    was not compared, which is no evidence that nothing changed.
 
     >>> effect = {"value": -0.2, "low": -0.3, "high": -0.1}
     >>> gain({"measurement": {"value": 0.5, "better": "lower"}, "effect": effect})
@@ -84,7 +87,7 @@ def gain(one: Mapping[str, Any]) -> tuple[float | None, float | None]:
     if found is None or found["value"] is None or (effect is not None and effect["value"] is None):
         return None, None
     if effect is None:
-        return (0.0, 0.0) if not one.get("reason") else (None, None)
+        return (0.0, 0.0) if is_baseline else (None, None)
     value = effect["value"] * (-1 if found["better"] == "lower" else 1)
     half = (effect["high"] - effect["low"]) / 2 if effect["low"] is not None and effect["high"] is not None else 0.0
     return value, round(max(-999.0, min(999.0, value / half if half else 999.0 * value)), 4)
