@@ -93,6 +93,7 @@ def test_wrong_sizes_are_said(params, said):
         build("scattering", columns=COLUMNS, num_outputs=3, params={})(torch.zeros(1, 1, 9, 9))
 
 
+@pytest.mark.slow
 def test_trained_privately_and_saved(tmp_path):
     data = small_images(200, num_classes=2)
     settings = TrainSettings(epochs=8, batch_size=32)
