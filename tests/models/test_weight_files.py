@@ -43,6 +43,16 @@ def reseal(folder: Path) -> None:
     (folder / "SHA256SUMS").write_text("".join(lines))
 
 
+@pytest.mark.parametrize("largest", ["4096x", None, 1e9, -(1 << 40)])
+def test_how_large_files_may_be_must_be_said(small_data, folder, largest):
+    manifest = json.loads((folder / "system.json").read_bytes())
+    manifest["model"]["largest_shard"] = largest
+    (folder / "system.json").write_text(json.dumps(manifest))
+    reseal(folder)
+    with pytest.raises(AssayError, match=r"how large its files of weights are|bytes. Allowed: up to"):
+        load_system(folder, small_data)
+
+
 def test_the_same_bits_come_back_from_several_files(small, small_data, folder):
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(names) > 1

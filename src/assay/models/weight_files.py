@@ -134,7 +134,10 @@ def fill_module(module: nn.Module, about: Mapping[str, Any], folder: Path, sums:
     if odd:
         raise ModelError(Problem(f"{folder / INDEX} does not fit {type(module).__name__}: {odd[0]!r} is only in one"))
     # Tensors may be wider in the file than in the untouched module, and tables longer: only shards say how large.
-    most = _ANY if where is None else int(about["largest_shard"]) + _MORE
+    largest = about.get("largest_shard") if where is not None else _ANY
+    if type(largest) is not int:
+        raise ModelError(Problem(f"{folder} does not say how large its files of weights are", "a number of bytes"))
+    most = largest + _MORE
     for name in names:
         expected = set(state) if where is None else {tensor for tensor, file in where.items() if file == name}
         # The file has no name here: it is gone before the next one is read.

@@ -32,7 +32,8 @@ def refuse_unfamiliar(system: System, *, refused: float = 0.05, score: str = "di
     share `refused` of right answers, which may fall on a small group: compare groups. What is unfamiliar to the
     embedding is not all that is wrong: at 5 % of own rows, 68 % of digits cut up and put together otherwise were
     refused (energy: 39 %), and 6 % of rows of Adult with shuffled columns: there it sees nothing. Rows made to look
-    familiar pass; no gradient is offered.
+    familiar pass; no gradient is offered. Class means and covariance of embeddings of training rows become weights, of
+    a class of one row that row's: after `dp_sgd` its epsilon does not cover them.
     Raises TreatmentError unless the model is a module of a registered architecture that answers with logits, by argmax;
     without training or validation rows; or for an unknown score or a share outside 0 to 0.5.
 
