@@ -99,6 +99,11 @@ def test_far_rows_are_refused_failed_ones_are_not_and_the_probe_tells_them_apart
     assert audit.find("accuracy").value == pytest.approx((mine == split.labels).mean())
     assert audit.find("accuracy").attempted == len(split)  # refused rows stay in the denominator
     assert audit.find("refused_share").errored == 0
+    for code, name in enumerate(split.groups.columns[0].categories):
+        member = split.groups.codes[:, 0] == code
+        of_group = audit.find("refused_share", f"{split.groups.columns[0].name}={name}")
+        assert of_group.value == pytest.approx((~kept)[member].mean())
+        assert of_group.attempted == member.sum()
     plain = engine.audit(trained, probes=["refusals"], workspace=workspace)
     assert plain.find("refused_share").value == plain.find("foreign_refused_share").value == 0
     assert "refusals" not in plain.ledger

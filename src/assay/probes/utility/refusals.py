@@ -10,7 +10,7 @@ from assay.probes.utility._foreign import taken_apart
 from assay.registry import Sizes, probe
 from assay.stats import Draws, measured, rate
 from assay.tasks.decisions import REFUSED, UnlessEven
-from assay.values import Array, Measurement, modality
+from assay.values import Array, Groups, Measurement, modality
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
@@ -24,13 +24,14 @@ def foreign_rows(sizes: Sizes) -> dict[str, int]:
 
 
 @probe("utility", cost=foreign_rows, version=2)
-def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> list[Measurement]:
+def refusals(query: Query, labels: Array, predictions: Array, groups: Groups, draws: Draws) -> list[Measurement]:
     """Share of rows refused (-2), accuracy of those that are answered, and share refused of rows that are foreign.
 
     Definition: refused_share = #{predictions = -2} / N; answered_accuracy = #{predictions = labels} / #{predictions
         != -2}: an errored example (-1) is answered wrongly; foreign_refused_share: the first, over at most 1,000 rows
-        put together from parts of different test rows, as `out_of_distribution_auroc` does.
-    Shapes: labels (N,), predictions (N,).
+        put together from parts of different test rows, as `out_of_distribution_auroc` does. refused_share, slice
+        "sex=Female", is over the rows of a group, where the decision rule can refuse.
+    Shapes: labels (N,), predictions (N,), groups codes (N, G).
     Direction: a share refused is neither, of foreign rows higher is better, and so is accuracy; unit share, 0 to 1.
     Limits: refused rows are wrong in `accuracy`, and there is no price for a wrong answer here. One kind of foreign
         row, near in some data. A system without a rule that refuses has 0, 0 and its accuracy, and no row is run. A
@@ -58,7 +59,26 @@ def refusals(query: Query, labels: Array, predictions: Array, draws: Draws) -> l
         measured(share, "refused_share", better="neither", **about, **whole),
         measured(answered, "answered_accuracy", better="higher", **about, **inside),
         measured(foreign_share, "foreign_refused_share", better="higher", **about, **outside),
+        *(_by_group(refused, errored, groups, draws) if isinstance(query.system.decision, UnlessEven) else ()),
     ]
+
+
+def _by_group(refused: Array, errored: Array, groups: Groups, draws: Draws) -> list[Measurement]:
+    """Whom it falls on: the share of each group's rows."""
+    found = []
+    for index, column in enumerate(groups.columns):
+        size, codes = len(column.categories), groups.codes[:, index].astype(np.int64)
+        known = np.where((codes < 0) | (codes >= size), size, codes)
+        cells = draws.counts(known * 2 + refused, 2 * (size + 1)).reshape(-1, size + 1, 2)
+        for place, category in enumerate(column.categories):
+            one = rate(cells[:, place, 1], cells[:, place].sum(axis=1), level=draws.level)
+            rows: dict[str, Any] = {
+                "attempted": int((known == place).sum()),
+                "errored": int((errored & (known == place)).sum()),
+            }
+            where = f"{column.name}={category}"
+            found.append(measured(one, "refused_share", unit="share", better="neither", slice=where, **rows))
+    return found
 
 
 def _foreign(query: Query, rows: Array) -> Array:
