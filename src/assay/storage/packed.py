@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from safetensors import SafetensorError
@@ -68,11 +68,6 @@ def unpack(content: bytearray | memoryview) -> dict[str, Array]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SafetensorError(f"the header does not fit the content ({error!r})") from error
     return found
-
-
-def size_of(pieces: Sequence[bytes | memoryview]) -> int:
-    """Bytes of all pieces."""
-    return sum(memoryview(piece).nbytes for piece in pieces)
 
 
 def _little(array: Array) -> Array:
