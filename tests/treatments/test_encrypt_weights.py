@@ -14,7 +14,7 @@ from assay.errors import ModelError, ServeError, StorageError
 from assay.evidence.signing import load_signer
 from assay.models import Architecture
 from assay.models.rotation import rotate_key
-from assay.models.store import load_system, save_system
+from assay.models.store import load_parts, load_system, save_system
 from assay.models.weight_files import INDEX
 from assay.probes.security.weights_at_rest import readable
 from assay.serve.admission import admit
@@ -90,6 +90,21 @@ def test_without_the_key_or_with_another_nothing_loads(tiny, small_data, tmp_pat
     assert not (tmp_path / "other").exists()
     monkeypatch.setenv("ASSAY_KEY", KEY.hex())
     assert load_system(folder, small_data)
+
+
+def test_plain_weights_are_not_taken_for_encrypted_ones(tiny, small_data, tmp_path):
+    folder, plain = save_system(encrypt_weights(tiny), tmp_path / "system"), save_system(tiny, tmp_path / "plain")
+    manifest = json.loads((folder / "system.json").read_bytes())
+    manifest["model"] = json.loads((plain / "system.json").read_bytes())["model"]
+    files = {"system.json": json.dumps(manifest).encode()}
+    files["weights.safetensors"] = (plain / "weights.safetensors").read_bytes()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    sums = [f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files)]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    for load in (load_system, load_parts):
+        with pytest.raises(ModelError, match="says that its weights are encrypted, and they are not"):
+            load(folder, small_data)
 
 
 def test_what_comes_later_stays_encrypted(tiny, small_data, tmp_path):

@@ -27,7 +27,7 @@ from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.onnx import OnnxModel, load_onnx
 from assay.models.adapters.refuse import check_format, check_safetensors
 from assay.models.placed import place
-from assay.models.weight_files import WHOLE, fill_module, form_of, is_ours, weight_files
+from assay.models.weight_files import ENCRYPT, WHOLE, fill_module, form_of, is_ours, weight_files
 from assay.storage import Content, read_regular, read_verified, staged_folder, write_atomic
 from assay.tasks import Argmax, Identity, task_of
 from assay.tasks.decisions import UnlessEven
@@ -154,6 +154,7 @@ def load_system(folder: str | Path, data: Data, *, devices: Mapping[str, str] | 
     """
     folder = Path(folder)
     manifest, sums = _read(folder, folder / MANIFEST)
+    _check_form(folder, manifest)
     if not isinstance(manifest["digests"], dict) or manifest["digests"].get("data") != data.digest:
         what = f"{folder} was made with other data than these ({data.name})"
         raise ModelError(Problem(what, "the same rows, columns and splits", "Load the same data"))
@@ -187,6 +188,7 @@ def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | 
     """
     folder = Path(folder)
     manifest, sums = _read(folder, folder / MANIFEST, sums)
+    _check_form(folder, manifest)
     task = task_of(declared)
     try:
         if manifest["data"]["columns"] != plain(declared.columns):
@@ -293,6 +295,19 @@ def _model_from_json(
         architecture=architecture,
         differentiable=bool(about["differentiable"]),
     )
+
+
+def _check_form(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Weights that the lineage says are encrypted must be: otherwise a measured 0 readable bytes would be false."""
+    try:
+        claimed = any(step["treatment"] == ENCRYPT for step in manifest["lineage"])
+        is_plain = manifest["model"].get("cipher") is None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
+    if claimed and is_plain:
+        raise ModelError(
+            Problem(f"{folder} says that its weights are encrypted, and they are not", next="Save it again")
+        )
 
 
 def _recipe_to_json(recipe: Recipe | None) -> Any:
