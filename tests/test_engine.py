@@ -11,7 +11,7 @@ import pytest
 
 from assay import engine, registry
 from assay.access.references import halves, reference_models
-from assay.errors import BudgetError, RegistryError
+from assay.errors import BudgetError, Problem, RegistryError, TreatmentError
 from assay.observe import Ledger, Workspace, run_model
 from assay.registry import Sizes, probe
 from assay.stats import exact_rate, mean, measured, rate
@@ -316,3 +316,22 @@ def test_a_deep_probe_runs_when_it_is_named_and_says_so_when_it_is_not(
         @probe("utility", deep=True)
         def shallow(labels: Array) -> list[Measurement]:
             return []
+
+
+def test_a_treatment_that_refuses_a_reference_model_stops_one_probe_and_not_the_audit(
+    small_data: Data, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise TreatmentError(Problem("group_thresholds does not fit a half: only 1 group has enough rows"))
+
+    @probe("privacy", cost=lambda sizes: {"references": 4})
+    def told(retrain: Any) -> list[Measurement]:
+        raise AssertionError("there are no reference models to ask")
+
+    monkeypatch.setattr("assay.engine.reference_models", refuse)
+    recipe = default_recipe(small_data)
+    system = train_system(small_data, recipe=replace(recipe, settings=replace(recipe.settings, epochs=1)))
+    found = engine.audit(system, probes=["hit_rate", "told"], workspace=workspace)
+    assert found.find("hit_rate").value is not None
+    assert found.find("told").value is None
+    assert found.find("told").reason.startswith("the probe stopped: TreatmentError: group_thresholds does not fit")

@@ -201,25 +201,18 @@ def measure(probe: Probe, needs: Mapping[str, Any]) -> tuple[Measurement, ...]:
     except (
         AssayError, ArithmeticError, IndexError, KeyError, MemoryError, RuntimeError, TypeError, ValueError
     ) as error:  # fmt: skip
-        reason = (
-            f"the probe stopped: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-        )
-        found = [
-            Measurement(
-                probe.name,
-                probe.name,
-                None,
-                None,
-                None,
-                0.95,
-                "none",
-                "",
-                "neither",
-                reason=reason,
-                dimension=probe.family,
-            )
-        ]
+        return stopped(probe, error)
     return tuple(replace(one, probe=probe.name, dimension=probe.family) for one in found)
+
+
+def stopped(probe: Probe, error: Exception) -> tuple[Measurement, ...]:
+    """What is told of a probe that raised: one undefined measurement."""
+    said = str(error).splitlines()[0] if str(error) else "no message"
+    reason = f"the probe stopped: {type(error).__name__}: {said}"
+    name = probe.name
+    return (
+        Measurement(name, name, None, None, None, 0.95, "none", "", "neither", reason=reason, dimension=probe.family),
+    )
 
 
 def passive_needs(system: System, observation: Observation, draws: Draws) -> dict[str, Any]:
@@ -265,8 +258,12 @@ def audit(
         workspace.progress(f"{system.name}: {probe.name}", number, len(ordered))
         costs = probe.cost(sizes_of(system)) if probe.cost else {}
         part = allowance(costs, ledger.budget - ledger.total, passes) if probe.access & ROWS else Allowance()
-        active = _active_needs(probe, system, observation, workspace, (ledger, meter, part))
-        found = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
+        try:  # reference models are trained and treated here, and a treatment may refuse one of them
+            active = _active_needs(probe, system, observation, workspace, (ledger, meter, part))
+        except AssayError as error:
+            found = stopped(probe, error)
+        else:
+            found = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
         results[probe.name] = part.told(found)
         if not part.taken:  # more of the budget would give more
             _store(probe, system, workspace, found)

@@ -9,6 +9,7 @@ from typing import Any
 from assay.access.handles import Query
 from assay.access.references import reference_models
 from assay.engine import applicable, code_digest, draws_for, measure, passive_needs, remeasure, sizes_of
+from assay.errors import TreatmentError
 from assay.observe import Ledger, Workspace, observe
 from assay.registry import Probe
 from assay.values import Measurement, System
@@ -38,7 +39,10 @@ def seed_differences(
     """
     if not is_retrained(baseline, treated) or baseline.recipe is None or treated.recipe is None:
         return None
-    before, after = (_all_points(one, workspace, ledger) for one in (baseline, treated))
+    try:
+        before, after = (_all_points(one, workspace, ledger) for one in (baseline, treated))
+    except TreatmentError:  # a treatment refuses a reference model: what the seed moves is then not known
+        return {}
     if [digest for digest, _ in before] == [digest for digest, _ in after]:
         after = [*after[1:], after[0]]
     keys = set(before[0][1]).intersection(*(points for _, points in (*before, *after)))
