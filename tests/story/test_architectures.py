@@ -179,4 +179,5 @@ def test_a_report_is_written_in_both_languages(told: Told, language: str, tmp_pa
     dossier = load_dossier(Path(told.dossiers[1].path))
     page = write_report(Path(dossier.path), out=tmp_path / "report.html", lang=language).read_text()
     assert dossier.evidence_id in page
-    assert not re.search(r"\bNaN\b|the probe stopped", page)
+    told = re.sub(r"<script.*?</script>", "", page, flags=re.S)  # the script that sorts knows NaN
+    assert not re.search(r"\bNaN\b|the probe stopped", told)
