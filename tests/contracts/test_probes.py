@@ -366,6 +366,7 @@ STOPS_EARLY = {
     "identity_swap",  # test texts that name nobody are not run
 }
 STOPS_EARLY |= {"gradient_reconstruction"}  # one pass is enough to see that no linear layer comes first
+STOPS_EARLY |= {"part_attributions"}  # units that move nothing, or have one part, are not taken apart
 STOPS_EARLY |= {"refusals"}  # a rule that never refuses is not asked
 STOPS_EARLY |= {"attribute_inference"}  # asks about each value of the sensitive columns there are, of 16 at most
 

@@ -23,6 +23,7 @@ registry.load()
 AT_MOST = {
     "gradient_attack", "adversarial_accuracy", "certified_radius", "recourse", "attribute_inference", "roofline",
     "gradient_reconstruction", "numeric_noise", "corruption_accuracy", "corruption_accuracy_of_all_rows", "refusals",
+    "part_attributions",
 }  # fmt: skip
 KINDS = ("trained", "three classes", "regression", "black box")
 
