@@ -2,11 +2,12 @@
 
 import torch
 
-from assay.treatments.train import _draws, dp_sgd
+from assay.train import draws
+from assay.treatments.train import dp_sgd
 
 
 def no_noise(monkeypatch):
-    monkeypatch.setattr(_draws.Draws, "normal", lambda self, shape: torch.zeros(shape))
+    monkeypatch.setattr(draws.Draws, "normal", lambda self, shape: torch.zeros(shape))
 
 
 def clipped_by_batch(monkeypatch):
@@ -55,10 +56,10 @@ def shuffled(monkeypatch):
         return torch.ones(num, dtype=torch.float64).index_fill(0, left.pop(0), 0.0)
 
     monkeypatch.setattr(dp_sgd, "_schedule", noted)
-    monkeypatch.setattr(_draws.Draws, "uniform", uniform)
+    monkeypatch.setattr(draws.Draws, "uniform", uniform)
     realised_size(monkeypatch)
 
 
 def too_little_noise(monkeypatch, share=0.9):
-    normal = _draws.Draws.normal
-    monkeypatch.setattr(_draws.Draws, "normal", lambda self, shape: normal(self, shape) * share)
+    normal = draws.Draws.normal
+    monkeypatch.setattr(draws.Draws, "normal", lambda self, shape: normal(self, shape) * share)

@@ -191,7 +191,8 @@ def test_the_report_tells_every_number_and_every_reason(told: Told, tmp_path: Pa
     for m in dossier.measurements:
         if m.headline and m.value is not None:
             assert number(m.value, m.unit) in page, m.key
-    assert not re.search(r"""<script[^>]+src=|<link[^>]+href=["']?(?!data:)\w|\bNaN\b|\{&#39;""", page)
+    assert not re.search(r"""<script[^>]+src=|<link[^>]+href=["']?(?!data:)\w|\{&#39;""", page)
+    assert "NaN" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)  # the script that sorts knows it
 
 
 def test_the_matrix_of_a_small_table_is_no_array_of_persons_and_an_array_in_it_is(told: Told) -> None:
