@@ -65,6 +65,7 @@ UNFIT = {
 }
 # Seconds each: in the slow tier they are made again, saved and loaded as the others are here.
 DEAR = {"augment_by_gan", "federated_averaging", "train_for_int8"}
+DEAR |= {"quantize_static", "quantize_int4", "run_by_onnxruntime"}  # exporting a graph
 on_tables = pytest.mark.parametrize(
     "treatment",
     [

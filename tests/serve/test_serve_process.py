@@ -123,6 +123,7 @@ def test_whoever_does_not_read_is_cut_off(served: Served, quick: None) -> None:
         at_rest(gate)
 
 
+@pytest.mark.slow  # it waits
 def test_timers_do_not_cut_off_honest_callers(served: Served, quick: None) -> None:
     """The control: many requests on one connection, with pauses, for longer than any timeout."""
     with listening(served) as (_, port), httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=BEARER) as client:
