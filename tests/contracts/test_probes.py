@@ -19,7 +19,6 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
-import time
 from functools import cache
 
 import numpy as np
@@ -258,14 +257,6 @@ def test_errored_examples_stay_in_the_denominator(probe, kind):
                 assert after.value < one.value or one.value is None, key
 
 
-@pytest.mark.parametrize(("probe", "kind"), CASES)
-def test_a_thousand_rows_take_less_than_a_second(probe, kind):
-    needs = needs_of(kind, arrays_of(kind, 1000), num_draws=1000)
-    started = time.process_time()
-    run(probe, needs)
-    assert time.process_time() - started < 1.0
-
-
 GAP = re.compile("(difference|gap|deficit)$")
 
 
@@ -283,12 +274,6 @@ def false_alarms(probe, kind, repetitions):
 
 
 GAP_CASES = [one for one in CASES if one.values[0].family in ("fairness", "utility")]
-
-
-@pytest.mark.parametrize(("probe", "kind"), GAP_CASES)
-def test_null_data_rarely_fails(probe, kind):
-    for key, (hits, total) in false_alarms(probe, kind, 12).items():
-        assert hits <= 3, f"{key}: {hits} of {total}"  # P(more than 3 of 12 at 5 %) = 0.002
 
 
 @pytest.mark.slow
