@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from statistics import mode
 from typing import Literal
 
 from scipy import special
@@ -89,18 +90,21 @@ def is_too_small(measurement: Measurement, *, bound: float, kind: Literal["at_mo
 def smallest_group(slice: str, measurements: Iterable[Measurement]) -> tuple[str, int] | None:
     """The group with fewest rows that a gap or a worst one over whole columns is of, and how many; None if none is.
 
-    `slice` names columns ("sex & race"). Only groups with rows count, by the most rows that anything was measured on.
+    `slice` names columns ("sex & race"). Only groups with rows count, by the rows that most measurements of them were
+    taken on: a share of all rows, or a swap into the group, is measured on others.
 
     >>> rate = dict(metric="rate", value=0.5, low=0.1, high=0.9, level=0.95, method="", unit="share", better="lower")
     >>> sizes = {"sex=Female": 12, "sex=Male": 900, "sex=Male & race=x": 5}
-    >>> smallest_group("sex", [Measurement("p", slice=name, scored=num, **rate) for name, num in sizes.items()])
+    >>> own = [Measurement("p", slice=name, scored=num, **rate) for name, num in sizes.items()]
+    >>> smallest_group("sex", [*own, *own, Measurement("share", slice="sex=Female", scored=912, **rate)])
     ('sex=Female', 12)
     """
-    columns, sizes = slice.split(" & "), dict[str, int]()
+    columns, seen = slice.split(" & "), dict[str, list[int]]()
     if not slice or "=" in slice:
         return None
     for one in measurements:
         parts = [part.partition("=") for part in one.slice.split(" & ")]
         if [part[0] for part in parts] == columns and all(part[1] for part in parts) and one.scored:
-            sizes[one.slice] = max(sizes.get(one.slice, 0), one.scored)
+            seen.setdefault(one.slice, []).append(one.scored)
+    sizes = {name: mode(found) for name, found in seen.items()}
     return min(sizes.items(), key=lambda pair: pair[1]) if len(sizes) > 1 else None
