@@ -88,6 +88,17 @@ class Split:
         weights = None if self.weights is None else self.weights[rows]
         return Split(self.inputs[rows], self.labels[rows], self.groups.take(rows), self.rows[rows], weights)
 
+    def joined(self, *others: Split) -> Split:
+        """Its rows and then those of others with the same columns; weighted only where all are."""
+        parts = (self, *others)
+        groups = Groups(np.concatenate([one.groups.codes for one in parts]), self.groups.columns)
+        known = [one.weights for one in parts if one.weights is not None]
+        weights = np.concatenate(known) if len(known) == len(parts) else None
+        inputs, labels, rows = (
+            np.concatenate([getattr(one, name) for one in parts]) for name in ("inputs", "labels", "rows")
+        )
+        return Split(inputs, labels, groups, rows, weights)
+
     @cached_property
     def digest(self) -> str:
         """One digest for inputs, labels, groups, row numbers and weights."""

@@ -15,7 +15,7 @@ from assay.models.store import load_system, save_system
 from assay.observe import Ledger, Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, generated, train_system
-from assay.train.generated import AugmentRecipe, Cells, joined, settled
+from assay.train.generated import AugmentRecipe, Cells, settled
 from assay.train.traces import FACT
 from assay.treatments.data.augment_by_gan import augment_by_gan
 from assay.treatments.train.dp_sgd import dp_sgd
@@ -64,7 +64,7 @@ def test_scarce_cells_are_filled_and_data_stay_real(trained, treated):
     assert outcome["checks"]["num_generated"] == outcome["num_generated"]
     assert outcome["checks"]["num_held_out"] > 50
     made = treated.recipe.generated(train, trained.data, 3)
-    counts = Cells.of(joined(train, made), ["sex"]).counts
+    counts = Cells.of(train.joined(made), ["sex"]).counts
     np.testing.assert_array_equal(counts, np.maximum(cells.counts, target))
     assert treated.recipe.digest != trained.recipe.digest
     assert treated.model.digest != trained.model.digest

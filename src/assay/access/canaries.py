@@ -53,17 +53,6 @@ def _texts(inputs: Array, language: str, num: int, rng: np.random.Generator) -> 
     return np.array([space.join(known[at] for at in row) for row in chosen], dtype=np.dtypes.StringDType())
 
 
-def joined(first: Split, second: Split) -> Split:
-    """The rows of both, in this order."""
-    groups = Groups(np.concatenate([first.groups.codes, second.groups.codes]), first.groups.columns)
-    weights = None
-    if first.weights is not None and second.weights is not None:
-        weights = np.concatenate([first.weights, second.weights])
-    pairs = ((first.inputs, second.inputs), (first.labels, second.labels), (first.rows, second.rows))
-    inputs, labels, rows = (np.concatenate(pair) for pair in pairs)
-    return Split(inputs, labels, groups, rows, weights)
-
-
 def num_canaries(num_train: int) -> int:
     """How many canaries a training split of this size gets: an even number, a quarter of it at most.
 
@@ -94,7 +83,7 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     included = rng.random(num) < 0.5
     kept = train.take(np.sort(rng.permutation(len(train))[num // 2 :]))
     workspace.progress(f"{system.name}: a training with canaries", 0, 1)
-    fitted = system.recipe.fit(joined(kept, canaries.take(np.flatnonzero(included))), system.data, SEED)
+    fitted = system.recipe.fit(kept.joined(canaries.take(np.flatnonzero(included))), system.data, SEED)
     ledger.add("canaries", num)
     outputs = np.asarray(fitted.model.outputs(canaries.inputs))
     logits = system.task.logits(outputs, fitted.model.outputs_are)

@@ -53,7 +53,7 @@ class AugmentRecipe:
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split` and on what a GAN trained on `split` adds to its scarce cells."""
         more = self.generated(split, data, seed)
-        fitted = self.base.fit(joined(split, more), data, seed)
+        fitted = self.base.fit(split.joined(more), data, seed)
         facts = {**fitted.facts, "num_generated": len(more)}
         if isinstance(facts.get(FACT), np.ndarray):
             facts[FACT] = facts[FACT][:, : len(split)]  # of real rows: the others are nobody's
@@ -179,14 +179,3 @@ def settled(inputs: Array, real: Array, columns: Sequence[Column]) -> Array:
         if column.kind == "numeric" and (seen == np.rint(seen)).all():
             made[:, place] = np.rint(made[:, place])
     return made
-
-
-def joined(first: Split, second: Split) -> Split:
-    """The rows of both, in this order."""
-    groups = Groups(np.concatenate([first.groups.codes, second.groups.codes]), first.groups.columns)
-    weights = None
-    if first.weights is not None and second.weights is not None:
-        weights = np.concatenate([first.weights, second.weights])
-    pairs = ((first.inputs, second.inputs), (first.labels, second.labels), (first.rows, second.rows))
-    inputs, labels, rows = (np.concatenate(pair) for pair in pairs)
-    return Split(inputs, labels, groups, rows, weights)

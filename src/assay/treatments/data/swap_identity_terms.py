@@ -12,7 +12,7 @@ from assay.registry import treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
 from assay.units.people import AXES, swapped_texts, terms
-from assay.values import Array, Data, Groups, Split, System, texts
+from assay.values import Data, Groups, Split, System
 
 
 @treatment("data", moves=("lower:swap_flip_rate", "lower:swap_mean_change"))
@@ -47,7 +47,7 @@ def swap_identity_terms(
         "num_added": added,
         "added": {axis: _counts(system.data, one) for axis, one in copies.items()},
     }
-    splits = {**system.data.splits, "train": _joined([train, *(one.split for one in copies.values())])}
+    splits = {**system.data.splits, "train": train.joined(*(one.split for one in copies.values()))}
     parameters = {"axes": list(wanted), "groups_of_the_named": list(names)}
     return _rows.again(system, splits, treatment="swap_identity_terms", parameters=parameters, outcome=outcome)
 
@@ -93,19 +93,6 @@ def _swapped_groups(groups: Groups, axis: str, names: Sequence[str]) -> Groups:
         other = [told.index(known[value]) if known.get(value) in told else code for code, value in enumerate(told)]
         codes[:, place] = np.array([*other, -1])[groups.codes[:, place].astype(np.int64)]
     return Groups(codes, groups.columns)
-
-
-def _joined(parts: Sequence[Split]) -> Split:
-    first = parts[0]
-    weights = None if first.weights is None else np.concatenate([_common.known(one.weights) for one in parts])
-    codes: Array = np.concatenate([one.groups.codes for one in parts])
-    return Split(
-        texts(text for one in parts for text in one.inputs.tolist()),
-        np.concatenate([one.labels for one in parts]),
-        Groups(codes, first.groups.columns),
-        np.concatenate([one.rows for one in parts]),
-        weights,
-    )
 
 
 def _counts(data: Data, copies: _Copies) -> dict[str, int]:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import tensors
-from assay.models.adapters.module import ModuleModel, evaluation
+from assay.models.adapters.module import ModuleModel
 from assay.models.int8 import from_linear, int8_architecture
 from assay.models.wrapped import linear_layers, swap
 from assay.registry import EVERY_TASK, treatment
@@ -89,13 +88,7 @@ def input_ranges(module: nn.Module, inputs: Array) -> dict[str, tuple[float, flo
             found[name] = (min(low, seen.min().item()), max(high, seen.max().item()))
 
         handles.append(layer.register_forward_pre_hook(watch))
-    try:
-        with evaluation(module), torch.inference_mode():
-            for start in range(0, len(inputs), BATCH):
-                module(tensors(module, inputs[start : start + BATCH]))
-    finally:
-        for handle in handles:
-            handle.remove()
+    _common.pass_over(module, inputs, handles, batch_size=BATCH)
     return {name: found.get(name, (0.0, 1.0)) for name in linear_layers(module)}
 
 
