@@ -105,7 +105,7 @@ def ours(trainer: Trainer, target: Array, members: Array, seed: int) -> dict[str
     """Scores of every row of the pool from 4 references on halves of the members: what an audit has."""
     labels = trainer.pool.labels
     inside, outside = np.flatnonzero(members), np.flatnonzero(~members)
-    masks = halves(len(inside), 4, f"target {seed}")
+    masks = halves(inside, 4, f"target {seed}")
     logits = []
     for index, mask in enumerate(masks):
         rows = np.zeros(len(members), dtype=bool)
@@ -146,14 +146,14 @@ Results = dict[tuple[str, int], list[tuple[float, float, float]]]
 def run(trainer: Trainer, num_targets: int) -> tuple[Results, list[list[float]]]:
     """Every attack on every target: results by (attack, trainings), and what loss traces agree with."""
     labels = trainer.pool.labels
-    masks = np.stack(halves(len(labels), max(COUNTS), "lira"))
+    masks = np.stack(halves(np.arange(len(labels)), max(COUNTS), "lira"))
     logits = [trainer.logits(mask, 1000 + index) for index, mask in enumerate(masks)]
     confidences = np.stack([logit_confidence(one, labels) for one in logits])
     probabilities = np.stack([true_probability(one, labels) for one in logits])
     results: Results = {}
     agreement = []
     for seed in range(num_targets):
-        members = halves(len(labels), 2, f"members {seed}")[0]
+        members = halves(np.arange(len(labels)), 2, f"members {seed}")[0]
         fitted = trainer.fit(members, seed)
         target = trainer.answers(fitted)
         audit = ours(trainer, target, members, seed)
@@ -176,7 +176,7 @@ def null(trainer: Trainer, unseen: Split, num_targets: int) -> Results:
     results: Results = {}
     half = len(trainer.pool) // 2
     for seed in range(num_targets):
-        members = halves(len(trainer.pool), 2, f"members {seed}")[0]
+        members = halves(np.arange(len(trainer.pool)), 2, f"members {seed}")[0]
         rows = unseen.take(keyed_rng("null", str(seed)).permutation(len(unseen))[:half])
         target = trainer.answers(trainer.recipe.fit(rows, trainer.data, seed))
         for name, scores in ours(trainer, target, members, seed).items():

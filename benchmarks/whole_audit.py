@@ -102,7 +102,7 @@ def reference_trainings(system: System) -> None:
     """Four models on halves of the training rows, as a membership attack needs them."""
     train = system.data.splits["train"]
     recipe: Any = system.recipe
-    for number, mask in enumerate(halves(len(train), 4, "benchmark")):
+    for number, mask in enumerate(halves(train.rows, 4, "benchmark")):
         fitted = recipe.fit(train.take(np.flatnonzero(mask)), system.data, 1000 + number)
         fitted.model.outputs(train.inputs)
         fitted.model.outputs(system.data.splits["test"].inputs)
