@@ -113,6 +113,7 @@ def plan(system: System, *, probes: Sequence[str] | None = None, workspace: Work
     passes.extend(shared.values())
     if references is not None:
         rows = sizes.num_train + workspace.num_references * (sizes.num_test + sizes.num_train)
+        rows += sizes.num_test if system.data.non_members != "test" else 0
         passes.append(Pass("reference passes", rows, references.probes))
     elif retrained := tuple(probe.name for probe in todo if "retrain" in probe.access):
         passes.append(Pass("train pass", sizes.num_train, retrained))
@@ -305,9 +306,11 @@ def _active_needs(
     if "retrain" in probe.access:
         named = probe.cost(sizes_of(system)) if probe.cost else {}
         references = reference_models(system, workspace, ledger) if "references" in named else ()
-        train = observe(system, "train", want=frozenset(), workspace=workspace, ledger=ledger)
+        about: dict[str, Any] = {"want": frozenset(), "workspace": workspace, "ledger": ledger}
+        train, name = observe(system, "train", **about), system.data.non_members
+        others = observe(system, name, **about) if references and name != "test" else observation
         give_back()  # four trainings leave freed memory behind, which the allocator would keep
-        answers = (train.arrays["logits"], observation.arrays["logits"])
+        answers = (train.arrays["logits"], others.arrays["logits"])
         needs["retrain"] = Retrain(
             system,
             references,

@@ -12,6 +12,7 @@ import numpy as np
 from assay.digests import Array, digest_of
 
 Modality = Literal["table", "image", "text"]
+NON_MEMBERS = "non-members"  # the name of a split
 
 # ------------------------------------------------------------------ data
 
@@ -107,7 +108,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows with declared feature, label and group columns, split once. `splits` has train, validation and test."""
+    """Rows with declared feature, label and group columns, split once. `splits` has train, validation and test.
+
+    Where training rows were changed in form and test rows were not, it also has the test rows in the form of the
+    training rows, as `NON_MEMBERS`: whoever compares the two sides compares these, or tells them apart by form.
+    """
 
     name: str
     columns: tuple[Column, ...]
@@ -123,6 +128,11 @@ class Data:
     def modality(self) -> Modality:
         """Table, image or text."""
         return modality(self.columns)
+
+    @property
+    def non_members(self) -> str:
+        """Name of the split that no training saw and that has the form of the training rows."""
+        return NON_MEMBERS if NON_MEMBERS in self.splits else "test"
 
     @cached_property
     def digest(self) -> str:

@@ -12,9 +12,24 @@ from functools import cached_property
 from typing import Any, Literal
 
 from assay.digests import Array, array_digest, canonical, digest_of, plain
-from assay.parts import Column, Data, Decision, Fitted, Groups, Modality, Model, Recipe, Split, Task, modality, texts
+from assay.parts import (
+    NON_MEMBERS,
+    Column,
+    Data,
+    Decision,
+    Fitted,
+    Groups,
+    Modality,
+    Model,
+    Recipe,
+    Split,
+    Task,
+    modality,
+    texts,
+)
 
 __all__ = [
+    "NON_MEMBERS",
     "Access",
     "Array",
     "Audit",

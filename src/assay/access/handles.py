@@ -226,7 +226,7 @@ class Reference:
 
     system: System
     members: Array  # (N_train,) bool: the rows it was trained on
-    logits: Callable[[str], Array]  # of the "train" or the "test" rows (N, K), read when asked for: millions are many
+    logits: Callable[[str], Array]  # of a split's rows (N, K), read when asked for: millions are many
     seed: int
 
     @property
@@ -236,8 +236,8 @@ class Reference:
 
     @property
     def test_logits(self) -> Array:
-        """`(N_test, K)`."""
-        return self.logits("test")
+        """`(N_test, K)`: of test rows in the form of the training rows, as all of `Retrain` has them."""
+        return self.logits(self.system.data.non_members)
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,10 @@ class Released:
 
 @dataclass(frozen=True)
 class Retrain:
-    """Reference models in complementary pairs: every training row is in exactly half of them."""
+    """Reference models in complementary pairs: every training row is in exactly half of them.
+
+    Its test rows have the form of the training rows: generalised where those are, as they are anywhere else.
+    """
 
     system: System
     references: tuple[Reference, ...]
@@ -290,9 +293,14 @@ class Retrain:
         return self.system.data.splits["train"].labels
 
     @property
+    def train_rows(self) -> Array:
+        """Row numbers in the source `(N_train,)`: copies of a row, changed or not, have its number."""
+        return self.system.data.splits["train"].rows
+
+    @property
     def test_labels(self) -> Array:
         """`(N_test,)`."""
-        return self.system.data.splits["test"].labels
+        return self._non_members.labels
 
     @property
     def train_groups(self) -> Groups:
@@ -302,10 +310,14 @@ class Retrain:
     @property
     def test_groups(self) -> Groups:
         """Sensitive columns of the test rows."""
-        return self.system.data.splits["test"].groups
+        return self._non_members.groups
+
+    @property
+    def _non_members(self) -> Split:
+        return self.system.data.splits[self.system.data.non_members]
 
     def rng(self, name: str) -> np.random.Generator:
-        """Keyed by the test rows, not by the system."""
+        """Keyed by the test rows as they are, not by the system."""
         return keyed_rng(name, self.system.data.splits["test"].digest)
 
 

@@ -45,7 +45,7 @@ def halves(rows: Array, num: int, data_digest: str) -> list[Array]:
 
 
 def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tuple[Reference, ...]:
-    """The reference models of a system; their logits on the training and test rows are in the workspace's cache.
+    """The reference models of a system; their logits on members and non-members are in the workspace's cache.
 
     Trained by the recipe on halves of the training split; treatments of the model and serve stages are then applied to
     them again from the lineage, with the same half as training rows, so a model-stage treatment costs no training.
@@ -61,7 +61,7 @@ def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tu
         workspace.progress(f"{system.name}: reference models", index, len(masks))
         reference = _reference(system, mask, seed)
         logits = partial(_logits, reference, workspace, ledger)
-        for name in ("train", "test"):
+        for name in ("train", system.data.non_members):
             logits(name)  # run now, and remembered by the workspace
         found.append(Reference(reference, mask, logits, seed))
     return tuple(found)

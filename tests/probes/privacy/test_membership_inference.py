@@ -27,6 +27,12 @@ class FakeRetrain:
     test_labels: np.ndarray
     train_groups: Groups
     test_groups: Groups
+    copied: int = 0  # the last training rows are copies of the first ones
+
+    @property
+    def train_rows(self) -> np.ndarray:
+        num = len(self.train_labels)
+        return np.concatenate([np.arange(num - self.copied), np.arange(self.copied)])
 
     def rng(self, name: str) -> np.random.Generator:
         return np.random.default_rng([sum(map(ord, name)), len(self.test_labels)])
@@ -124,6 +130,15 @@ def test_the_asymmetric_average_that_is_avoided_would_give_a_false_alarm():
     unfair = found_at(ranked(scores["ratio"][0], steadier, np.random.default_rng(0)), 0.01, 0.95)
     assert fair.low <= 0.01 <= fair.high
     assert unfair.low > 0.01
+
+
+def test_a_row_is_one_member_whatever_its_copies_look_like():
+    retrain = simulated(4000, 4000)
+    retrain.copied = 2000
+    retrain.target_train_logits[2000:] += [50.0, 0.0]  # changed copies, told by their form
+    _, sample = attack_scores(retrain)
+    assert sample.rows.tolist() == list(range(2000))
+    assert measure(retrain)["membership_auc", "attack=loss"].low < 0.5
 
 
 def test_planted_leak_is_found_by_ratio_and_less_by_loss():

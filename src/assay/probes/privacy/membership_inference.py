@@ -38,8 +38,9 @@ def membership_inference(retrain: Retrain, draws: Draws) -> list[Measurement]:
     Definition: score(x) = log p(y|x) - log((1.5 m + 0.5) / 2), m = mean over the references not trained on x of their
     p(y|x). members_found_at_1_percent = P(score(member) > t), t such that P(score(non-member) > t) = 0.01; the same at
     0.1 %; membership_auc = P(score(member) > score(non-member)). attack=loss is the weak baseline: score = p(y|x).
-    Shapes: M keyed training rows and all N test rows, M = min(N_train, N). Every row, member or not, is judged by
-    exactly half of the references (one of each complementary pair), so that their number gives nothing away.
+    Shapes: M keyed training rows (of copies the first: each source row is one member) and all N test rows, in the form
+    of the training rows where a treatment changed that; M = min(different N_train, N). Every row, member or not, is
+    judged by exactly half of the references (one of each complementary pair), so that their number tells nothing.
     Direction: lower is better; no leak is 0.01, 0.001 and 0.5. A slice by group has its own threshold.
     Limits: a lower bound on what a stronger attacker finds; needs test rows drawn like training rows, else the shift is
     read as membership; 0.1 % means little under 10,000 non-members. Intervals cover the rows, the threshold included,
@@ -63,8 +64,8 @@ def membership_inference(retrain: Retrain, draws: Draws) -> list[Measurement]:
 
 def attack_scores(retrain: Retrain) -> tuple[dict[str, tuple[Array, Array]], Sample]:
     """Scores of the attack and of the baseline, for members `(M,)` and non-members `(N,)`."""
-    num_train, num_test = len(retrain.train_labels), len(retrain.test_labels)
-    rows = np.sort(retrain.rng("membership rows").permutation(num_train)[:num_test])
+    different, num_test = np.sort(np.unique(retrain.train_rows, return_index=True)[1]), len(retrain.test_labels)
+    rows = different[np.sort(retrain.rng("membership rows").permutation(len(different))[:num_test])]
     rng = retrain.rng("membership halves")
     mine, theirs = out_masks([one.members[rows] for one in retrain.references], num_test, rng)
     labels = retrain.train_labels[rows]

@@ -13,8 +13,8 @@ from assay.errors import Problem
 from assay.registry import treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
-from assay.treatments.data._cells import loss, middle, mondrian
-from assay.values import Array, Data, Split, System
+from assay.treatments.data._cells import cells_of_both, loss, middle, middles_of_others
+from assay.values import NON_MEMBERS, Array, Data, Split, System
 
 
 @treatment("data", moves=("higher:smallest_group_of_lookalikes", "lower:unique_row_share", "lower:lookalike_risk"))
@@ -29,8 +29,9 @@ def generalise_to_k(system: System, *, k: int = 10, columns: Sequence[str] | Non
     information lost (NCP) and how diverse labels are within a class. Limits: hides which row is whose, not what is true
     of all rows of a class: where a class has one label, it is disclosed (see `labels_least`); only what is listed is
     generalised; whoever knows more columns, or a second release, can undo it; small groups are drawn to their
-    neighbours, group codes of training rows included. Not a bound on what the model remembers: that is `dp_sgd`; and
-    membership inference then asks about generalised members and untouched others, so that it also sees this difference.
+    neighbours, group codes of training rows included. Not a bound on what the model remembers: that is `dp_sgd`.
+    Membership inference asks about generalised rows on both sides (the test rows put through the same cells, as the
+    split "non-members"), so that members are told by memory and not by form.
     Raises TreatmentError without recipe, for pictures or texts, unknown columns, or k not from 2 to the number of rows.
 
     Source: LeFevre, DeWitt and Ramakrishnan 2006, Mondrian, section 4 (strict, greedy); Xu et al. 2006, section 2.2
@@ -47,8 +48,9 @@ def generalise_to_k(system: System, *, k: int = 10, columns: Sequence[str] | Non
     ]
     _common.refuse("generalise_to_k", system, problems)
     train = data.splits["train"]
+    outside = data.splits[data.non_members]
     rows, is_number = _looked_at(data, train, names)
-    cells = mondrian(rows, is_number, k)
+    cells, theirs = cells_of_both(rows, _looked_at(data, outside, names)[0], is_number, k)
     changed = _generalised(data, train, names, cells)
     outcome = {
         "columns": list(names),
@@ -58,7 +60,8 @@ def generalise_to_k(system: System, *, k: int = 10, columns: Sequence[str] | Non
         **_diversity(known_outside(data, changed, names), train.labels),
     }
     parameters = {"k": int(k), "columns": None if columns is None else list(columns)}
-    splits = {**data.splits, "train": changed}
+    likewise = _as_in_cells(data, outside, names, (changed, cells, theirs))
+    splits = {**data.splits, "train": changed, NON_MEMBERS: likewise}
     return _rows.again(system, splits, treatment="generalise_to_k", parameters=parameters, outcome=outcome)
 
 
@@ -92,6 +95,20 @@ def _generalised(data: Data, train: Split, names: Sequence[str], cells: Array) -
         if column.name in names:
             codes[:, place] = middle(codes[:, place].astype(np.float64), cells, is_number=False)
     return replace(train, inputs=inputs, groups=replace(train.groups, codes=codes))
+
+
+def _as_in_cells(data: Data, outside: Split, names: Sequence[str], found: tuple[Split, Array, Array]) -> Split:
+    """Rows that were not generalised `(m, ...)`, with what the cells that they fall into have."""
+    changed, cells, theirs = found
+    inputs, codes = outside.inputs.copy(), np.array(outside.groups.codes)
+    for columns, mine, values in (
+        (data.columns, inputs, changed.inputs),
+        (data.group_columns, codes, changed.groups.codes),
+    ):
+        for place, column in enumerate(columns):
+            if column.name in names:
+                mine[:, place] = middles_of_others(values[:, place], cells, theirs)
+    return replace(outside, inputs=inputs, groups=replace(outside.groups, codes=codes))
 
 
 def _sizes(rows: Array) -> dict[str, Any]:
