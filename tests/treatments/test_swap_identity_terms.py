@@ -14,6 +14,7 @@ from assay.models import Architecture
 from assay.observe import Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.treatments._counts import FEW
 from assay.treatments.data.swap_identity_terms import swap_identity_terms
 from assay.units.people import AXES, terms
 from assay.values import Column, Groups, texts
@@ -54,13 +55,14 @@ def test_a_word_and_its_counterpart_have_the_same_labels(language):
         assert counts[0] == counts[1]  # by brute force; before, nine in ten were of one label
     outcome = treated.lineage[-1].outcome
     assert outcome["num_added"] == len(train) == outcome["added"]["gender"]["groups_swapped"]
+    assert outcome["added"]["gender"]["copies"] == pytest.approx(len(train), abs=5)  # to the nearest ten
     added = seen.take(np.arange(len(train), len(seen)))
     assert np.array_equal(added.labels, train.labels)
     assert np.array_equal(added.rows, train.rows)
     assert np.array_equal(added.groups.codes, 1 - train.groups.codes)
     assert seen.inputs.tolist()[: len(train)] == train.inputs.tolist()
     assert treated.data.splits["test"] is data.splits["test"]
-    assert outcome["added"]["gender"]["label good"] == int((train.labels == 1).sum())
+    assert outcome["added"]["gender"]["label good"] == pytest.approx((train.labels == 1).sum(), abs=5)
 
 
 def test_groups_stay_unless_they_say_who_is_named_and_texts_without_a_word_are_not_copied():
@@ -75,7 +77,9 @@ def test_groups_stay_unless_they_say_who_is_named_and_texts_without_a_word_are_n
     outcome = swap_identity_terms(system).lineage[-1].outcome
     (seen,) = system.recipe.seen
     num = len(train) - 100
-    assert {axis: one["copies"] for axis, one in outcome["added"].items()} == {"gender": num, "origin": 1, "belief": 1}
+    assert outcome["num_added"] == num + 2
+    few = {axis: one["copies"] for axis, one in outcome["added"].items()}
+    assert few == {"gender": num // 10 * 10, "origin": FEW, "belief": FEW}, "one text that names a belief is not told"
     extra = seen.inputs.tolist()[len(train) :]
     assert extra[0] == "He and a Muslim met Jamal"
     assert extra[num:] == ["She and a Muslim met Greg", "She and a Christian met Jamal"]

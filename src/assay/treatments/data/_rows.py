@@ -10,6 +10,7 @@ import numpy as np
 
 from assay.errors import Problem
 from assay.treatments import _common
+from assay.treatments._counts import told_counts
 from assay.values import Array, Data, Split, System
 
 
@@ -38,7 +39,7 @@ def empties_a_class(system: System, drop: Array) -> Problem | None:
 def without(
     system: System, drop: Array, *, treatment: str, parameters: Mapping[str, Any], outcome: Mapping[str, Any]
 ) -> System:
-    """The system trained again without the training rows in `drop (N,)`; how many of each group go is recorded."""
+    """The system trained again without the training rows in `drop (N,)`; about how many of each group is recorded."""
     train = system.data.splits["train"]
     splits = {**system.data.splits, "train": train.take(np.flatnonzero(~drop))}
     facts = {"num_train_before": len(train), "num_dropped": int(drop.sum()), **outcome}
@@ -61,12 +62,18 @@ def again(
     return replace(named, model=fitted.model, facts=_common.told_of_rows(fitted.facts, named.lineage), data=data)
 
 
-def dropped_by_group(train: Split, drop: Array) -> dict[str, dict[str, int]]:
-    """Rows dropped and rows there were, of every group: `{"sex=Female": {"dropped": 1, "of": 10}}`."""
-    found = {}
+def dropped_by_group(train: Split, drop: Array) -> dict[str, dict[str, int | str]]:
+    """About how many rows were dropped and there were, of every group; few rows are not told.
+
+    `{"sex=Female": {"dropped": "fewer than 10", "of": 210}}`
+    """
+    found: dict[str, dict[str, int | str]] = {}
     for place, column in enumerate(train.groups.columns):
         codes = train.groups.codes[:, place]
-        for code, category in enumerate(column.categories):
-            inside = codes == code
-            found[f"{column.name}={category}"] = {"dropped": int((drop & inside).sum()), "of": int(inside.sum())}
+        names = [f"{column.name}={category}" for category in column.categories]
+        dropped, of = (
+            told_counts({name: int((kept & (codes == code)).sum()) for code, name in enumerate(names)})
+            for kept in (drop, np.ones_like(drop))
+        )
+        found |= {name: {"dropped": dropped[name], "of": of[name]} for name in names}
     return found

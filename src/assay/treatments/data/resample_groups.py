@@ -8,6 +8,7 @@ import numpy as np
 
 from assay.registry import treatment
 from assay.treatments import _common
+from assay.treatments._counts import told_counts
 from assay.treatments.data import _rows
 from assay.values import Array, System
 
@@ -92,13 +93,14 @@ def rounded(expected: Array) -> Array:
 
 def _cells(
     system: System, about: tuple[Sequence[str], list[tuple[str, ...]], Array], counts: Array
-) -> dict[str, dict[str, int]]:
-    """Rows before and after, by group and class."""
+) -> dict[str, dict[str, int | str]]:
+    """About how many rows there were and are, by group and class; few rows are not told."""
     names, found, codes = about
-    labels, told = system.data.splits["train"].labels, {}
+    labels, before, after = system.data.splits["train"].labels, {}, {}
     for code, values in enumerate(found):
         group = " & ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
         for label, word in enumerate(system.data.classes):
             inside = (codes == code) & (labels == label)
-            told[f"{group} & {word}"] = {"before": int(inside.sum()), "after": int(counts[inside].sum())}
-    return told
+            before[f"{group} & {word}"], after[f"{group} & {word}"] = int(inside.sum()), int(counts[inside].sum())
+    told = [told_counts(one) for one in (before, after)]
+    return {name: {"before": told[0][name], "after": told[1][name]} for name in before}

@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.registry import treatment
 from assay.treatments import _common
+from assay.treatments._counts import FEW, FEWEST_ROWS
 from assay.values import Array, System
 
 
@@ -51,13 +52,20 @@ def reweigh_groups(system: System, *, columns: Sequence[str] | None = None) -> S
         parameters={"columns": None if columns is None else list(columns)},
         outcome={
             "columns": list(names),
-            "smallest_weight": float(weights.min()),
-            "largest_weight": float(weights.max()),
+            **_told(codes, train.labels, weights),
             # Kish: how many equally weighted rows would give a mean as certain as these weights do.
             "effective_num_train": float(weights.sum(dtype=np.float64) ** 2 / np.square(weights, dtype=float).sum()),
         },
     )
     return replace(named, model=fitted.model, facts=fitted.facts, data=data)
+
+
+def _told(groups: Array, labels: Array, weights: Array) -> dict[str, float | str]:
+    """The smallest and largest weight; not where a group has few rows of a label, for a weight tells how many."""
+    sizes = np.unique(np.stack([groups, labels], axis=1), axis=0, return_counts=True)[1]
+    if sizes.min() < FEWEST_ROWS:
+        return {"weights_left_out": f"{FEW} rows of a group and label"}
+    return {"smallest_weight": float(weights.min()), "largest_weight": float(weights.max())}
 
 
 def balancing_factors(groups: Array, labels: Array, weights: Array | None = None) -> Array:

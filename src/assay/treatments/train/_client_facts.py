@@ -15,9 +15,9 @@ from assay.models import tensors
 from assay.models.adapters.module import evaluation, rows_a_batch
 from assay.train import task_loss
 from assay.train.federation import Federation, LocalWork
+from assay.treatments._counts import FEWEST_ROWS
 from assay.values import Array, Data, Split, Task
 
-FEWEST_ROWS = 10  # of a client: below it, counts and means would be of persons
 MOST_CLIENTS = 100
 ALWAYS = 15  # so many entries are never taken for one per person
 MOST_ROWS = 500  # of a client that are looked at

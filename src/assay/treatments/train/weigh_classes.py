@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from assay.registry import treatment
 from assay.treatments import _common
+from assay.treatments._counts import told_counts
 from assay.values import System
 
 
@@ -28,8 +29,8 @@ def weigh_classes(system: System) -> System:
     recipe = replace(base, settings=replace(base.settings, class_weights="balanced"))
     fitted = recipe.fit(system.data.splits["train"], system.data, system.seed)
     labels = system.data.splits["train"].labels
-    shares = {name: float((labels == place).mean()) for place, name in enumerate(system.data.classes)}
+    counts = {name: int((labels == place).sum()) for place, name in enumerate(system.data.classes)}
     named = _common.grown(
-        system, treatment="weigh_classes", stage="train", parameters={}, outcome={"class_shares": shares}
+        system, treatment="weigh_classes", stage="train", parameters={}, outcome={"class_rows": told_counts(counts)}
     )
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)

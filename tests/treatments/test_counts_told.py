@@ -1,0 +1,71 @@
+"""What a lineage tells of small groups: by brute force over all that a reader could think of; in every treatment."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from assay.treatments._counts import FEW, LEAST_DOUBT, NOT_TOLD, told_counts
+from assay.treatments.data.drop_duplicates import drop_duplicates
+from assay.treatments.data.drop_suspected_labels import drop_suspected_labels
+from assay.treatments.data.resample_groups import resample_groups
+from assay.treatments.data.reweigh_groups import reweigh_groups
+from support import remembering
+
+
+@pytest.mark.parametrize(("parts", "largest"), [(1, 60), (2, 80), (3, 45)])
+def test_a_small_count_could_be_five_numbers_for_whoever_knows_the_total(parts, largest):
+    seen = defaultdict(list)
+    for counts in product(range(largest + 1), repeat=parts):
+        if sum(counts) <= largest:
+            told = told_counts({str(place): count for place, count in enumerate(counts)})
+            seen[sum(counts), tuple(told.values())].append(counts)
+    for (total, told), tables in seen.items():
+        for place, word in enumerate(told):
+            possible = {one[place] for one in tables}
+            if word == FEW:
+                assert len(possible) >= LEAST_DOUBT, (total, told, tables)
+            elif word != NOT_TOLD:
+                assert max(possible) <= word + 5
+                assert min(possible) >= word - 5
+    assert any(FEW in told for _, told in seen) or parts == 1
+
+
+def with_a_small_cell(data):
+    """Three rows of race z, one of them with the label yes, and 60 copies of other rows."""
+    train = data.splits["train"]
+    codes, labels = np.array(train.groups.codes), train.labels.copy()
+    codes[codes[:, 1] == 2, 1] = 0
+    codes[:3, 1], labels[:3] = 2, [1, 0, 0]
+    train = replace(train, labels=labels, groups=replace(train.groups, codes=codes))
+    train = train.joined(train.take(np.r_[:1, 100:160]))
+    return replace(data, splits={**data.splits, "train": train})
+
+
+@pytest.mark.parametrize(
+    ("treatment", "options"),
+    [
+        (drop_duplicates, {}),
+        (drop_suspected_labels, {}),
+        (resample_groups, {"columns": ["race"]}),
+        (reweigh_groups, {"columns": ["race"]}),
+    ],
+)
+def test_no_outcome_has_the_size_of_a_group_of_three(small_data, treatment, options):
+    data = with_a_small_cell(small_data)
+    outcome = treatment(remembering(data), **options).lineage[-1].outcome
+
+    def numbers(value, path=()):
+        if isinstance(value, dict):
+            return [one for key, part in value.items() for one in numbers(part, (*path, key))]
+        return [(path, value)]
+
+    of_the_few = [(path, value) for path, value in numbers(outcome) if "race=z" in " ".join(path)]
+    assert all(isinstance(value, str) for _, value in of_the_few), of_the_few
+    assert of_the_few or "weights_left_out" in outcome
+    counts = [value for path, value in numbers(outcome) if "race=" in " ".join(path) and isinstance(value, int)]
+    assert all(value % 10 == 0 for value in counts)
