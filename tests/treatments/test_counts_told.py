@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from assay.treatments._counts import FEW, LEAST_DOUBT, NOT_TOLD, told_counts
+from assay.treatments._counts import FEW, LEAST_DOUBT, NOT_TOLD, told
 from assay.treatments.data.drop_duplicates import drop_duplicates
 from assay.treatments.data.drop_suspected_labels import drop_suspected_labels
 from assay.treatments.data.resample_groups import resample_groups
@@ -22,17 +22,17 @@ def test_a_small_count_could_be_five_numbers_for_whoever_knows_the_total(parts, 
     seen = defaultdict(list)
     for counts in product(range(largest + 1), repeat=parts):
         if sum(counts) <= largest:
-            told = told_counts({str(place): count for place, count in enumerate(counts)})
-            seen[sum(counts), tuple(told.values())].append(counts)
-    for (total, told), tables in seen.items():
-        for place, word in enumerate(told):
+            words = told({str(place): count for place, count in enumerate(counts)})
+            seen[sum(counts), tuple(words.values())].append(counts)
+    for (total, words), tables in seen.items():
+        for place, word in enumerate(words):
             possible = {one[place] for one in tables}
             if word == FEW:
-                assert len(possible) >= LEAST_DOUBT, (total, told, tables)
+                assert len(possible) >= LEAST_DOUBT, (total, words, tables)
             elif word != NOT_TOLD:
                 assert max(possible) <= word + 5
                 assert min(possible) >= word - 5
-    assert any(FEW in told for _, told in seen) or parts == 1
+    assert any(FEW in words for _, words in seen) or parts == 1
 
 
 def with_a_small_cell(data):

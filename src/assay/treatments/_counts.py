@@ -9,16 +9,16 @@ FEW, NOT_TOLD = f"fewer than {FEWEST_ROWS}", "not told"
 LEAST_DOUBT = 5  # numbers that a small count could be
 
 
-def told_counts(counts: Mapping[str, int]) -> dict[str, int | str]:
+def told(counts: Mapping[str, int]) -> dict[str, int | str]:
     """Counts of the parts of some rows: to the nearest ten, and "fewer than 10" where that is so.
 
     Rounding keeps a small count from being what the others leave of a total. Where it does not (the exact total and
     the others leave fewer than five numbers that a small count could be), no part is told. No rows at all are so told.
     Limits: it is worked out for these parts and their total; who knows nine of ten persons knows the tenth.
 
-    >>> told_counts({"a": 1204, "b": 57, "c": 3})
+    >>> told({"a": 1204, "b": 57, "c": 3})
     {'a': 1200, 'b': 60, 'c': 'fewer than 10'}
-    >>> told_counts({"a": 4, "b": 0})
+    >>> told({"a": 3, "b": 0})
     {'a': 'not told', 'b': 'not told'}
     """
     total = sum(counts.values())

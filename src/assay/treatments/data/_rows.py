@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from assay.errors import Problem
-from assay.treatments import _common
-from assay.treatments._counts import told_counts
+from assay.treatments import _common, _counts
 from assay.values import Array, Data, Split, System
 
 
@@ -72,7 +71,7 @@ def dropped_by_group(train: Split, drop: Array) -> dict[str, dict[str, int | str
         codes = train.groups.codes[:, place]
         names = [f"{column.name}={category}" for category in column.categories]
         dropped, of = (
-            told_counts({name: int((kept & (codes == code)).sum()) for code, name in enumerate(names)})
+            _counts.told({name: int((kept & (codes == code)).sum()) for code, name in enumerate(names)})
             for kept in (drop, np.ones_like(drop))
         )
         found |= {name: {"dropped": dropped[name], "of": of[name]} for name in names}

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments._counts import told_counts
+from assay.treatments import _common, _counts
 from assay.treatments.data import _rows
 from assay.values import Array, System
 
@@ -102,5 +101,5 @@ def _cells(
         for label, word in enumerate(system.data.classes):
             inside = (codes == code) & (labels == label)
             before[f"{group} & {word}"], after[f"{group} & {word}"] = int(inside.sum()), int(counts[inside].sum())
-    told = [told_counts(one) for one in (before, after)]
+    told = [_counts.told(one) for one in (before, after)]
     return {name: {"before": told[0][name], "after": told[1][name]} for name in before}

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments._counts import FEW, FEWEST_ROWS
+from assay.treatments import _common, _counts
 from assay.values import Array, System
 
 
@@ -63,8 +62,8 @@ def reweigh_groups(system: System, *, columns: Sequence[str] | None = None) -> S
 def _told(groups: Array, labels: Array, weights: Array) -> dict[str, float | str]:
     """The smallest and largest weight; not where a group has few rows of a label, for a weight tells how many."""
     sizes = np.unique(np.stack([groups, labels], axis=1), axis=0, return_counts=True)[1]
-    if sizes.min() < FEWEST_ROWS:
-        return {"weights_left_out": f"{FEW} rows of a group and label"}
+    if sizes.min() < _counts.FEWEST_ROWS:
+        return {"weights_left_out": f"{_counts.FEW} rows of a group and label"}
     return {"smallest_weight": float(weights.min()), "largest_weight": float(weights.max())}
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from assay.errors import Problem
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments._counts import FEW, FEWEST_ROWS, told_counts
+from assay.treatments import _common, _counts
 from assay.treatments.data import _rows
 from assay.units.people import AXES, swapped_texts, terms
 from assay.values import Data, Groups, Split, System
@@ -42,12 +41,12 @@ def swap_identity_terms(
     added = sum(len(one.split) for one in copies.values())
     none = Problem(f"none of its training texts has a word of {', '.join(wanted)}", next="Nothing could be swapped")
     _common.refuse("swap_identity_terms", system, [None if added else none])
-    told = told_counts({axis: len(one.split) for axis, one in copies.items()})
+    by_axis = _counts.told({axis: len(one.split) for axis, one in copies.items()})
     outcome = {
         "language": language,
         "num_train_before": len(train),
         "num_added": added,
-        "added": {axis: {"copies": told[axis], **_counts(system.data, one)} for axis, one in copies.items()},
+        "added": {axis: {"copies": by_axis[axis], **_by_class(system.data, one)} for axis, one in copies.items()},
     }
     splits = {**system.data.splits, "train": train.joined(*(one.split for one in copies.values()))}
     parameters = {"axes": list(wanted), "groups_of_the_named": list(names)}
@@ -97,8 +96,10 @@ def _swapped_groups(groups: Groups, axis: str, names: Sequence[str]) -> Groups:
     return Groups(codes, groups.columns)
 
 
-def _counts(data: Data, copies: _Copies) -> dict[str, int | str]:
+def _by_class(data: Data, copies: _Copies) -> dict[str, int | str]:
     """Copies of an axis by class, and about how many group values were swapped; few are not told."""
     labels = copies.split.labels
-    found = {"groups_swapped": FEW if 0 < copies.num_groups < FEWEST_ROWS else copies.num_groups}
-    return found | told_counts({f"label {name}": int((labels == code).sum()) for code, name in enumerate(data.classes)})
+    found = {"groups_swapped": _counts.FEW if 0 < copies.num_groups < _counts.FEWEST_ROWS else copies.num_groups}
+    return found | _counts.told(
+        {f"label {name}": int((labels == code).sum()) for code, name in enumerate(data.classes)}
+    )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from assay.registry import treatment
-from assay.treatments import _common
-from assay.treatments._counts import told_counts
+from assay.treatments import _common, _counts
 from assay.values import System
 
 
@@ -31,6 +30,6 @@ def weigh_classes(system: System) -> System:
     labels = system.data.splits["train"].labels
     counts = {name: int((labels == place).sum()) for place, name in enumerate(system.data.classes)}
     named = _common.grown(
-        system, treatment="weigh_classes", stage="train", parameters={}, outcome={"class_rows": told_counts(counts)}
+        system, treatment="weigh_classes", stage="train", parameters={}, outcome={"class_rows": _counts.told(counts)}
     )
     return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
