@@ -22,6 +22,7 @@ from scipy import stats
 from assay.data.sources.fashion_mnist import load_fashion_mnist
 from assay.data.sources.mnist import load_mnist
 from assay.models import describe
+from assay.models.adapters.module import ModuleModel
 from assay.train.images import image_recipe
 
 FLIPPED = {"augment": ["flip"], "mirrored": True}
@@ -30,7 +31,10 @@ SETS: dict[str, tuple[Any, dict[str, Any], float, int]] = {  # loader, of `image
     "fashion": (load_fashion_mnist, {"epochs": 8, "depths": [1, 1, 1], **FLIPPED}, 93.0, 1_000_000),
     "mnist": (load_mnist, {"epochs": 6, "augment": ["crop:2"]}, 99.4, 100_000),
 }
-CHANGED = {"fashion_small": {"batch_size": 256, "learning_rate": 8e-3}, "mnist": {}}  # settings unlike the recipe's
+CHANGED: dict[str, dict[str, Any]] = {
+    "fashion_small": {"batch_size": 256, "learning_rate": 8e-3},
+    "mnist": {},
+}  # settings unlike the recipe's
 CHANGED["fashion"] = CHANGED["fashion_small"]
 FASHION = "2 convolutions, < 100 k: 92.5; ~500 k: 93.4; DenseNet-BC 768 k: 95.4; WRN-40-4 8.9 M: 96.7"
 PEERS = {  # % right, parameters: figures their authors gave, not measured here
@@ -49,9 +53,10 @@ def run(name: str, seed: int) -> tuple[float, float, int]:
     began = time.process_time()
     fitted = recipe.fit(data.splits["train"], data, seed)
     seconds = time.process_time() - began
-    test = data.splits["test"]
-    right = float((fitted.model.outputs(test.inputs).argmax(axis=1) == test.labels).mean())
-    return right, seconds, describe(fitted.model.module)["num_parameters"]
+    test, model = data.splits["test"], fitted.model
+    assert isinstance(model, ModuleModel)
+    right = float((model.outputs(test.inputs).argmax(axis=1) == test.labels).mean())
+    return right, seconds, describe(model.module)["num_parameters"]
 
 
 def show(name: str, found: list[tuple[float, float, int]]) -> None:

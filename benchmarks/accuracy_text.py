@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -28,7 +29,7 @@ SETTINGS = {
     "movie": {"learning_rate": 4e-3},
     "chinese": {"learning_rate": 4e-3, "epochs": 3},
 }
-SHARED = {
+SHARED: dict[str, Any] = {
     "epochs": 2,
     "batch_size": 128,
     "weight_decay": 0.1,

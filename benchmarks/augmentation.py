@@ -32,7 +32,7 @@ from assay.data.sources.mnist import load_mnist
 from assay.models import Architecture
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings
-from assay.train.generated import AugmentRecipe, Cells, joined, settled
+from assay.train.generated import AugmentRecipe, Cells, settled
 from assay.train.system import default_recipe
 from assay.values import Array, Data, Split
 
@@ -106,7 +106,7 @@ def filled(case: Case, method: str, size: tuple[int, int], seed: int) -> Split |
 def measured(case: Case, more: Split | None, seed: int) -> list[float]:
     """Recall, area and accuracy on the test rows after training on real rows and these."""
     train, test = case.data.splits["train"], case.data.splits["test"]
-    model = case.base.fit(train if more is None else joined(train, more), case.data, seed).model
+    model = case.base.fit(train if more is None else train.joined(more), case.data, seed).model
     logits = model.outputs(test.inputs)
     right = logits.argmax(axis=1) == test.labels
     places = [[one.name for one in test.groups.columns].index(name) for name in case.columns]
@@ -150,7 +150,7 @@ def report(name: str, seeds: int, kept: int, size: tuple[int, int]) -> None:
             found[row, seed] = measured(case, more, seed)
             print(f"  seed {seed} {method}: {found[row, seed].round(4).tolist()}", file=sys.stderr, flush=True)
             if more is not None and not seed:
-                told[method] = checks(case, more, seed) | {"rows": len(more)}
+                told[method] = {**checks(case, more, seed), "rows": len(more)}
     print(f"\n{name}: {seeds} seeds")
     for row, method in enumerate(METHODS):
         print(f"  {method}: {seconds[row].mean():.1f} CPU s to make the rows")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -85,10 +86,10 @@ def main() -> None:
     ratio, seconds = 1.0, []
     for seed in range(asked.seeds):
         began = time.process_time()
-        system = train_system(data, seed=seed)
+        system: Any = train_system(data, seed=seed)
         test = data.splits["test"]
         found["teacher"].append([*worst(system.model, test)])
-        students = {name: distill(system, **given) for name, given in options.items()}
+        students: dict[str, Any] = {name: distill(system, **given) for name, given in options.items()}
         one = next(iter(students.values()))
         plain = replace(system.recipe, architecture=one.recipe.student).fit(data.splits["train"], data, seed)
         found["small, no teacher"].append([*worst(plain.model, test)])

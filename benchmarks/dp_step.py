@@ -75,7 +75,7 @@ def plain(module: nn.Module, inputs: Tensor, labels: Tensor) -> Callable[[], Non
 
     def step() -> None:
         optimizer.zero_grad()
-        functional.cross_entropy(module(inputs), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        functional.cross_entropy(module(inputs), labels, reduction="sum").backward()
         optimizer.step()
 
     return step
@@ -116,7 +116,7 @@ def opacus_step(module: nn.Module, inputs: Tensor, labels: Tensor, *, is_ghost: 
 
         def step() -> None:
             optimizer.zero_grad()
-            functional.cross_entropy(wrapped(inputs), labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+            functional.cross_entropy(wrapped(inputs), labels, reduction="sum").backward()
             optimizer.step()
 
         return step

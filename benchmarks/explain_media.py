@@ -22,7 +22,8 @@ import torch
 from lime.lime_text import LimeTextExplainer
 
 from assay.data import load_sentiment
-from assay.explain import finer, masked_passes, shapley
+from assay.explain import masked_passes, shapley
+from assay.explain.finer import finer
 from assay.models import Architecture
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system

@@ -19,7 +19,7 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -36,11 +36,12 @@ from assay.data.sources.mnist import load_mnist
 from assay.models import Architecture, describe, register_architecture, tensors
 from assay.models.image import ImageEncoder, ImageNetwork
 from assay.tasks import Classification
-from assay.train import TrainRecipe, TrainSettings, task_loss
+from assay.train import TrainRecipe, TrainSettings
 from assay.train.federation.clients import split_clients
 from assay.train.federation.local_work import Correction, LocalSettings, LocalWork, Update, seed_of
 from assay.train.federation.rounds import FederatedSettings, Federation
 from assay.train.loop import threads
+from assay.train.objectives import TaskLoss
 from assay.values import Array, Column, Data, Groups, Split, texts
 
 BATCH, CLIENTS, ROUNDS = 10, 10, 3
@@ -49,7 +50,7 @@ PAPER = {"iid": "20", "labels:2": "350"}  # rounds to 99 % of E = 5, B = 10, C =
 UNCLIPPED = TrainSettings(max_grad_norm=1e9)
 
 
-def mcmahan_cnn(columns: Sequence[Column], num_outputs: int, params: dict[str, Any]) -> ImageNetwork:
+def mcmahan_cnn(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> ImageNetwork:
     """Two padded 5x5 convolutions of 32 and 64 channels, each with ReLU and pooling, 512 units, the head."""
     layers = [nn.Conv2d(1, 32, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
     layers += [nn.Conv2d(32, 64, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
@@ -102,7 +103,7 @@ class Case:
         self.start = self.recipe.make_module(self.split, self.data, 0)
         self.clients = split_clients(self.split, self.data, num_clients=num_clients, skew="iid", seed=0)
         self.local = LocalSettings(batch_size=BATCH, learning_rate=0.05)
-        self.loss = task_loss(self.split, self.recipe.task)
+        self.loss = TaskLoss(self.split, self.recipe.task)
 
     def batches(self, number: int, client: int) -> tuple[Tensor, ...]:
         """The batches that a client of ours takes in a round."""
@@ -127,7 +128,7 @@ class Case:
         """The same batches in the same order, one model throughout: what no simulation can go below with this step."""
         module = copy.deepcopy(self.start).train()
         if self.columns[0].kind == "image":
-            module.to(memory_format=torch.channels_last)
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         inputs = tensors(module, self.split.inputs, is_shared=True)
         optimizer = torch.optim.SGD(module.parameters(), lr=self.local.learning_rate, fused=True)
         began = time.process_time()
@@ -255,8 +256,8 @@ class Workers:
             for client, one in zip(clients, send, strict=True)
         ]
         for client, job in zip(clients, jobs, strict=True):
-            change, *numbers = job.result()
-            yield Update(client, torch.from_numpy(change), *numbers)
+            change, loss, num_steps, num_rows = job.result()
+            yield Update(client, torch.from_numpy(change), loss, num_steps, num_rows)
 
 
 def race(options: argparse.Namespace) -> None:

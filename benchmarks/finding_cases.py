@@ -33,7 +33,7 @@ class Effect:
 
 
 Effects = dict[str, Effect]
-Measures = Mapping[str, Callable[[Array, Array], Array]]  # of weights (B, N) and what one system did (N, ...)
+Measures = Mapping[str, Callable[[Array, System], Array]]  # of weights (B, N) and a system
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def answers(system: System) -> Array:
     return np.asarray(system.task.probabilities(run_model(system, system.data.splits["test"].inputs)))
 
 
-def twins(before: System, after: System, measures: Mapping[str, Callable[[Array, System], Array]]) -> Effects:
+def twins(before: System, after: System, measures: Measures) -> Effects:
     """Each measure, of weights and a system, on both."""
     weights = resampled(len(before.data.splits["test"]))
     found: Effects = {}
@@ -234,7 +234,7 @@ def rarer(data: Data, classes: Sequence[int], share: float) -> Data:
 def dp_digits(seed: int, folder: Path | None) -> Effects:
     data = rarer(load("mnist", folder), [8], RARE_SHARE)
     system, is_small = lenet(data, seed), data.splits["test"].labels == 8
-    measures = {
+    measures: Measures = {
         "gap, other digits - 8": Share(~is_small, is_small),
         "accuracy on 8": Share(is_small),
         "accuracy": accuracy,
@@ -248,7 +248,7 @@ def dp_adult(seed: int, folder: Path | None) -> Effects:
     test = data.splits["test"]
     poor = test.labels == 1
     women, white = by_group(data)["Female"], by_group(data, 1)["White"]
-    measures = {
+    measures: Measures = {
         "true positive rate, men - women": Share(poor & ~women, poor & women),
         "true positive rate, White - others": Share(poor & white, poor & ~white),
         "accuracy, women - men": Share(women, ~women),
@@ -264,7 +264,7 @@ def adversarial_pictures(seed: int, folder: Path | None) -> Effects:
     found = probed(system, robust, "membership_inference", MEMBERS) | twins(system, robust, {"accuracy": accuracy})
     train = data.splits["train"]
     fits = [float((run_model(one, train.inputs).argmax(axis=1) == train.labels).mean()) for one in (system, robust)]
-    return found | {"accuracy on training rows": Effect(*fits, np.zeros(NUM_DRAWS))}  # no test row is in it
+    return found | {"accuracy on training rows": Effect(fits[0], fits[1], np.zeros(NUM_DRAWS))}  # no test row is in it
 
 
 def int8_of(name: str) -> Callable[[int, Path | None], Effects]:
@@ -281,7 +281,7 @@ def int8_of(name: str) -> Callable[[int, Path | None], Effects]:
             params = {"dim": 32, "vocab_size": 4000} | ({"num_hidden": 32} if name == "lstm" else {})
             system = trained(data, seed, name, params, epochs=2, batch_size=128)
         groups = {f"accuracy, {group}": Share(rows) for group, rows in by_group(data).items()}
-        measures = {"accuracy": accuracy, "probability of the true class": true_probability, **groups}
+        measures: Measures = {"accuracy": accuracy, "probability of the true class": true_probability, **groups}
         return twins(system, treated(system, "quantize_int8"), measures)
 
     return run
@@ -293,7 +293,7 @@ def pruned_pictures(seed: int, folder: Path | None) -> Effects:
     is_small = np.isin(data.splits["test"].labels, [2, 7])
     found: Effects = {}
     for sparsity in (0.3, 0.5, 0.7):
-        measures = {
+        measures: Measures = {
             f"{sparsity:.0%}: gap, other classes - rare": Share(~is_small, is_small),
             f"{sparsity:.0%}: accuracy": accuracy,
         }
@@ -307,7 +307,7 @@ def pruned_adult(seed: int, folder: Path | None) -> Effects:
     test = data.splits["test"]
     white, rich = by_group(data, 1)["White"], test.labels == 1
     after = treated(system, "prune_magnitude", sparsity=0.7, structured=False)
-    measures = {
+    measures: Measures = {
         "accuracy, more frequent - rarer label": Share(~rich, rich),
         "true positive rate, White - others": Share(rich & white, rich & ~white),
         "accuracy": accuracy,

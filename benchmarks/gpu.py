@@ -44,7 +44,7 @@ def made(kind: str, data: Data, train: Split) -> nn.Module:
     """The same untrained module every time."""
     torch.manual_seed(0)
     name, params = KINDS[kind]
-    module = build(name, columns=data.columns, num_outputs=10, params=params)
+    module: Any = build(name, columns=data.columns, num_outputs=10, params=params)
     module.fit_encoding(train)
     return module
 
@@ -59,7 +59,7 @@ def ours(kind: str, data: Data, train: Split, **change: Any) -> tuple[nn.Module,
 
 def plain(kind: str, data: Data, train: Split, *, num_workers: int = 4) -> tuple[nn.Module, float]:
     """The loop of the tutorials on a GPU, in our order and layout."""
-    module = made(kind, data, train).cuda().to(memory_format=torch.channels_last)
+    module = made(kind, data, train).cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
     pairs = TensorDataset(torch.from_numpy(train.inputs), torch.from_numpy(train.labels).long())
     optimizer, steps = make_optimizer(module, SETTINGS), -(-len(train) // SETTINGS.batch_size)
@@ -79,7 +79,7 @@ def plain(kind: str, data: Data, train: Split, *, num_workers: int = 4) -> tuple
 
 def bare(kind: str, data: Data, train: Split, *, bfloat16: bool = False) -> tuple[nn.Module, float]:
     """Forward, backward and optimizer step on one batch that is on the GPU already."""
-    module = made(kind, data, train).cuda().to(memory_format=torch.channels_last).train()
+    module = made(kind, data, train).cuda().to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     inputs = torch.from_numpy(train.inputs[: SETTINGS.batch_size]).cuda()
     labels = torch.from_numpy(train.labels[: SETTINGS.batch_size]).long().cuda()
     optimizer, steps = make_optimizer(module, SETTINGS), -(-len(train) // SETTINGS.batch_size)

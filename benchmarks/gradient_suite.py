@@ -34,6 +34,7 @@ from assay.data import load_adult
 from assay.explain import quality
 from assay.explain.gradients import integrated_gradients, of_logit
 from assay.models import Architecture
+from assay.observe import module_of
 from assay.probes.transparency._curves import mean_row
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -78,7 +79,7 @@ def work_of(name: str, system: System, num: int) -> Work:
     scale = 0.02 * (255.0 if rows.ndim == 4 else rows.std(axis=0))
     noise = (rng.standard_normal((num, MOVES, *rows.shape[1:])) * scale).astype(np.float32)
     ranks = rng.random((num, 1, units.count)).argsort(axis=2)
-    module = system.model.module.eval()
+    module = module_of(system).eval()
     work = Work(name, module, rows, start, np.zeros(num, int), Ground(start[None], units), noise, ranks)
     work.target = work.outputs(rows).argmax(axis=1)
     return work

@@ -146,7 +146,8 @@ def compare(columns: Columns, frame: Any) -> dict[str, float]:
             if group not in frame.by_group.index or found.value is None:
                 continue
             points.append(abs(found.value - float(frame.by_group[metric][group])))
-            replicates = found.replicates[np.isfinite(found.replicates)]
+            replicates = np.asarray(found.replicates)
+            replicates = replicates[np.isfinite(replicates)]
             spread = replicates.std()
             if spread > 0 and found.value * columns[0].size > 0:
                 theirs = [float(one[metric][group]) for one in frame.by_group_ci]
@@ -196,7 +197,8 @@ def small_case(rounds: int, peer_rounds: int) -> dict[str, Any]:
     columns = adult()
     table: dict[str, Any] = {"rows": len(columns[0]), "equal": compare(columns, peer(columns, 200))}
     kinds = {"ours": ours, "draws": drawn, "limit": limit}
-    times: dict[str, list[float]] = {f"{kind}_{num}": [] for kind in kinds for num in (100, 1000)} | {"peer_100": []}
+    names = [*(f"{kind}_{num}" for kind in kinds for num in (100, 1000)), "peer_100"]
+    times: dict[str, list[float]] = {name: [] for name in names}
     for call in kinds.values():
         call(columns, 100)
     for turn in range(max(rounds, peer_rounds)):

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from assay.models.adapters.onnx import exported, parsed, session_of
 from assay.models.by_onnxruntime import lean
 from assay.models.kernels import written_out
 from assay.models.quantised_graph import unpacked
+from assay.observe import module_of
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.model.quantize_static import quantize_static
@@ -84,7 +85,7 @@ def make(name: str, folder: Path) -> Trained:
     rows = data.splits["validation"].inputs
     picked = np.linspace(0, len(rows) - 1, min(len(rows), CALIBRATION)).round().astype(np.int64)
     given = fed(plain, rows[picked]).numpy()
-    module: Any = copy.deepcopy(plain.model.module)  # as torch exports it, not as ours is prepared for that
+    module: Any = copy.deepcopy(module_of(plain))  # as torch exports it, not as ours is prepared for that
     with evaluation(module), written_out(module), torch.no_grad():
         proto = exported(module, fed(plain, rows[:3]))
     lean(proto)  # quantize_dynamic fails on the shapes in between that the exporter writes
@@ -105,21 +106,21 @@ def make(name: str, folder: Path) -> Trained:
 
 def fed(system: System, rows: Array) -> torch.Tensor:
     """Raw rows as what the graphs take."""
-    given = tensors(system.model.module, rows)
+    given = tensors(module_of(system), rows)
     return given.float() if given.dtype == torch.uint8 else given
 
 
 def ways_of(made: Trained, *, with_torchao: bool) -> dict[str, Callable[[torch.Tensor], Any]]:
     """One call by each way, from encoded rows to outputs."""
-    found: dict[str, Callable[[torch.Tensor], Any]] = {"torch": made.plain.model.module}
+    found: dict[str, Callable[[torch.Tensor], Any]] = {"torch": module_of(made.plain)}
     for name, file in (("ORT float32", "float"), ("ORT dynamic", "dynamic"), ("ORT static", "static")):
         path = made.folder / f"{file}.onnx"
         if path.is_file():
             session = session_of(parsed(path.read_bytes(), str(path)), str(path))
             found[name] = lambda rows, session=session: session.run(["outputs"], {"inputs": rows.numpy()})[0]
     if with_torchao and made.plain.name != "CNN":  # torchao has linear layers only
-        found["torchao"] = torchao_of(made.plain.model.module)
-    module: Any = made.int8.model.module
+        found["torchao"] = torchao_of(module_of(made.plain))
+    module = cast(Any, made.int8.model).module
     graph = session_of(unpacked(parsed(module.content(), "ours")), "ours")
     found["ours int8"] = lambda rows: graph.run(["outputs"], {"inputs": rows.numpy()})[0]
     return found | {"its module": module}
@@ -199,7 +200,7 @@ def quality(name: str, made: Trained) -> None:
     static = session_of(parsed((made.folder / "static.onnx").read_bytes(), "static"), "static")
     given = [fed(made.plain, rows[start : start + 500]).numpy() for start in range(0, len(rows), 500)]
     peer = np.concatenate([static.run(["outputs"], {"inputs": one})[0] for one in given]).argmax(axis=1)
-    shorter = replace(made.plain, data=replace(made.plain.data, splits=made.plain.data.splits | {"test": part}))
+    shorter = replace(made.plain, data=replace(made.plain.data, splits={**made.plain.data.splits, "test": part}))
     print(
         f"{name}: {made.plain.model.num_bytes:,} bytes, ours int8 {made.int8.model.num_bytes:,}; "
         f"float32 graph equal to {gap:.0e}; layers in whole numbers {whole.count('int8')} of {len(whole)}"

@@ -125,7 +125,8 @@ def ours(trainer: Trainer, target: Array, members: Array, seed: int) -> dict[str
 def judge(scores: Array, members: Array, seed: int) -> tuple[float, float, float]:
     """AUC, and the share of members found at 1 % and at 0.1 % false claims."""
     scored = ranked(scores[members], scores[~members], keyed_rng("ties", str(seed)))
-    return area(scored), *(float(found_at(scored, fpr, 0.95).value or 0.0) for fpr in (0.01, 0.001))
+    found = [float(found_at(scored, fpr, 0.95).value or 0.0) for fpr in (0.01, 0.001)]
+    return area(scored), found[0], found[1]
 
 
 def trace_ranks(trace: Array, members: Array, scores: Mapping[str, Array], models: tuple[Array, Array]) -> list[float]:

@@ -15,6 +15,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ def main() -> None:
             DpSettings(epsilon=given.epsilon, delta=1e-5), **CHOSEN[data_name, kind] | json.loads(given.set)
         )
         recipe = DpRecipe(TrainRecipe(ARCHITECTURES[kind], task_of(data), TrainSettings()), settings)
-        shares, seconds, facts = [], [], {}
+        shares: list[float] = []
+        seconds: list[float] = []
+        facts: Mapping[str, Any] = {}
         for seed in range(given.first_seed, given.first_seed + given.seeds):
             started = time.perf_counter()
             fitted = recipe.fit(train, data, seed)
@@ -111,14 +114,15 @@ def main() -> None:
 
 def remember_wavelets() -> None:
     """Run the wavelets once for all seeds: they do not depend on any."""
-    prepare, kept = ScatteringNetwork.prepare, {}
+    prepare = ScatteringNetwork.prepare
+    kept: dict[str, Any] = {}
 
     def remembered(self: ScatteringNetwork, inputs: Array) -> Tensor:
         if kept.get("of") is not inputs:
             kept.update(of=inputs, made=prepare(self, inputs))
         return kept["made"]
 
-    ScatteringNetwork.prepare = remembered
+    ScatteringNetwork.prepare = remembered  # type: ignore[method-assign]
 
 
 def rows(name: str, *, validate: bool) -> tuple[Split, Split, Data]:

@@ -45,11 +45,12 @@ def adult(epochs: int, epsilon: float) -> None:
     data = load_adult()
     task, draws = task_of(data), make_draws(b"key", "split", [np.arange(50) % 2])
     recipe = DpRecipe(TrainRecipe(Architecture("mlp"), task), DpSettings(epsilon=epsilon, epochs=epochs))
+    no_model: Any = None  # only its recipe is looked at
     for bug in BUGS:
         patch, began = pytest.MonkeyPatch(), time.process_time()
         if bug:
             getattr(private_kit, bug)(patch)
-        released = watched_training(System("adult", None, data, task, Argmax(), recipe), Workspace())
+        released = watched_training(System("adult", no_model, data, task, Argmax(), recipe), Workspace())
         patch.undo()
         found: dict[str, Any] = {
             one.metric: one for one in one_run_audit_of_steps(SimpleNamespace(released=released), draws)
@@ -86,7 +87,10 @@ def shuffle() -> None:
             line = f"epochs {epochs:2} batches {batches} claim {epsilon:3} noise {noise:.3f}"
             for num in (1000, 5000):
                 size = (num, epochs, batches)
-                means = [np.mean([proved(kind, size, noise, rng) for _ in range(3)]) for kind in ("poisson", "shuffle")]
+                means = [
+                    float(np.mean([proved(kind, size, noise, rng) for _ in range(3)]))
+                    for kind in ("poisson", "shuffle")
+                ]
                 line += "  m {}: poisson {:.2f}, shuffled {:.2f}".format(num, *means)
             print(line, flush=True)
 

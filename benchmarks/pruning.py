@@ -25,6 +25,7 @@ from torch.nn import functional
 from assay.data.sources.catalogue import open_named
 from assay.models import Architecture, describe, tensors
 from assay.models.adapters.module import ModuleModel
+from assay.observe import module_of
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, describe_costs, fit, train_system
 from assay.treatments.model.prune_channels import prune_channels
@@ -51,7 +52,7 @@ def peer(system: System, *, taylor: bool) -> nn.Module:
     """Torch-Pruning: groups by its dependency graph, the head's outputs and the encoding left alone."""
     import torch_pruning as tp
 
-    module, split = copy.deepcopy(system.model.module), system.data.splits["validation"]
+    module, split = copy.deepcopy(module_of(system)), system.data.splits["validation"]
     module.requires_grad_(True)
     example = tensors(module, split.inputs[:2]).float()
     kind = tp.importance.GroupTaylorImportance() if taylor else tp.importance.GroupMagnitudeImportance(p=2)
@@ -98,7 +99,7 @@ def times(modules: dict[str, nn.Module], inputs: np.ndarray, rounds: int) -> dic
 
 def report(name: str, system: System, rounds: int) -> None:
     """One table."""
-    data, whole = system.data, system.model.module
+    data, whole = system.data, module_of(system)
     made = {
         "before": whole,
         "ours, taylor": prune_channels(system, sparsity=SHARE).model.module,

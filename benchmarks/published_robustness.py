@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -98,7 +99,7 @@ def probed(system: System, num: int, radius: float) -> tuple[str, dict[str, floa
 class Changed(torch.nn.Module):
     """A network whose inputs or logits are changed on the way."""
 
-    def __init__(self, module: torch.nn.Module, before: Callable, after: Callable) -> None:
+    def __init__(self, module: torch.nn.Module, before: Callable[..., Any], after: Callable[..., Any]) -> None:
         super().__init__()
         self.module, self.before, self.after = module, before, after
 
@@ -106,7 +107,9 @@ class Changed(torch.nn.Module):
         return self.after(self.module(self.before(inputs.float())))
 
 
-def changed(system: System, *, before: Callable = lambda x: x, after: Callable = lambda x: x) -> System:
+def changed(
+    system: System, *, before: Callable[..., Any] = lambda x: x, after: Callable[..., Any] = lambda x: x
+) -> System:
     """The same network, made to look robust."""
     return replace(system, model=ModuleModel(Changed(module_of(system), before, after)))
 

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -105,7 +106,7 @@ def timed(method: str, system: System, run: Callable[[], Array]) -> Result:
     return Result(method, np.flatnonzero(holds).tolist(), spent, counts["forward"], counts["both"])
 
 
-def ours(system: System, rows: range, *, norm: str, radius: float) -> Result:
+def ours(system: System, rows: range, *, norm: Any, radius: float) -> Result:
     """The probe's search on these rows of the test split."""
     query = Query(system, Workspace(), Ledger(10**10), "adversarial_accuracy")
     known = ranges(query.columns, query.inputs[:1])

@@ -116,7 +116,8 @@ def story(source: str, *, is_brief: bool = False) -> list[Step]:
         steps.rows = sum(len(split) for split in data.splits.values())
         with steps("train"):
             system = train_system(data, recipe=brief(data) if is_brief else None)
-        steps.note(plain({"settings": system.recipe.settings.epochs, "curve": system.facts["curve"][-1]}))
+        recipe: Any = system.recipe
+        steps.note(plain({"settings": recipe.settings.epochs, "curve": system.facts["curve"][-1]}))
         with steps("audit"):
             judged = verbs.audit(system, workspace=Workspace(folder=Path(folder) / "cache", key=b"key"))
         stopped = [one.reason for one in judged.audit.measurements if one.reason.startswith("the probe stopped")]

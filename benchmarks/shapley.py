@@ -169,14 +169,14 @@ def compared(game: Game, rows: Array, background: Array, *, truth: Array, num_ro
     for name, record in records.items():
         middle, mean = np.median(record, axis=0), np.mean(record, axis=0)
         per_row = middle[:3] / len(rows)
-        results.append(Result(name, *map(float, per_row), float(middle[3]), float(middle[4]), float(mean[5])))
+        results.append(Result(name, *[float(one) for one in (*per_row, middle[3], middle[4], mean[5])]))
     return results
 
 
 def verdicts(results: list[Result]) -> list[dict[str, object]]:
     """The fewest rows of ours that reach each peer's error, and the targets."""
     ours = sorted((one for one in results if one.method.startswith(OURS)), key=lambda one: one.model_rows)
-    found = []
+    found: list[dict[str, object]] = []
     for peer, target in (("shap Kernel, default", 0.1), ("shap Permutation", 0.5), ("shap Kernel, l1_reg=0", None)):
         theirs = next(one for one in results if one.method == peer)
         enough = next((one for one in ours if one.error <= theirs.error), None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ def main() -> None:
 
 def encoded(data):
     """Columns as a linear model reads them: numbers scaled, categories as 0 and 1, by training rows."""
-    module = build("mlp", columns=data.columns, num_outputs=2, params={"hidden": []})
+    module: Any = build("mlp", columns=data.columns, num_outputs=2, params={"hidden": []})
     module.fit_encoding(data.splits["train"])
     with torch.no_grad():
         return [module.encoder(torch.from_numpy(data.splits[name].inputs)).numpy() for name in ("train", "test")]

@@ -111,7 +111,7 @@ def works() -> list[Work]:
     adult = load_adult()
 
     def mlp() -> nn.Module:
-        made = build("mlp", columns=adult.columns, num_outputs=2, params={"hidden": [64, 64], "num_bins": 32})
+        made: Any = build("mlp", columns=adult.columns, num_outputs=2, params={"hidden": [64, 64], "num_bins": 32})
         made.fit_encoding(adult.splits["train"])
         return made
 
@@ -145,7 +145,7 @@ class Raw(Dataset[Any]):
 
 def plain_loop(work: Work, *, layout: torch.memory_format = torch.contiguous_format, seed: int = 0) -> Ran:
     """The loop of the tutorials, with our optimizer, schedule and clipping."""
-    module, settings = work.make().to(memory_format=layout), work.settings
+    module, settings = work.make().to(memory_format=layout), work.settings  # type: ignore[call-overload]
     torch.manual_seed(seed)
     order = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(work.split), generator=order)  # our order, so that weights can be compared
@@ -177,7 +177,7 @@ def bare(work: Work, *, bfloat16: bool = False) -> Ran:
     inputs = tensors(module, work.split.inputs[: settings.batch_size])
     labels = torch.from_numpy(work.split.labels[: settings.batch_size])
     if inputs.ndim == 4:
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(module, settings)
     module.train()
     began = time.process_time()
@@ -196,11 +196,11 @@ def overhead(work: Work, *, bfloat16: bool = False, num_steps: int = 0) -> float
     Ours is all that `fit` does from one step to the next: rows, loss, clipping, checks, progress, ends of epochs.
     """
     twin, inputs, labels = work.make(), tensors(work.make(), work.split.inputs), torch.from_numpy(work.split.labels)
-    precision = "bfloat16" if bfloat16 else "float32"
+    precision: Any = "bfloat16" if bfloat16 else "float32"
     num_steps = num_steps or 8 * work.settings.max_steps
     settings = replace(work.settings, epochs=10**6, max_steps=num_steps, precision=precision)
     if inputs.ndim == 4:
-        twin.to(memory_format=torch.channels_last)
+        twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = make_optimizer(twin.train(), settings)
     batches = itertools.cycle(zip(inputs.split(settings.batch_size), labels.split(settings.batch_size), strict=True))
     times: list[float] = []
@@ -301,7 +301,9 @@ def measure(work: Work, rounds: int, lightning: bool) -> dict[str, Any]:
         return statistics.median(a / b for a, b in zip(taken[two], taken[one], strict=True))
 
     operations = 3 * describe_costs(work.make(), work.columns, inputs=work.split.inputs[:16])["flops_per_example"]
-    found = {f"{name}: examples/s": round(examples / statistics.median(times)) for name, times in taken.items()}
+    found: dict[str, float] = {
+        f"{name}: examples/s": round(examples / statistics.median(times)) for name, times in taken.items()
+    }
     for kind in ("float32", "bfloat16"):
         found[f"ours {kind} / plain"] = round(ratio(f"ours {kind}", "plain DataLoader"), 2)
         if lightning:

@@ -96,15 +96,15 @@ class Timed:
 
 def recipe_of(name: str, data: Data) -> TrainRecipe:
     """Small networks of each kind, some seconds of training at most."""
-    params: dict[str, Any] = {
+    known: dict[str, dict[str, Any]] = {
         "mlp": {"hidden": [64, 64], "num_bins": 32},
         "cnn": {"widths": [8, 16], "hidden": [64]},
         "lstm": {"dim": 32, "num_hidden": 32, "vocab_size": 4000},
         "transformer": {"dim": 32, "vocab_size": 4000},
-    }[name]
+    }
     built = {"cnn": "cnn_lenet"}.get(name, name)
     settings = TrainSettings(epochs=3 if name in ("lstm", "transformer") else 6, batch_size=128)
-    return TrainRecipe(Architecture(built, params), task_of(data), settings)
+    return TrainRecipe(Architecture(built, known[name]), task_of(data), settings)
 
 
 def make(name: str, data: Data, num: int) -> tuple[list[System], dict[str, str], float]:
@@ -123,7 +123,9 @@ def make(name: str, data: Data, num: int) -> tuple[list[System], dict[str, str],
 @contextmanager
 def students_timed() -> Iterator[list[float]]:
     """CPU seconds of each student that model extraction trains: whoever measures extraction trains them."""
-    train, spent = extraction.imitate, []
+    module: Any = extraction
+    train = module.imitate
+    spent: list[float] = []
 
     def imitate(*given: Any, **options: Any) -> Any:
         began = time.process_time()
@@ -131,11 +133,11 @@ def students_timed() -> Iterator[list[float]]:
         spent.append(time.process_time() - began)
         return found
 
-    extraction.imitate = imitate
+    module.imitate = imitate
     try:
         yield spent
     finally:
-        extraction.imitate = train
+        module.imitate = train
 
 
 def ours(systems: Sequence[System]) -> tuple[list[Audit], Matrix, dict[str, float]]:
