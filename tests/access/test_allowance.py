@@ -11,6 +11,8 @@ from assay.models import Architecture
 from assay.observe import Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.treatments.serve.refuse_unfamiliar import refuse_unfamiliar
+from support import small_texts, untrained
 
 PROBES = {  # a probe, a metric of it, and how many rows of a table it wants
     "corruption_accuracy": ("corruption_accuracy", 800),
@@ -69,3 +71,36 @@ def test_shares_follow_from_costs_and_passes_are_paid_once():
     with pytest.raises(BudgetError, match="reaches for 4 of 40 rows"):
         Allowance(0.1).of(40)
     assert Allowance(0.1).told(()) == ()
+
+
+def partial_of(system, name, share, workspace):
+    """Keys of measurements said to be partial and not, where the budget reaches for a share of what a probe wants."""
+    registry.load()
+    costs = registry.PROBES[name].cost(engine.sizes_of(system))
+    tight = replace(
+        workspace, folder=None, row_budget=len(system.data.splits["test"]) + int(share * sum(costs.values()))
+    )
+    found = measured(system, name, tight)
+    told = {(one.metric, one.slice): one.reason for one in found}
+    return {key for key, reason in told.items() if "partial: " in reason}, told
+
+
+def test_what_rests_on_every_row_is_not_called_partial(system, workspace):
+    partial, told = partial_of(refuse_unfamiliar(system), "refusals", 0.2, workspace)
+    assert partial == {("foreign_refused_share", "")}
+    assert {("refused_share", ""), ("answered_accuracy", ""), ("refused_share", "sex=Female")} < told.keys()
+
+
+def test_made_up_sentences_are_no_part_of_the_rows(workspace):
+    system = untrained(small_texts(900), "gru", {"dim": 8, "num_hidden": 8, "vocab_size": 200})
+    partial, told = partial_of(system, "identity_swap", 0.5, workspace)
+    assert partial
+    assert all("source=texts" in where for _, where in partial)
+    assert any("source=templates" in where for _, where in told)
+
+
+def test_a_second_sample_tells_its_own_numbers(system, workspace):
+    _, told = partial_of(system, "feature_effects", 0.5, workspace)
+    reasons = {metric: reason for (metric, _), reason in told.items()}
+    assert "of 500 rows" in reasons["accumulated_effect_range"]
+    assert "of 100 rows" in reasons["partial_dependence_range"]

@@ -21,6 +21,7 @@ class Allowance:
 
     share: float = 1.0
     taken: dict[int, int] = field(default_factory=dict)  # rows looked at, by how many were wanted
+    whole: set[tuple[str, str]] = field(default_factory=set)  # metric and slice of what rests on no such sample
     is_refused: bool = False  # there were too few
 
     def of(self, wanted: int) -> int:
@@ -36,18 +37,27 @@ class Allowance:
         return num
 
     def told(self, found: Iterable[Measurement]) -> tuple[Measurement, ...]:
-        """Measurements with how many rows they rest on, where that is fewer than the probe wanted.
+        """Measurements with how many rows they rest on, where that is fewer than the probe wanted for them.
 
-        A probe that looks at every row and ran out says that it has no part to give.
+        Of several samples that of the same number of rows, else the largest, is told. A probe that looks at every row
+        and ran out says that it has no part to give.
         """
         if self.taken:
-            wanted = max(self.taken)
-            note = f"partial: {self.taken[wanted]} of {wanted} rows, as the row budget ends there"
-            return tuple(one if _stopped(one) else _noted(one, note, one.reason) for one in found)
+            fits = {num: wanted for wanted, num in sorted(self.taken.items())}
+            return tuple(
+                one
+                if _stopped(one) or (one.metric, one.slice) in self.whole
+                else self._partial(one, fits.get(one.attempted, max(self.taken)))
+                for one in found
+            )
         if self.share < 1 and not self.is_refused:
             note = "it looks at every row, so there is no part of it to give"
             return tuple(_noted(one, one.reason, note) if _stopped(one) else one for one in found)
         return tuple(found)
+
+    def _partial(self, one: Measurement, wanted: int) -> Measurement:
+        note = f"partial: {self.taken[wanted]} of {wanted} rows, as the row budget ends there"
+        return _noted(one, note, one.reason)
 
 
 def _stopped(one: Measurement) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from assay.errors import ModelError, Problem
 from assay.meter import Energy, EnergyMeter
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, module_of, observe, run_model
-from assay.values import Array, Column, Groups, Split, System, array_digest, digest_of, texts
+from assay.values import Array, Column, Groups, Measurement, Split, System, array_digest, digest_of, texts
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
@@ -92,6 +92,12 @@ class Query:
         num = self.allowance.of(min(num, len(self._test)))
         chosen = self.rng("rows").permutation(len(self._test))[:num]  # a prefix: smaller samples nest in larger ones
         return np.sort(chosen)
+
+    def unsampled(self, found: Iterable[Measurement]) -> list[Measurement]:
+        """Measurements as they are, which rest on no sample of `rows`: where the budget ends they are not partial."""
+        known = list(found)
+        self.allowance.whole.update((one.metric, one.slice) for one in known)
+        return known
 
     def logits(self, inputs: Array) -> Array:
         """`(M, ...)` to `(M, K)`; free when the same inputs were asked before, now or in an earlier audit."""

@@ -56,7 +56,7 @@ def identity_swap(query: Query, task: Task, draws: Draws) -> list[Measurement]:
         return nothing("", reason, draws.level, is_classes=bool(task.classes))
     found: list[Measurement] = []
     for axis in AXES:
-        found += _templates(query, language, axis, task, draws)
+        found += query.unsampled(_templates(query, language, axis, task, draws))
         found += _own_texts(query, column.language, axis, task, draws)
     return found
 

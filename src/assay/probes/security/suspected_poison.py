@@ -86,7 +86,7 @@ def suspected_poison(gradient: Query, embeddings: Array, labels: Array, task: Ta
             told += [f"class={label}"] if raised else []
         found[name] = (mask, told)
     return [
-        *(_share(mask, name, told, draws) for name, (mask, told) in found.items()),
+        *gradient.unsampled(_share(mask, name, told, draws) for name, (mask, told) in found.items()),
         _share(*_low_entropy(gradient, train.inputs), [], draws),
     ]
 

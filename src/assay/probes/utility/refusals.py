@@ -55,12 +55,13 @@ def refusals(query: Query, labels: Array, predictions: Array, groups: Groups, dr
     inside: dict[str, Any] = {"attempted": len(labels), "errored": int((refused | errored).sum())}
     outside: dict[str, Any] = {"attempted": len(rows), "errored": int((foreign == -1).sum())}
     foreign_share = rate(far[:, 1], far.sum(axis=1), level=draws.level)
-    return [
+    by_group = _by_group(refused, errored, groups, draws) if isinstance(query.system.decision, UnlessEven) else []
+    found = [
         measured(share, "refused_share", better="neither", **about, **whole),
         measured(answered, "answered_accuracy", better="higher", **about, **inside),
         measured(foreign_share, "foreign_refused_share", better="higher", **about, **outside),
-        *(_by_group(refused, errored, groups, draws) if isinstance(query.system.decision, UnlessEven) else ()),
     ]
+    return [*query.unsampled(found[:2]), found[2], *query.unsampled(by_group)]
 
 
 def _by_group(refused: Array, errored: Array, groups: Groups, draws: Draws) -> list[Measurement]:
