@@ -8,7 +8,7 @@ import numpy as np
 
 from assay.probes.utility._foreign import taken_apart
 from assay.registry import Sizes, probe
-from assay.stats import Draws, measured, rate
+from assay.stats import Draws, largest_gap, measured, rate
 from assay.tasks.decisions import REFUSED, UnlessEven
 from assay.values import Array, Groups, Measurement, modality
 
@@ -30,13 +30,16 @@ def refusals(query: Query, labels: Array, predictions: Array, groups: Groups, dr
     Definition: refused_share = #{predictions = -2} / N; answered_accuracy = #{predictions = labels} / #{predictions
         != -2}: an errored example (-1) is answered wrongly; foreign_refused_share: the first, over at most 1,000 rows
         put together from parts of different test rows, as `out_of_distribution_auroc` does. refused_share, slice
-        "sex=Female", is over the rows of a group, where the decision rule can refuse.
+        "sex=Female", is over the rows of a group, where the decision rule can refuse; refused_share_difference, slice
+        "sex", is the largest of these less the smallest.
     Shapes: labels (N,), predictions (N,), groups codes (N, G).
-    Direction: a share refused is neither, of foreign rows higher is better, and so is accuracy; unit share, 0 to 1.
+    Direction: a share refused is neither, of foreign rows higher is better, and so is accuracy; the difference lower;
+        unit share, 0 to 1.
     Limits: refused rows are wrong in `accuracy`, and there is no price for a wrong answer here. One kind of foreign
         row, near in some data. A system without a rule that refuses has 0, 0 and its accuracy, and no row is run. A
         change of answered_accuracy is between two sets of rows: it rises too where only hard rows are refused.
-    Source: Chow 1970, section 2 (error against refusals); Geifman and El-Yaniv 2017, section 2; interval: Wilson 1927.
+    Source: Chow 1970, section 2 (error against refusals); Geifman and El-Yaniv 2017, section 2; interval: Wilson
+        1927, and of the difference simultaneous Newcombe (1998) limits over all pairs.
 
     >>> REFUSED
     -2
@@ -65,12 +68,16 @@ def refusals(query: Query, labels: Array, predictions: Array, groups: Groups, dr
 
 
 def _by_group(refused: Array, errored: Array, groups: Groups, draws: Draws) -> list[Measurement]:
-    """Whom it falls on: the share of each group's rows."""
+    """Whom it falls on: the share of each group's rows, and the largest difference within a column."""
     found = []
     for index, column in enumerate(groups.columns):
         size, codes = len(column.categories), groups.codes[:, index].astype(np.int64)
         known = np.where((codes < 0) | (codes >= size), size, codes)
         cells = draws.counts(known * 2 + refused, 2 * (size + 1)).reshape(-1, size + 1, 2)
+        totals, lost = cells.sum(axis=2)[:, :size], int((errored & (known < size)).sum())
+        gap = largest_gap(cells[:, :size, 1], totals, level=draws.level)
+        about: dict[str, Any] = {"slice": column.name, "attempted": int((known < size).sum()), "errored": lost}
+        found.append(measured(gap, "refused_share_difference", unit="share", better="lower", **about))
         for place, category in enumerate(column.categories):
             one = rate(cells[:, place, 1], cells[:, place].sum(axis=1), level=draws.level)
             rows: dict[str, Any] = {
