@@ -88,12 +88,17 @@ def test_a_refused_row_is_named_no_class(tiny: System, signer: Signer, tmp_path:
         answer = caller.predict(*rows).json()
         name = caller.service.served.name
         _, names = caller.post(f"/v2/models/{name}/infer", {"inputs": tensors(rows)}).json()["outputs"]
+        explained = caller.post("/v1/explain", {"instances": rows[:12]}).json()
     probabilities = tiny.task.probabilities(treated.model.outputs(inputs))
     given = treated.decision.decide(probabilities, inputs, tiny.data.splits["test"].groups)
     assert 5 < (given == -2).sum() < 40
     assert answer["predictions"] == [None if one < 0 else ("no", "yes")[one] for one in given]
     assert names["data"] == ["" if one < 0 else ("no", "yes")[one] for one in given]
     assert all(answer["probabilities"][row] == [0.5, 0.5] for row in np.flatnonzero(given == -2))
+    assert explained["refused"] == (given == -2)[:12].tolist()
+    assert 0 < sum(explained["refused"]) < 12
+    assert "no answer to a refused row" in explained["refused_means"]
+    assert all(explained["output"][row] == pytest.approx(0.5) for row in np.flatnonzero(given[:12] == -2))
 
 
 def test_the_open_protocol_takes_one_coded_tensor_in_json_and_in_bytes(caller: Caller, tiny: System) -> None:
@@ -207,6 +212,8 @@ def test_a_rule_that_reads_groups_must_be_given_them(grouped: Served, tiny: Syst
         assert caller.get("/card").json()["groups_needed"] == ["sex"]
         explained = caller.post("/v1/explain", {"instances": rows[:1]})
         assert explained.status_code == 200
+        assert explained.json()["refused"] == [False], "a rule that never refuses says so"
+        assert "refused_means" not in explained.json()
 
 
 # ------------------------------------------------------------------ other tasks and broken models

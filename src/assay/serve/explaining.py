@@ -14,16 +14,18 @@ from assay.serve.admission import Served
 from assay.serve.background import ABOUT
 from assay.serve.bodies import refuse
 from assay.serve.oip import coder_of
+from assay.tasks.decisions import REFUSED, UnlessEven
 from assay.units import Ground, Words
-from assay.values import Array
+from assay.values import Array, Groups
 
-__all__ = ["EXPLAINS", "Question", "question"]
+__all__ = ["EXPLAINS", "REFUSED_MEANS", "Question", "question"]
 
 MAX_BACKGROUND = 100
 MAX_EXPLAINED = {"table": 16, "image": 4, "text": 4}  # rows; a picture or a text costs the model far more than a row
 MAX_MODEL_ROWS = 200_000  # of one explanation
 _SHAPLEY = "Shapley values of the model's output: how far each {} moved it from the mean output of the background. "
 _LIMITS = "They say what the model uses, not what causes the outcome, and they do not cover the decision rule"
+REFUSED_MEANS = "The system gives no answer to a refused row: what is explained are the even probabilities it tells"
 EXPLAINS = {
     "table": _SHAPLEY.format("column") + _LIMITS,
     "image": _SHAPLEY.format("patch of the picture (row, column, from the top left)") + _LIMITS,
@@ -45,8 +47,11 @@ class Question:
         """Numbers that the answer tells of the model: of R rows U attributions, U errors, base and output each."""
         return len(self.inputs) * (2 * self.ground.count + 2)
 
-    def answer(self, served: Served, target: int | None) -> tuple[Explanation, Array]:
-        """The explanation, and which output `(R,)` it is of: `target`, or each row's most probable class."""
+    def answer(self, served: Served, target: int | None) -> tuple[Explanation, Array, Array]:
+        """The explanation, of which output `(R,)` it is (`target`, or each row's most probable class), and `refused`.
+
+        `refused (R,)` bool: to such a row the system gives no answer; what is explained are its even probabilities.
+        """
         outputs = served.probabilities(self.inputs)
         size = len(self.inputs)
         chosen = np.nan_to_num(outputs).argmax(axis=1) if target is None else np.full(size, target)
@@ -55,7 +60,14 @@ class Question:
         masked = masked_passes(
             served.probabilities, self.inputs, self.ground, num_coalitions=budget, rng=rng, target=chosen
         )
-        return shapley(masked), chosen
+        return shapley(masked), chosen, self._refused(served, outputs)
+
+    def _refused(self, served: Served, outputs: Array) -> Array:
+        if not isinstance(served.decision, UnlessEven):  # no other rule refuses
+            return np.zeros(len(outputs), dtype=bool)
+        nobody = Groups(np.empty((len(outputs), 0), dtype=np.int16), ())  # it reads no groups
+        refused: Array = served.decision.decide(outputs, self.inputs, nobody) == REFUSED
+        return refused
 
     def named(self, values: Array, errors: Array) -> dict[str, Any]:
         """Values `(R, U)` and their errors by the name of the unit; of texts in the order of the words."""

@@ -19,7 +19,7 @@ from assay.serve.admission import Served
 from assay.serve.background import ABOUT
 from assay.serve.bodies import Rows, only_keys, parse, refuse
 from assay.serve.counts import Counts
-from assay.serve.explaining import EXPLAINS, Question, question
+from assay.serve.explaining import EXPLAINS, REFUSED_MEANS, Question, question
 from assay.serve.gate import LIVE, Gate, State
 from assay.serve.keys import Key
 from assay.serve.oip import CODED, AnyCoder, coder_of, columns_of, infer_rows, tensor, wanted
@@ -145,13 +145,14 @@ class Service:
         asked = question(self.served, body)
         target = self._target(body.get("class"))
 
-        def call() -> tuple[Explanation, Array]:
+        def call() -> tuple[Explanation, Array, Array]:
             return asked.answer(self.served, target)
 
         with self._counted(request, asked.num_told):
-            found, chosen = await self.worker.run(call)
+            found, chosen, refused = await self.worker.run(call)
         _finite(found.values)
-        return _json(self._explained(asked, found, chosen) | self._evidence())
+        told = {"refused": refused.tolist()} | ({"refused_means": REFUSED_MEANS} if refused.any() else {})
+        return _json(self._explained(asked, found, chosen) | told | self._evidence())
 
     async def card(self, request: Request) -> Response:
         """What is served and what was found: from the open part, so it may be handed out."""
