@@ -1,4 +1,4 @@
-"""Layers written for torch's ONNX exporter: recurrent ones with lengths, and encodings of rows in fewer nodes."""
+"""Layers written for torch's ONNX exporter: with lengths, over the tokens that are there, in fewer nodes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.models.mlp import TableEncoder
+from assay.models.packed_encoder import OnnxEncoder
 from assay.models.recurrent import Recurrent
+from assay.models.transformer import Encoder
 from assay.models.wrapped import swap
 
 # ONNX has the gates in another order: i, o, f, g for an LSTM (here i, f, g, o), and z, r, n for a GRU (here r, z, n).
@@ -107,8 +109,9 @@ class OnnxTable(nn.Module):
 
 
 def exportable(module: nn.Module) -> nn.Module:
-    """The module, changed in place, with recurrent bodies and encodings of rows in the form that is exported."""
+    """The module, changed in place, with recurrent bodies, Transformers and encodings of rows as they are exported."""
     parts = [(name, part) for name, part in module.named_modules() if name]
     swap(module, {name: OnnxRecurrent(part) for name, part in parts if isinstance(part, Recurrent)})
+    swap(module, {name: OnnxEncoder(part) for name, part in parts if isinstance(part, Encoder)})
     swap(module, {name: OnnxTable(part) for name, part in parts if isinstance(part, TableEncoder)})
     return module

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from assay.models.graph_layers import Layer, layers_of, observed
+from assay.models.graph_layers import Layer, layers_of, observed, with_contrib
 from assay.values import Array
 
 MIDDLE = 8  # the code of 0
@@ -150,8 +150,7 @@ def four_bit_graph(proto: Any, codes: Mapping[str, Codes], arithmetic: Mapping[s
         about["accuracy_level"] = LEVEL[arithmetic[layer.name]]
         output = proto.graph.node[layer.added if layer.added >= 0 else place].output[0]
         nodes.append(helper.make_node("MatMulNBits", inputs, [output], domain="com.microsoft", **about))
-    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return _filled(made, nodes, new)
+    return _filled(with_contrib(made), nodes, new)
 
 
 def expanded(proto: Any) -> Any:

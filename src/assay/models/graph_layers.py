@@ -143,3 +143,12 @@ def readers_of(proto: Any) -> dict[str, list[Any]]:
         for name in node.input:
             found.setdefault(name, []).append(node)
     return found
+
+
+def with_contrib(proto: Any) -> Any:
+    """The graph, changed in place, with ONNX Runtime's own operators among those that it may use."""
+    from onnx import helper
+
+    if not any(one.domain == "com.microsoft" for one in proto.opset_import):
+        proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto

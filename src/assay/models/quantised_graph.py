@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from assay.models.four_bits import expanded
-from assay.models.graph_layers import Layer, layers_of, readers_of
+from assay.models.graph_layers import Layer, layers_of, readers_of, with_contrib
 from assay.values import Array
 
 LEVELS = 127
@@ -80,7 +80,7 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
         node for node in rewrite.nodes if node.op_type != "DequantizeLinear" or node.output[0] in used
     )
     if any(node.domain for node in rewrite.nodes):
-        made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+        with_contrib(made)
     made.graph.initializer.extend(one for one in proto.graph.initializer if one.name in used)
     made.graph.initializer.extend(rewrite.made.values())
     return marked(made, proto) if whole else made
