@@ -108,6 +108,9 @@ def treat(
     system: Annotated[str, typer.Argument(help="System or Hugging Face folder, or package.module:function.")],
     treatment: Annotated[str, typer.Option("--with", help="A treatment, or several in order: a+b.")] = "",
     suggest: Annotated[bool, typer.Option("--suggest", help="Try what could move each finding that fails.")] = False,
+    most: Annotated[
+        int | None, typer.Option("--most", min=1, help="With --suggest: so many, cheap ones first.")
+    ] = None,
     policy: PolicyName = "default",
     options: Annotated[str, typer.Option("--set", help="name=value, comma-separated: sparsity=0.5.")] = "",
     data: DataName = "",
@@ -122,7 +125,7 @@ def treat(
     from assay.commands.treat import run, run_suggest
 
     if suggest:
-        return run_suggest((system, (data, label, groups, text)), treatment, policy, _console(json, quiet))
+        return run_suggest((system, (data, label, groups, text)), (treatment, most), policy, _console(json, quiet))
     return run((system, (data, label, groups, text)), treatment, options, out, _console(json, quiet))
 
 

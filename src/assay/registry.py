@@ -99,6 +99,7 @@ class Treatment:
     moves: tuple[str, ...]  # metrics it should move, each "lower:<metric>" or "higher:<metric>"
     options: Mapping[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = ONE_LABEL
+    trainings: int = 0  # about how many of the system's own it takes: what is tried first goes by it
 
 
 PROBES: dict[str, Probe] = {}
@@ -169,8 +170,11 @@ def treatment(
     *,
     moves: tuple[str, ...],
     tasks: tuple[str, ...] = ONE_LABEL,
+    trainings: int | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function `(system, *, ...) -> System` as a treatment. `moves` says what it should change.
+
+    `trainings`: about how many of the system's own it takes; None is one for the stages data and train, else none.
 
     A system whose task is not among `tasks` is refused (`treatments._common.refuse`): what was written for one label a
     row never meets several.
@@ -184,8 +188,8 @@ def treatment(
             raise RegistryError(
                 Problem(f"treatment {function.__name__} takes {', '.join(needs) or 'nothing'}", allowed)
             )
-        name = function.__name__
-        _add(TREATMENTS, name, Treatment(name, function, stage, moves, options, tasks), function)
+        name, cost = function.__name__, int(stage in ("data", "train")) if trainings is None else trainings
+        _add(TREATMENTS, name, Treatment(name, function, stage, moves, options, tasks, cost), function)
         return function
 
     return register

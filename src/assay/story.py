@@ -138,10 +138,11 @@ def compare_treatments(
     receipt = _fix(rules)
     audits, errored = [_measure(system, rules, probes, workspace)], {}
     for number, chain in enumerate(treatments):
-        workspace.progress(f"treating: {chain}", number, len(treatments))
+        inside = _inside(workspace, number, len(treatments))
+        inside.progress(f"treating: {chain}", 0, 0)
         try:
             treated = replace(treat(system, chain), name=f"{system.name}+{chain}")
-            audits.append(_measure(treated, rules, probes, workspace))
+            audits.append(_measure(treated, rules, probes, inside))
         except AssayError as error:
             errored[chain] = str(error).replace("\n", " ")
         except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -149,6 +150,15 @@ def compare_treatments(
     matrix = compare(audits, workspace=workspace, errored=errored)
     how = (rules, len(audits), workspace)
     return Comparison(tuple(_judge(one, receipt, how) for one in audits), matrix)
+
+
+def _inside(workspace: Workspace, number: int, total: int) -> Workspace:
+    """For one of several systems: what is done is told in words, and the bar, with the time left, is that of all."""
+
+    def progress(what: str, done: int, of: int) -> None:
+        workspace.progress(f"{what} ({done}/{of})" if of > 1 else what, number, total)
+
+    return replace(workspace, progress=progress)
 
 
 def file(judged: Judged, folder: str | Path, *, tables: Mapping[str, Any] | None = None) -> Dossier:

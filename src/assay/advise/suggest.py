@@ -46,6 +46,7 @@ class Advice:
     suggestions: tuple[Suggestion, ...]
     without: tuple[Finding, ...]
     comparison: Comparison | None = None
+    not_tried: tuple[str, ...] = ()  # that were asked for, or declare to move something: more than `most`
 
 
 def suggest(
@@ -53,32 +54,36 @@ def suggest(
     *,
     policy: Policy | str | Path = "default",
     treatments: Sequence[str] | None = None,
+    most: int | None = None,
     workspace: Workspace | None = None,
 ) -> Advice:
     """Try the treatments that could move each finding that is not a pass, and rank them by their measured effect.
 
-    A treatment is tried when it declares to move the finding's metric in the direction the rule asks for, or when
-    `treatments` names it. Effects are paired by row, and with those of all treatments tried they form one family, as in
-    `assay.matrix.compare`; verdicts afterwards share the policy's level. Ranked: shown better first, by size; then
-    what shows no change; what makes it worse last. Limits: only the probes of the policy's rules are measured, so side
-    effects elsewhere are seen by `assay compare`; a chain is tried only when named. Raises UsageError for unknown
-    names.
+    Tried are the treatments that `treatments` names and no others; where it names none, those that declare to move a
+    finding's metric in the direction the rule asks for. Cheap ones come first: those that train nothing, then those
+    that train once, then the others; `most` ends it after so many, and `not_tried` has the rest. Effects are paired by
+    row, and with those of all treatments tried they form one family, as in `assay.matrix.compare`; verdicts afterwards
+    share the policy's level. Ranked: shown better first, by size; then what shows no change; what makes it worse last.
+    Limits: only the probes of the policy's rules are measured, so side effects elsewhere are seen by `assay compare`;
+    a chain is tried only when named. Raises UsageError for unknown names and for `most` below 1.
     """
+    if most is not None and most < 1:
+        raise UsageError(Problem(f"at most {most} treatments are to be tried", "1 or more"))
+    _require(treatments or ())
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
     judged = audit(system, policy=rules, workspace=workspace)
     open_ = tuple(one for one in judged.findings if one.verdict != "pass" and one.measurement)
-    wanted = {one: _movers(one) for one in open_}
-    names = list(dict.fromkeys([*(treatments or ()), *(name for found in wanted.values() for name in found)]))
-    if treatments is not None:
-        _require(treatments)
-        wanted = dict.fromkeys(open_, tuple(names))
-    if not names or not open_:
-        return Advice(judged, open_, (), tuple(one for one in open_ if not wanted[one]))
+    wanted = {one: _movers(one) if treatments is None else tuple(treatments) for one in open_}
+    without = tuple(one for one in open_ if not wanted[one])
+    named = sorted(dict.fromkeys(name for found in wanted.values() for name in found), key=_cost)
+    names, left = named[:most], named[len(named[:most]) :]
+    if not names:
+        return Advice(judged, open_, (), without)
     probes = sorted({one.probe for one in judged.audit.measurements if _is_judged(one.metric, one.probe, rules)})
     comparison = compare_treatments(system, names, policy=rules, probes=probes, workspace=workspace)
-    found = [_one(finding, name, judged, comparison) for finding in open_ for name in wanted[finding]]
+    found = [_one(one, name, judged, comparison) for one in open_ for name in names if name in wanted[one]]
     found.sort(key=lambda one: (one.rule, one.slice, ORDER.index(one.standing), -_size(one.effect)))
-    return Advice(judged, open_, tuple(found), tuple(one for one in open_ if not wanted[one]), comparison)
+    return Advice(judged, open_, tuple(found), without, comparison, tuple(left))
 
 
 def _movers(finding: Finding) -> tuple[str, ...]:
@@ -86,6 +91,12 @@ def _movers(finding: Finding) -> tuple[str, ...]:
     registry.load()
     wanted = f"{direction}:{finding.metric.rpartition('.')[2]}"
     return tuple(name for name, one in sorted(registry.TREATMENTS.items()) if wanted in one.moves)
+
+
+def _cost(chain: str) -> tuple[int, str]:
+    """What a treatment, or the dearest of a chain, trains: nothing, once, or more."""
+    found = [registry.TREATMENTS[part.strip()] for part in chain.split("+")]
+    return max(one.trainings for one in found), chain
 
 
 def _require(treatments: Sequence[str]) -> None:

@@ -71,7 +71,8 @@ class Console:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Bars(*shown, console=Rich(stderr=True), transient=True) as bars:
+        # Systems that are treated and measured take minutes each: the rate is that of the last hour.
+        with Bars(*shown, console=Rich(stderr=True), transient=True, speed_estimate_period=3600) as bars:
             task = bars.add_task("", total=None, rate="")
 
             def update(what: str, done: int, total: int) -> None:

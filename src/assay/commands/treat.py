@@ -42,15 +42,16 @@ def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, c
     console.finish({"system": str(out), "digest": treated.digest, "lineage": treated.lineage})
 
 
-def run_suggest(source: tuple[str, DataSpec], treatments: str, policy: str, console: Console) -> None:
+def run_suggest(source: tuple[str, DataSpec], asked: tuple[str, int | None], policy: str, console: Console) -> None:
     """Try treatments on each finding that did not pass, and show what each did. Exit code by the system's verdict."""
     from assay.advise import suggest
     from assay.story import owner_workspace
 
     system, _ = open_system(*source)
+    treatments, most = list(names(asked[0])) or None, asked[1]
     with console.progress() as progress:
         workspace = owner_workspace(progress=progress)
-        found = suggest(system, policy=policy, treatments=list(names(treatments)) or None, workspace=workspace)
+        found = suggest(system, policy=policy, treatments=treatments, most=most, workspace=workspace)
     rows = []
     for one in found.suggestions:
         effect = one.effect
@@ -65,5 +66,8 @@ def run_suggest(source: tuple[str, DataSpec], treatments: str, policy: str, cons
     for finding in found.without:
         where = f"{finding.rule} {finding.slice}".strip()
         console.say(f"{where}: no treatment declares to move {finding.metric}; name some with --with a,b to try them")
+    if found.not_tried:
+        console.say(f"not tried, as --most is {most}: {', '.join(found.not_tried)}")
     document = {"findings": found.findings, "suggestions": found.suggestions, "without": found.without}
+    document["not_tried"] = found.not_tried
     console.finish(document | {"verdict": found.judged.verdict}, code=VERDICT_CODES[found.judged.verdict])

@@ -123,7 +123,7 @@ def _told(found: Solution) -> dict[str, Any]:
     }
 
 
-@treatment("train", moves=("lower:equalized_odds_difference",))
+@treatment("train", moves=("lower:equalized_odds_difference",), trainings=16)
 def exponentiated_gradient(
     system: System,
     *,
