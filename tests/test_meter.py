@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from assay import meter
 from assay.errors import UsageError
 from assay.meter import Energy, EnergyMeter, environment, measure_energy
 from assay.meter.joules import CpuEstimate, NvmlReader, Part, RaplReader, cpu_watts, find_readers
@@ -401,4 +402,5 @@ def test_a_checkout_that_is_only_on_the_path_says_so(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr(meter, "_own_version", meter._own_version.__wrapped__)  # not what was remembered before
     assert environment()["assay"] == "not installed"

@@ -168,12 +168,17 @@ def _file_digest(path: str) -> str:
 
 def code_digest(probe: Probe) -> str:
     """Of the probe's file, its family's shared files, and the statistics: a changed formula is measured anew."""
-    own = Path(inspect.getfile(probe.function))
+    return _code_digest(inspect.getfile(probe.function))
+
+
+@cache  # what was imported stays what it is: a file that changes later is not what runs
+def _code_digest(path: str) -> str:
+    own = Path(path)
     here = Path(__file__).parent
     files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py"]
     for folder in ("estimation", "explain", "units", "data/quality"):
         files += sorted((here / folder).glob("*.py"))
-    return digest_of([_file_digest(str(path)) for path in files])
+    return digest_of([_file_digest(str(file)) for file in files])
 
 
 def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -> list[Array]:

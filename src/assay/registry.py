@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -206,6 +207,7 @@ def _add(table: dict[str, Any], name: str, entry: Any, function: Callable[..., A
     table[name] = entry
 
 
+@cache
 def load() -> None:
     """Import every file under `assay.probes` and `assay.treatments`, which registers them."""
     for package_name in ("assay.probes", "assay.treatments"):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,7 @@ def environment() -> Mapping[str, Any]:
     return found
 
 
+@cache
 def _own_version() -> str:
     from importlib import metadata
 
@@ -195,6 +196,7 @@ def _own_version() -> str:
         return "not installed"
 
 
+@cache
 def _cpu_name(cpuinfo: Path = CPUINFO) -> str:
     try:
         text = cpuinfo.read_text()

@@ -9,20 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import safetensors.torch
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch.distributed.tensor import DTensor
 
 from assay.errors import Problem, StorageError
 from assay.storage import read_regular, read_verified, staged_folder, write_atomic
 from assay.values import canonical
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 NUMBERS, SUMS = "state.json", "SHA256SUMS"
 
@@ -42,6 +45,12 @@ class Span:
     last: int
 
 
+def is_spread(tensor: Tensor | None) -> TypeGuard[DTensor]:
+    """Whether other processes hold parts of it. Importing what spreads tensors takes a second; without it none is."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def span(num_rows: int, rank: int, size: int) -> Span:
     """What process `rank` of `size` holds: `ceil(n / size)` rows each, the last ones fewer or none (`torch.chunk`).
 
@@ -58,7 +67,7 @@ def save_shards(final: Path, tensors: Mapping[str, Tensor], numbers: Mapping[str
     Raises StorageError on every process when one of them cannot write.
     """
     rank, size = dist.get_rank(), dist.get_world_size()
-    spread = {name: list(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, DTensor)}
+    spread = {name: list(tensor.shape) for name, tensor in tensors.items() if is_spread(tensor)}
     local = {name: _local(tensor) for name, tensor in sorted(tensors.items())}
     content = safetensors.torch.save(local)
     gathering = final.with_name(f".{final.name}.parts")
@@ -122,7 +131,7 @@ def laid_out(tensors: Mapping[str, Tensor], like: Like) -> dict[str, Tensor]:
     found = {}
     for name, tensor in tensors.items():
         target = like(name)
-        is_cut = isinstance(target, DTensor) and target.shape == tensor.shape
+        is_cut = is_spread(target) and target.shape == tensor.shape
         own = _own(target, list(tensor.shape)) if is_cut else None
         found[name] = tensor if own is None else _spread([tensor[own.first : own.last]], target, list(tensor.shape))
     return found
@@ -135,21 +144,23 @@ def part_name(rank: int) -> str:
 
 def _local(tensor: Tensor) -> Tensor:
     held = tensor.detach()
-    held = held.to_local() if isinstance(held, DTensor) else held
+    held = held.to_local() if is_spread(held) else held
     return held.cpu().contiguous().clone()
 
 
 def _own(tensor: Tensor | None, shape: list[int]) -> Span:
     """The rows that this process wants of a tensor."""
-    if isinstance(tensor, DTensor):
+    if is_spread(tensor):
         return span(shape[0], dist.get_rank(), dist.get_world_size())
     return Span(0, shape[0])
 
 
 def _spread(parts: list[Tensor], like: Tensor | None, shape: list[int]) -> Tensor:
     whole = torch.cat(parts) if parts else torch.zeros((0, *shape[1:]))
-    if not isinstance(like, DTensor):
+    if not is_spread(like):
         return whole
+    from torch.distributed.tensor import DTensor
+
     local = whole.to(like.to_local().device)
     made: Tensor = DTensor.from_local(
         local, like.device_mesh, like.placements, shape=like.shape, stride=like.stride(), run_check=False

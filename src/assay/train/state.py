@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from assay.errors import ModelError, Problem
+from assay.train.shards import is_spread
 from assay.train.updates import Average, moving_tensors
 from assay.train.watching import Watch
 
@@ -113,7 +113,7 @@ class State:
 
 def _held(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_spread(tensor) else tensor
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
