@@ -297,6 +297,17 @@ def test_answers_of_reference_models_are_run_once_and_read_again_when_asked_for(
     assert ledger.total == rows, "nothing was run again"
 
 
+def test_what_stands_for_a_missing_number_is_measured_anew(known_system: System, workspace: Workspace) -> None:
+    """It is declared beside the data and no part of their digest, and what was measured without it is another thing."""
+    source = {"imputed": {"age": {"median": 40.0, "rows": 0}}}
+    declared = replace(known_system, data=replace(known_system.data, source=source))
+    assert declared.digest == known_system.digest
+    engine.audit(known_system, probes=["corruption_accuracy"], workspace=workspace)
+    again = engine.audit(known_system, probes=["corruption_accuracy"], workspace=workspace)
+    assert "corruption_accuracy" not in again.ledger
+    assert engine.audit(declared, probes=["corruption_accuracy"], workspace=workspace).ledger["corruption_accuracy"] > 0
+
+
 def test_a_deep_probe_runs_when_it_is_named_and_says_so_when_it_is_not(
     own_probes: dict[str, registry.Probe], known_system: System, workspace: Workspace
 ) -> None:

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assay.data import Declaration, Splits, _parquet, from_arrays, from_frame, read_declared, read_table
+from assay.data import (
+    Declaration,
+    Splits,
+    _parquet,
+    decode_rows,
+    encode_rows,
+    from_arrays,
+    from_frame,
+    read_declared,
+    read_table,
+)
 from assay.errors import DataError
 
 ROWS = [(20 + i, "fm"[i % 2], 1000.5 * (i * 7 % 11), "no" if i % 3 else "yes") for i in range(60)]
@@ -142,6 +152,20 @@ def test_missing_numbers_may_be_filled_with_the_training_median(write):
     assert data.source["missing"] == {"age": 2, "income": 1}
     where = np.concatenate([split.rows for split in data.splits.values()]) == 3
     assert np.concatenate([split.inputs[:, 0] for split in data.splits.values()])[where] == np.median(observed)
+
+
+def test_a_declared_median_is_for_later_rows_too(write):
+    """Of a column that had every number when it was read, a later row without one was refused."""
+    data = read_declared(write(text()), Declaration("paid", missing="median"))
+    ages = data.splits["train"].inputs[:, 0]
+    assert data.source["missing"] == {}
+    assert data.source["imputed"]["age"] == {"median": np.median(ages), "rows": 0}
+    (row,) = decode_rows(data, data.splits["test"].inputs[:1])
+    assert encode_rows(data, [{**row, "age": None}])[0, 0] == np.median(ages)
+    plain = read_declared(write(text()), Declaration("paid"))
+    assert plain.digest == data.digest
+    with pytest.raises(DataError, match="'age' is null"):
+        encode_rows(plain, [{**row, "age": None}])
 
 
 def test_only_declared_columns_are_looked_at(write):

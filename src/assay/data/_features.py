@@ -96,11 +96,12 @@ def _numeric(
     if not len(train):
         problems.error(f"feature {name!r} has no number in the training split", "numbers", "Leave it out")
         return numbers, None
+    median = float(np.float32(np.median(train)))
+    if table.declaration.missing == "median":  # of rows that come later too, whatever these have
+        facts["imputed"][name] = {"median": median, "rows": int(missing.sum())}
     if missing.any():
         facts["missing"][name] = int(missing.sum())
         if table.declaration.missing == "median":
-            median = float(np.float32(np.median(train)))
-            facts["imputed"][name] = {"median": median, "rows": int(missing.sum())}
             numbers = np.where(missing, median, numbers)
             problems.note(f"feature {name!r}: {rows_text(missing)} without a number got the training median {median:g}")
         else:

@@ -55,8 +55,9 @@ class Declaration:
 
     `classes`: allowed labels in this order; () = all labels found, sorted. `positive`: the selected class of two;
     None = the last. `categorical`: columns of numbers that are codes. `group_values`: all values of a group column.
-    `missing`: what a missing number in a feature is: an error, or the median of the training rows (recorded in
-    `source["imputed"]`). `missing_text`: cells of a CSV file that mean missing. `sha256`: refuse any other file.
+    `missing`: what a missing number in a feature is, now and in rows that the system is asked about later: an error,
+    or the median of the training rows (recorded in `source["imputed"]`). `missing_text`: cells of a CSV file
+    that mean missing. `sha256`: refuse any other file.
     """
 
     label: str | Sequence[str]

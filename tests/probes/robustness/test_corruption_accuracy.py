@@ -1,5 +1,7 @@
 """Accuracy under corruption finds a brittle system, leaves one that cannot be moved alone, and has honest intervals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy.stats import norm
@@ -21,6 +23,7 @@ class Fake:
     def __init__(self, inputs, answer, columns):
         self.inputs, self.answer, self.columns, self.num_rows = inputs, answer, columns, 0
         self.groups = Groups(np.zeros((len(inputs), 0), dtype=np.int64), ())
+        self.system = SimpleNamespace(data=SimpleNamespace(source={}))
 
     def rng(self, name):
         return np.random.default_rng(sum(map(ord, name)))
@@ -113,6 +116,26 @@ def test_a_model_that_refuses_empty_cells_is_wrong_there_and_nowhere_else():
 
     with pytest.raises(BudgetError):
         corruption_accuracy(Fake(table(200), poor, TABLE), sign(table(200)), sign(table(200)), None)
+
+
+def test_a_missing_number_is_what_the_data_declare_it_to_be():
+    """A system whose data declare the median never meets an empty number: the service and the reader fill it before."""
+
+    def answers_numbers(inputs):
+        return np.where(np.isnan(inputs[:, 0]), -1, sign(inputs))
+
+    empty = [Fake(table(1000), answers_numbers, TABLE) for _ in range(2)]
+    empty[1].system.data.source["imputed"] = {"x": {"median": 5.0, "rows": 0}}
+    clean, found = sign(table(1000)), []
+    for query in empty:
+        draws = make_draws(b"key", "split", [clean], num_draws=20)
+        measured = corruption_accuracy(query, clean, clean, draws)
+        found.append({one.slice: one for one in measured if one.metric == "corruption_accuracy"})
+    missing = [one["corruption=missing_cells"] for one in found]
+    assert [one.errored > 500 for one in missing] == [True, False]
+    assert missing[1].errored == 0
+    assert missing[1].value == pytest.approx(missing[0].value + 0.23 / 2, abs=0.03)  # 5 is right for half of the rows
+    assert found[0]["corruption=noise"].value == found[1]["corruption=noise"].value
 
 
 def test_a_system_that_is_never_right_has_no_relative_accuracy():

@@ -13,7 +13,7 @@ from assay.errors import BudgetError
 from assay.stats import Draws, Estimate
 from assay.units import corrupted_pixels, corrupted_rows, corrupted_texts
 from assay.units.corrupted_pixels import SEVERITIES
-from assay.values import Array, Groups, Measurement, modality
+from assay.values import Array, Column, Groups, Measurement, modality
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
@@ -54,11 +54,24 @@ def copies(query: Query, inputs: Array) -> Iterator[tuple[str, int, Array]]:
         for severity in SEVERITIES:
             rng = query.rng(f"corruption {name} {severity}")
             if kind == "table":
-                yield name, severity, corrupted_rows.corrupted(name, inputs, severity, columns, rng)
+                found = corrupted_rows.corrupted(name, inputs, severity, columns, rng)
+                yield name, severity, as_declared(found, columns, query.system.data.source)
             elif kind == "image":
                 yield name, severity, corrupted_pixels.corrupted(name, inputs, severity, known, rng)
             else:
                 yield name, severity, corrupted_texts.corrupted(name, inputs, severity, first.language, rng)
+
+
+def as_declared(inputs: Array, columns: Sequence[Column], source: Mapping[str, Any]) -> Array:
+    """Rows `(N, F)` as the system is given them: where the data declare so, a missing number is the training median.
+
+    >>> told = (Column("age", "numeric"), Column("hours", "numeric"))
+    >>> as_declared(np.full((1, 2), np.nan), told, {"imputed": {"age": {"median": 30.0, "rows": 0}}}).tolist()
+    [[30.0, nan]]
+    """
+    fills = source.get("imputed", {})
+    medians = np.array([fills.get(column.name, {}).get("median", np.nan) for column in columns], dtype=inputs.dtype)
+    return np.where(np.isnan(inputs), medians, inputs)
 
 
 def answered(query: Query, rows: Array, labels: Array) -> Answered:
