@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -18,13 +19,14 @@ from assay.digests import array_digest
 from assay.errors import Problem, UsageError
 from assay.estimation import cells as cell
 from assay.estimation import intervals
-from assay.estimation.estimate import Bounds, Estimate, flat, ratio, undefined, within
-from assay.estimation.extremes import largest_gap, largest_gaps, worst, worsts
+from assay.estimation.estimate import Bounds, Estimate, estimates, flat, ratio, undefined, within
+from assay.estimation.extremes import bands, largest_gap, largest_gaps, worst, worsts
 from assay.values import Array, Better, Measurement
 
 __all__ = [
     "Draws",
     "Estimate",
+    "bands",
     "difference",
     "exact_rate",
     "largest_gap",
@@ -74,7 +76,7 @@ class Draws:
             raise UsageError(Problem(f"codes are {codes.dtype} {codes.shape}", f"integers ({self.num_rows},)"))
         cells = codes[self._first_rows]
         constant = all(  # one pass, which ends at the first block that is finer than the classes
-            np.array_equal(cells.take(self.classes[part]), codes[part]) for part in cell.blocks(self.num_rows)
+            np.array_equal(cell.look_up(cells, self.classes[part]), codes[part]) for part in cell.blocks(self.num_rows)
         )
         seen = cells if constant else codes
         if len(seen) and (seen.min() < 0 or seen.max() >= num_cells):
@@ -152,8 +154,9 @@ class Draws:
         if not self.num_rows:
             return np.zeros((1 + self.num_draws, 0))
         rng, shares = cell.generator(self.seed, "classes"), self.sizes / self.num_rows
-        drawn = rng.multinomial(self.num_rows, shares, size=self.num_draws)
-        return np.concatenate([self.sizes[None], drawn]).astype(np.float64)
+        counts = np.empty((1 + self.num_draws, len(shares)))
+        counts[0], counts[1:] = self.sizes, rng.multinomial(self.num_rows, shares, size=self.num_draws)
+        return counts
 
     @cached_property
     def _units(self) -> Array:
@@ -238,13 +241,11 @@ def rates(hits: Array, totals: Array, *, level: float = 0.95) -> list[Estimate]:
     method = "adjusted Wilson"
     low, high = intervals.adjusted_wilson(hits[0], np.maximum(totals[0], 1), level=level)
     ratios = ratio(hits, totals)
-    told = zip(ratios[0].tolist(), low.tolist(), high.tolist(), (totals[0] > 0).tolist(), ratios[1:].T, strict=True)
-    return [
-        Estimate(value, below, above, method, drawn, "", level)
-        if known
-        else undefined(method, "no examples in the denominator", level)
-        for value, below, above, known, drawn in told
-    ]
+    told = ratios[0].tolist(), low.tolist(), high.tolist()
+    found = estimates(told, ratios[1:], repeat(""), method=method, level=level)
+    for place in np.flatnonzero(totals[0] <= 0):
+        found[place] = undefined(method, "no examples in the denominator", level)
+    return found
 
 
 def exact_rate(hits: int, total: int, *, level: float = 0.95) -> Estimate:
@@ -292,8 +293,8 @@ def statistic(
 def mean(sums: Array, totals: Array, *, level: float = 0.95, bounds: Bounds = (None, None)) -> Estimate:
     """Ratio of totals of a continuous column, `(1 + B,)` each, with Hall's skewness-corrected t interval.
 
-    Measured coverage at 95 %: 94 to 96 % for normal and exponential rows from n = 20 on; log-normal (sigma 1) 92 % at
-    n = 20, 93 % at 50; Pareto (shape 3) 91 to 92 %. Heavier tails get less.
+    Measured coverage at 95 %: 94 to 96 % for normal and exponential rows from n = 20 on; log-normal (sigma 1) 91 to
+    92 % at n = 20 and 50, 93 % at 200; Pareto (shape 3) 91 to 92 %. Heavier tails get less.
 
     >>> mean(np.array([10.0, 12.0, 9.0]), np.array([4.0, 4.0, 4.0])).value
     2.5

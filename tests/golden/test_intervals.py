@@ -68,11 +68,29 @@ def test_skewed_t_inverts_halls_cubic(skewness):
     def cubic(w):  # Hall (1992): g(W) = W + a c W^2 + a^2 c^2 W^3 / 3 + b c with a = 1/3, b = 1/6 for a mean
         return w + skewness * w**2 / 3 + skewness**2 * w**3 / 27 + skewness / 6
 
+    flat = 3 / skewness * (intervals.STEEP**-0.5 - 1)  # where the slope is 1/STEEP: beyond, the tangent
+
+    def bent(w):
+        return cubic(flat) + (w - flat) / intervals.STEEP if (w - flat) * skewness < 0 else cubic(w)
+
     for limit, target in ((low, t), (high, -t)):
-        root = optimize.brentq(lambda w, target=target: cubic(w) - target, -60, 60)
+        root = optimize.brentq(lambda w, target=target: bent(w) - target, -60, 60)
         assert (3.0 - limit) / 0.5 == pytest.approx(root, abs=1e-6)
     plain = intervals.skewed_t(3.0, 0.5, skewness=0.0, freedom=30, level=0.9)
     np.testing.assert_allclose(plain, stats.t(30, 3.0, 0.5).interval(0.9))
+
+
+def test_skewed_t_does_not_jump_where_the_cubic_is_flat():
+    """An estimated skewness of -0.55 put the lower limit eight standard errors away, -0.45 four."""
+    for freedom in (19, 199):
+        skewness = np.linspace(-1.2, 1.2, 481)
+        limits = np.array([intervals.skewed_t(0.0, 1.0, skewness=g, freedom=freedom, level=0.95) for g in skewness])
+        far = np.abs(limits)
+        assert far.max() < 6  # 8.7 before
+        assert np.abs(np.diff(far, axis=0)).max() < 0.05  # for a step of 0.005 in skewness; 2.1 before
+        np.testing.assert_allclose(limits, -limits[::-1, ::-1], atol=1e-9)
+        assert (limits[:, 0] < 0).all()
+        assert (limits[:, 1] > 0).all()
 
 
 def test_level_of_inverts_critical_value():

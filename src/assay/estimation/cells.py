@@ -5,11 +5,12 @@ Rows equal in every declared code form one class. A unit is what a draw picks: a
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from assay.digests import Array
 
@@ -17,6 +18,8 @@ MAX_CLASSES = 8_192  # a column that would make more is not compressed: its cell
 MAX_UNITS = 32_768  # above this many rows, random blocks of rows are drawn instead of rows
 BLOCK = 1 << 16  # rows looked at in one go: a block's 64-bit copy stays in the processor's cache
 MAX_TABLE = 1 << 22  # entries of a lookup table
+SHORT = 13  # bits of MAX_CLASSES
+PRODUCT = 64  # cells up to which counts are added by one matrix product
 
 
 def derive(key: bytes, name: str) -> bytes:
@@ -25,7 +28,7 @@ def derive(key: bytes, name: str) -> bytes:
     >>> len(derive(b"key", "a")), derive(b"key", "a") == derive(b"key", "b")
     (32, False)
     """
-    return hmac.new(key, name.encode(), hashlib.sha256).digest()
+    return hmac.digest(key, name.encode(), "sha256")
 
 
 def generator(key: bytes, name: str) -> np.random.Generator:
@@ -34,7 +37,19 @@ def generator(key: bytes, name: str) -> np.random.Generator:
     >>> int(generator(b"key", "a").integers(1000)) == int(generator(b"key", "a").integers(1000))
     True
     """
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(derive(key, name)[:16], "little")))
+    seed: Any = _Key(np.frombuffer(derive(key, name), dtype="<u8", count=2))  # numpy's stub knows SeedSequence only
+    return np.random.Generator(np.random.Philox(seed))
+
+
+class _Key(ISeedSequence):
+    """A seed that is Philox's key as it stands: `Philox(key=...)` first asks the system for entropy it does not use."""
+
+    def __init__(self, words: Array) -> None:
+        self.words = words
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Array:
+        """The two words Philox asks for."""
+        return self.words
 
 
 def blocks(num_rows: int) -> list[slice]:
@@ -65,6 +80,9 @@ def compress(columns: Sequence[Array]) -> tuple[Array, Array]:
     >>> classes.tolist(), sizes.tolist()
     ([0, 1, 2], [1, 1, 1])
     """
+    short = _shifted(columns)
+    if short is not None:
+        return _renumber(*short)
     wide, num_cells = np.zeros(len(columns[0]), dtype=np.uint8), 1
     for column in columns if len(wide) else ():
         codes, low = column, int(column.min())
@@ -87,6 +105,23 @@ def compress(columns: Sequence[Array]) -> tuple[Array, Array]:
     return _renumber(wide, num_cells)
 
 
+def _shifted(columns: Sequence[Array]) -> tuple[Array, int] | None:
+    """Codes with the bits of all columns side by side, where few bits do: one look for the range instead of two.
+
+    Order among the codes is that of the mixed radix, so the classes are the same. None where bits may be too many.
+    """
+    union = [int(np.bitwise_or.reduce(column)) for column in columns]  # no value has more bits; negative if one is
+    bits = [one.bit_length() for one in union]
+    if min(union) < 0 or sum(bits) > SHORT:
+        return None
+    small = np.min_scalar_type(1 << sum(bits))
+    wide = columns[0].astype(small)
+    for column, own in zip(columns[1:], bits[1:], strict=True):
+        wide *= small.type(1 << own)
+        wide += column.astype(small, copy=False)
+    return wide, 1 << sum(bits)
+
+
 def _renumber(wide: Array, num_cells: int) -> tuple[Array, Array]:
     """Codes in [0, num_cells) as classes 0, 1, ... of those that occur, and their sizes."""
     tally = np.zeros(num_cells, dtype=np.int64)
@@ -97,7 +132,18 @@ def _renumber(wide: Array, num_cells: int) -> tuple[Array, Array]:
         return wide, tally
     table = np.zeros(num_cells, dtype=np.min_scalar_type(len(present)))
     table[present] = np.arange(len(present))
-    return table.take(wide), tally[present]
+    return look_up(table, wide), tally[present]
+
+
+def look_up(table: Array, codes: Array) -> Array:
+    """`table[codes]`; where both are bytes, without a copy of the codes as 64-bit numbers.
+
+    >>> look_up(np.array([5, 7], dtype=np.uint8), np.array([1, 0, 1], dtype=np.uint8)).tolist()
+    [7, 5, 7]
+    """
+    if table.dtype != np.uint8 or codes.dtype != np.uint8:
+        return table.take(codes)
+    return np.frombuffer(codes.tobytes().translate(table.tobytes()[:256].ljust(256)), dtype=np.uint8)
 
 
 def first_rows(classes: Array, num_classes: int) -> Array:
@@ -107,10 +153,15 @@ def first_rows(classes: Array, num_classes: int) -> Array:
     array([1, 2])
     """
     first = np.full(num_classes, -1, dtype=np.int64)
+    if classes.dtype == np.uint8:  # few classes: the processor finds a byte in 32 at once
+        data = classes[:BLOCK].tobytes()
+        first[:] = [data.find(one) for one in range(num_classes)]
     for part in blocks(len(classes)):
-        first[classes[part]] = np.arange(part.start, part.stop)
-        if first.min() >= 0:
+        missing = first < 0
+        if not missing.any():
             break
+        rows = np.flatnonzero(missing.take(classes[part])) + part.start
+        first[classes[rows]] = rows
     return first
 
 
@@ -120,6 +171,15 @@ def merge(class_counts: Array, cells: Array, num_cells: int) -> Array:
     >>> merge(np.array([[1.0, 2.0, 4.0]]), np.array([1, 0, 1]), 2)
     array([[2., 5.]])
     """
+    if len(cells) <= num_cells and (np.bincount(cells, minlength=num_cells) <= 1).all():  # each class is a cell
+        result = np.zeros((len(class_counts), num_cells))
+        result[:, cells] = class_counts
+        return result
+    if num_cells <= PRODUCT:  # whole numbers: the product is exact
+        table = np.zeros((len(cells), num_cells))
+        table[np.arange(len(cells)), cells] = 1
+        product: Array = class_counts @ table
+        return product
     result = np.zeros((len(class_counts), num_cells))
     order = np.argsort(cells, kind="stable")
     present, starts = np.unique(cells[order], return_index=True)
@@ -172,7 +232,14 @@ def pick_units(class_counts: Array, sizes: Array, rng: np.random.Generator) -> A
     drawn = np.rint(class_counts * (num_units / np.maximum(sizes, 1))).astype(np.int64)
     drawn = np.maximum(drawn, class_counts > 0)
     result = np.empty((len(class_counts), int(num_units.sum())), dtype=np.uint8)
+    most, wide = int(drawn.sum(axis=1).max(initial=0)), num_units.astype(np.float64)
+    room, places = np.empty(most), np.empty(most, dtype=np.int64)
     for row, repeats in enumerate(drawn):
-        picked = (rng.random(repeats.sum()) * np.repeat(num_units, repeats)).astype(np.int64)
-        result[row] = np.bincount(picked + np.repeat(starts, repeats), minlength=result.shape[1])
+        num = int(repeats.sum())
+        chance, picked = room[:num], places[:num]
+        rng.random(out=chance)
+        chance *= wide.repeat(repeats)
+        picked[:] = chance
+        picked += starts.repeat(repeats)
+        result[row] = np.bincount(picked, minlength=result.shape[1])
     return result

@@ -10,6 +10,7 @@ from scipy import special, stats
 
 from assay.values import Array
 
+STEEP = 3.0  # how much faster a limit may move than the quantile it comes from
 NORMAL_LEVEL = 0.95  # where `adjusted_wilson` is tuned; above it the tails matter more than the mean
 
 
@@ -80,7 +81,8 @@ def wilson(hits: Array | float, totals: Array | float, *, critical: Array | floa
     hits, totals = np.asarray(hits, dtype=np.float64), np.asarray(totals, dtype=np.float64)
     rates, square = hits / totals, critical * critical / totals
     half = np.sqrt(square * (rates * (1 - rates) + square / 4))
-    low, high = (rates + square / 2 - half) / (1 + square), (rates + square / 2 + half) / (1 + square)
+    middle, scale = rates + square / 2, 1 + square
+    low, high = (middle - half) / scale, (middle + half) / scale
     return np.where(hits > 0, np.maximum(low, 0), 0.0), np.where(hits < totals, np.minimum(high, 1), 1.0)
 
 
@@ -100,10 +102,11 @@ def adjusted_wilson(hits: Array | float, totals: Array | float, *, level: float 
     low, high = wilson(hits, totals, critical=critical_value(level) * (1 + 1.5 / totals))
     few = 3 if level <= NORMAL_LEVEL else np.inf
     rare, common = (hits > 0) & (hits <= few), (misses > 0) & (misses <= few)
-    if rare.any():
-        low = np.where(rare, np.minimum(low, special.betaincinv(np.maximum(hits, 1e-9), misses + 1, 1 - level)), low)
-    if common.any():
-        high = np.where(common, np.maximum(high, special.betaincinv(hits + 1, np.maximum(misses, 1e-9), level)), high)
+    own, other = np.concatenate([hits[rare], misses[common]]), np.concatenate([misses[rare], hits[common]])
+    if len(own):
+        exact = special.betaincinv(own, other + 1, 1 - level)
+        split = np.count_nonzero(rare)
+        low[rare], high[common] = np.minimum(low[rare], exact[:split]), np.maximum(high[common], 1 - exact[split:])
     return low, high
 
 
@@ -158,17 +161,22 @@ def exact_limits(hits: Array, totals: Array, below: Array | float, above: Array 
 def skewed_t(value: float, spread: float, *, skewness: float, freedom: float, level: float) -> tuple[float, float]:
     """Student's t limits corrected for a skewed mean by Hall's monotone cubic (JRSS B 1992, section 3).
 
-    `spread` and `skewness` are those of the mean itself, not of the rows. Skewness 0 is the plain t interval.
+    `spread` and `skewness` are those of the mean itself, not of the rows. Skewness 0 is the plain t interval. The cubic
+    is flat at -3 / skewness, and its inverse infinitely steep: a skewness of -0.45 put a limit 3.8 standard errors
+    away, -0.49 seven, -0.55 eight. Where its slope is below 1/STEEP its tangent is inverted instead: simulated coverage
+    falls by 0.8 points at most, and intervals of skewed rows are up to a fifth narrower.
 
     >>> low, high = skewed_t(1.0, 0.1, skewness=0.3, freedom=49, level=0.95)
     >>> round(low, 3), round(high, 3)
     (0.833, 1.274)
     """
-    student = float(stats.t.ppf((1 + level) / 2, freedom))
+    student, root = float(special.stdtrit(freedom, (1 + level) / 2)), 1 / math.sqrt(STEEP)
 
     def inverse(point: float) -> float:
         if abs(skewness) < 1e-6:
             return point
-        return 3 / skewness * (float(np.cbrt(1 + skewness * (point - skewness / 6))) - 1)
+        cube = 1 + skewness * (point - skewness / 6)
+        below = min(0.0, cube - root**3)
+        return 3 / skewness * (math.cbrt(cube - below) + below / (3 * root**2) - 1)
 
     return value - spread * inverse(student), value - spread * inverse(-student)
