@@ -47,7 +47,7 @@ class _Key(ISeedSequence):
     def __init__(self, words: Array) -> None:
         self.words = words
 
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Array:
+    def generate_state(self, num_words: int, dtype: Any = np.uint32) -> Array:
         """The two words Philox asks for."""
         return self.words
 
