@@ -121,6 +121,11 @@ class Query:
         starts = range(0, max(len(inputs), 1), batch_size)
         return np.concatenate([run_model(self.system, inputs[start : start + batch_size]) for start in starts])
 
+    @property
+    def rows_a_batch(self) -> int:
+        """Rows that go through the module at once when gradients are asked for."""
+        return _rows_a_batch(self.inputs)
+
     def train_embeddings(self) -> Array:
         """White box: embeddings `(N_train, D)` of the training rows, from a pass that is counted and remembered."""
         want = frozenset({"embeddings"})

@@ -2,7 +2,8 @@
 
 The attacks are those of AutoAttack (Croce and Hein 2020); the order is not. Most rows break in a few cheap steps, and
 most that hold are far from breaking: long searches go to the rows that came nearest, nearest first, until a stretch of
-them yields nothing.
+them yields nothing. What broke one row is a good beginning for another: the steps that broke rows are shared, and each
+row that holds is climbed again from those that bring it nearest.
 """
 
 from __future__ import annotations
@@ -13,24 +14,27 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.stats import binomtest
 
-from assay.probes.robustness._apgd import Climbed, climb, cross_entropy, towards
+from assay.probes.robustness._apgd import FIRST_STEP, Climbed, Climbs, climb, cross_entropy
 from assay.probes.robustness._fab import approach
-from assay.probes.robustness._scope import Objective, Scope
-from assay.probes.robustness._square import scatter
+from assay.probes.robustness._scope import Scope
+from assay.probes.robustness._square import margins, scatter
 from assay.values import Array
 
 MOST_TARGETS = 9  # Croce and Hein 2020, section 6
 NEAREST = 3  # classes
-NEAR_SHARE = 0.3  # of the rows that hold: searched further after a first look at every class
+SHARED = 3  # steps of other rows that a row is climbed from, a round
+MOST_SHARED = 12  # rounds
+POOL_OF_FIRST = 2 / 3  # of the shared steps come from the first climbs at most; the others from rows that broke later
 STRETCH = 0.1  # of the rows that hold: searched at length in one go
-LEAST_STRETCH = 16  # rows
+LEAST_STRETCH = 8  # rows
+ROUND = (-1, 0, 0, 1)  # climbs of a row: the loss, twice towards the class that came nearest, once to the next
 MOST_ROUNDS = 6  # of a stretch, each from new random starts
 PATIENCE = 2  # rounds in a row that may yield nothing
-POLISH = 0.25  # of the radius: first step from the highest point of a climb towards the nearest class
 RANDOM_TRIES = 10
 WATCHED = 50  # rows on which random squares and gradients are compared
 LEVEL = 0.05
-ATTACKS = ("fgsm", "random", "apgd_ce", "apgd_t", "fab_t", "square")
+ROWS_AT_ONCE = 2048
+ATTACKS = ("fgsm", "random", "apgd_ce", "shared", "apgd_t", "fab_t", "square")
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,10 @@ class Effort:
     """How many steps and tries each search has."""
 
     first: int = 25  # the first climb, of every row
+    shared: int = 20  # from a step that broke another row
+    pool: int = 150  # such steps
     target: int = 20  # towards every class
-    long: int = 75  # towards the classes that came nearest
-    full: int = 100  # of the rows that came nearest, each round
-    polish: int = 40
+    full: int = 200  # of the rows that came nearest: those on the edge break late or never
     fab: int = 60
     watched_squares: int = 500
     near_squares: int = 1000  # of the rows that came nearest
@@ -51,13 +55,14 @@ class Effort:
         """Model rows of one row that never breaks, at most."""
         targets, near = min(MOST_TARGETS, num_outputs - 1), min(NEAREST, num_outputs - 1)
         first = 3 + RANDOM_TRIES + 1 + self.first  # answer, slope, one step, random points, first climb
-        second = targets * (1 + self.target) + near * (1 + self.long)
-        third = MOST_ROUNDS * 3 * (2 + self.full + self.polish) + near * (1 + self.fab)
+        first += self.pool + MOST_SHARED * SHARED * (1 + self.shared)
+        second = targets * (1 + self.target)
+        third = MOST_ROUNDS * len(ROUND) * (1 + self.full) + near * (1 + self.fab)
         return first + second + third + 2 + self.watched_squares + max(self.full_squares, self.near_squares)
 
 
 # Of a picture as AutoAttack spends them; a table's row has few columns, and its searches end sooner.
-EFFORTS = {"image": Effort(), "table": Effort(15, 10, 25, 40, 16, 25, 100, 200, 1000)}
+EFFORTS = {"image": Effort(), "table": Effort(15, 15, 40, 10, 60, 25, 100, 200, 1000)}
 
 
 @dataclass
@@ -98,7 +103,10 @@ def search(scope: Scope, effort: Effort) -> Found:
     if not hunt.found.right.any():
         return hunt.found
     hunt.quickly()
+    hunt.from_shared_steps()
     hunt.by_target()
+    if len(hunt.pool) > hunt.margins.shape[1]:  # there is more to share
+        hunt.from_shared_steps(patience=1)
     hunt.at_length()
     hunt.without_gradients()
     return hunt.found
@@ -114,13 +122,16 @@ class _Hunt:
     rng: Callable[[str], np.random.Generator]
     targets: Array  # (M, T) classes in the order of their logits; after `by_target` in that of how near they came
     near: Array  # (M,) the highest objective of `by_target`; -inf before
-    climbs: int = 0
+    climbs: int = 0  # rounds of random starts so far
+    shared_rounds: int = 0
+    pool: list[Array] = field(default_factory=list)  # steps (D,) that broke a row
+    margins: Array = field(default_factory=lambda: np.empty((0, 0)))  # (M, P) after each of them; -inf: not to be used
 
     @classmethod
     def begin(cls, scope: Scope, effort: Effort) -> _Hunt:
         """Answers, slopes, one full step along the sign, and random points: one look at every row."""
         everyone, num = np.arange(len(scope.labels)), len(scope.labels)
-        logits, _ = scope.look(scope.origin, everyone)
+        logits, _ = scope.look(np.zeros_like(scope.low), everyone)
         answers, none = scope.answers(logits, scope.inputs, everyone), np.zeros(num, dtype=bool)
         found = Found((answers == scope.labels) & (answers >= 0), answers < 0, answers, none.copy(), none.copy())
         own = np.arange(logits.shape[1]) == scope.labels[:, None]
@@ -137,60 +148,102 @@ class _Hunt:
         return np.flatnonzero(self.found.holds)
 
     def quickly(self) -> None:
-        """FGSM and random points on every row that is right; a short climb on those that hold."""
+        """FGSM and random points on every row that is right; a short climb of the broken ones too: why_masked."""
         scope, right = self.scope, np.flatnonzero(self.found.right)
-        objective = cross_entropy(scope.labels)
-        _, slopes, _, _ = scope.slopes(scope.origin[right], right, objective)
+        nowhere, labels = np.zeros_like(scope.low[right]), scope.labels[right]
+        _, slopes, _, _ = scope.slopes(nowhere, right, lambda logits, rows: cross_entropy(logits, labels[rows]))
         can = scope.high[right] > scope.low[right]
         self.found.zero_gradient[right] = ~(can & (slopes != 0)).any(axis=1)
-        stepped = scope.clip(scope.origin[right] + scope.radius * scope.steepest(slopes), right)
+        stepped = scope.clip(scope.radius * scope.steepest(slopes), right)
         _, wrong = scope.look(stepped.astype(np.float32), right)
         self.found.note("fgsm", right, wrong)
         self._random_points(right)
-        self._climb(
-            "apgd_ce", right, objective, num_steps=self.effort.first
-        )  # also where a single step sufficed: why_masked
+        up = np.full(len(right), -1)
+        self._note(right, up, self._climb(right, up, num_steps=self.effort.first).broken)
 
     def _random_points(self, right: Array) -> None:
         rng, broken, places = self.rng("random points"), np.zeros(len(right), dtype=bool), np.arange(len(right))
         for _ in range(RANDOM_TRIES):
-            points = self.scope.random_start(rng)
+            points = self.scope.random_start(rng, np.arange(len(self.scope.labels)))
             if self.scope.norm == "linf":  # corners
-                points = np.where(points > self.scope.origin, self.scope.high, self.scope.low)
+                points = np.where(points > 0, self.scope.high, self.scope.low)
             _, wrong = self.scope.look(points[right[places]], right[places])
             broken[places[wrong]] = True
             places = places[~wrong]
         self.found.note("random", right, broken)
 
-    def _climb(self, name: str, active: Array, objective: Objective, *, num_steps: int) -> Climbed:
-        """Climb from a new random start of each active row."""
-        self.climbs += 1
-        start = self.scope.random_start(self.rng(f"climb {self.climbs}"))[active]
-        climbed = climb(self.scope, start, active, objective=objective, num_steps=num_steps)
-        self.found.note(name, active, climbed.broken)
+    def _climb(
+        self, at: Array, targets: Array, *, num_steps: int, start: Array | None = None, first_step: float = FIRST_STEP
+    ) -> Climbed:
+        """Climb the rows at `at (J,)` from a random start each, or from `start (J, D)`; what breaks one is shared."""
+        self.climbs += start is None
+        rng = self.rng(f"climb {self.climbs}")
+
+        def begin(places: Array) -> Array:
+            return self.scope.random_start(rng, at[places]) if start is None else start[places]
+
+        climbed = climb(self.scope, Climbs(at, targets, begin), num_steps=num_steps, first_step=first_step)
+        most = self.effort.pool if self.pool else int(POOL_OF_FIRST * self.effort.pool)
+        self.pool += list(climbed.steps[climbed.broken][: max(0, most - len(self.pool))])
         return climbed
 
+    def _note(self, at: Array, targets: Array, broken: Array) -> None:
+        """Of climbs from random starts and from their highest points."""
+        for name, which in (("apgd_ce", targets < 0), ("apgd_t", targets >= 0)):
+            if which.any():
+                self.found.note(name, at[which], broken[which])
+
+    def from_shared_steps(self, *, patience: int = PATIENCE) -> None:
+        """Climb each row that holds from the shared steps that bring it nearest, until that breaks no more."""
+        dry = 0
+        while len(self.pool) and self.shared_rounds < MOST_SHARED and dry < patience:
+            self.shared_rounds += 1
+            active = self._try_shared_steps()
+            if not len(active):
+                break
+            order = np.argsort(-self.margins[active], axis=1, kind="stable")[:, :SHARED].T
+            use = np.isfinite(np.take_along_axis(self.margins[active].T, order, axis=0))
+            at, chosen = np.tile(active, len(order))[use.ravel()], order[use]
+            start = self.scope.clip(np.array(self.pool)[chosen], at)
+            self.margins[at, chosen] = -np.inf
+            before = len(active)
+            climbed = self._climb(at, np.full(len(at), -1), num_steps=self.effort.shared, start=start)
+            self.found.note("shared", at, climbed.broken)
+            dry = dry + 1 if len(self.holding()) == before else 0
+
+    def _try_shared_steps(self) -> Array:
+        """Look at each row that holds after each new shared step; the rows that still hold."""
+        active, done = self.holding(), self.margins.shape[1]
+        new = np.array(self.pool[done:], dtype=np.float32).reshape(-1, self.scope.low.shape[1])
+        self.margins = np.pad(
+            self.margins, ((0, len(self.scope.labels) - len(self.margins)), (0, len(new))), constant_values=-np.inf
+        )
+        broken = np.zeros(len(active), dtype=bool)
+        together = max(1, ROWS_AT_ONCE // max(1, len(new)))
+        for begin in range(0, len(active) if len(new) else 0, together):
+            here = active[begin : begin + together]
+            at = np.repeat(here, len(new))
+            logits, wrong = self.scope.look(self.scope.clip(np.tile(new, (len(here), 1)), at), at)
+            broken[begin : begin + together] = wrong.reshape(len(here), -1).any(axis=1)
+            self.margins[here, done:] = -margins(logits, self.scope.labels[at]).reshape(len(here), -1)
+        self.found.note("shared", active, broken)
+        return active[~broken]
+
     def by_target(self) -> None:
-        """A few steps towards every class in the order of the logits; more towards the nearest, of the nearest rows."""
-        scope, num_targets = self.scope, self.targets.shape[1]
+        """A few steps towards every class, and which of them came nearest."""
+        num_targets, active = self.targets.shape[1], self.holding()
+        at, targets = np.tile(active, num_targets), self.targets[active].T.ravel()
+        climbed = self._climb(at, targets, num_steps=self.effort.target)
+        self._note(at, targets, climbed.broken)
         values = np.full(self.targets.shape, -np.inf)
-        for place in range(num_targets):
-            active = self.holding()
-            objective = towards(scope.labels, self.targets[:, place])
-            climbed = self._climb("apgd_t", active, objective, num_steps=self.effort.target)
-            values[active, place] = climbed.values
+        values[active] = climbed.values.reshape(num_targets, -1).T
         order = np.argsort(-values, axis=1, kind="stable")
         self.targets = np.take_along_axis(self.targets, order, axis=1)
         self.near = np.take_along_axis(values, order, axis=1)[:, 0]
-        active = self._nearest_first()[: int(np.ceil(NEAR_SHARE * len(self.holding())))]
-        for place in range(min(NEAREST, num_targets)):
-            active = active[self.found.holds[active]]
-            objective = towards(scope.labels, self.targets[:, place])
-            climbed = self._climb("apgd_t", active, objective, num_steps=self.effort.long)
-            self.near[active] = np.maximum(self.near[active], climbed.values)
 
     def at_length(self) -> None:
         """Rounds of full climbs of the rows that came nearest, stretch by stretch, until one of them holds whole."""
+        patience = PATIENCE
         for active in self._stretches():
             before, dry = len(self.holding()), 0
             for number in range(MOST_ROUNDS):
@@ -199,30 +252,27 @@ class _Hunt:
                 if number == 0:
                     self._to_the_boundary(active)
                 dry = dry + 1 if len(self.holding()) == start else 0
-                if dry == PATIENCE:
+                if dry == patience:
                     break
             if len(self.holding()) == before:
                 break
+            patience = 1  # further off
 
     def _round(self, active: Array) -> None:
-        """Climb the loss and towards the two nearest classes, and from each highest point on in small steps."""
-        labels, scope = self.scope.labels, self.scope
-        places = range(min(2, self.targets.shape[1]))
-        classes = [("apgd_t", towards(labels, self.targets[:, place])) for place in places]
-        for name, objective in [("apgd_ce", cross_entropy(labels)), *classes]:
-            active = active[self.found.holds[active]]
-            climbed = self._climb(name, active, objective, num_steps=self.effort.full)
-            active, best = active[~climbed.broken], climbed.points[~climbed.broken]
-            near = classes[0][1]
-            steps, size = self.effort.polish, POLISH
-            polished = climb(scope, best, active, objective=near, num_steps=steps, first_step=size)
-            self.found.note("apgd_t", active, polished.broken)
+        """Climb the loss, and towards the two nearest classes, from new random starts."""
+        active = active[self.found.holds[active]]
+        places = [min(place, self.targets.shape[1] - 1) for place in ROUND]
+        targets = np.concatenate(
+            [self.targets[active, place] if place >= 0 else np.full(len(active), -1) for place in places]
+        )
+        at = np.tile(active, len(places))
+        self._note(at, targets, self._climb(at, targets, num_steps=self.effort.full).broken)
 
     def _to_the_boundary(self, active: Array) -> None:
-        for place in range(min(NEAREST, self.targets.shape[1])):
-            active = active[self.found.holds[active]]
-            broken = approach(self.scope, active, targets=self.targets[:, place], num_steps=self.effort.fab)
-            self.found.note("fab_t", active, broken)
+        active = active[self.found.holds[active]]
+        num_near = min(NEAREST, self.targets.shape[1])
+        at, targets = np.tile(active, num_near), self.targets[active, :num_near].T.ravel()
+        self.found.note("fab_t", at, approach(self.scope, at, targets=targets, num_steps=self.effort.fab))
 
     def _nearest_first(self) -> Array:
         holding = self.holding()
@@ -270,7 +320,9 @@ def why_masked(found: Found) -> str:
         return f"{int(found.zero_gradient.sum())} of {num} gradients are 0: nothing to follow"
     nothing = np.zeros(len(found.right), dtype=bool)
     first = found.broken.get("apgd_ce", nothing)
-    later = first | found.broken.get("apgd_t", nothing) | found.broken.get("fab_t", nothing)
+    later = first.copy()
+    for name in ("shared", "apgd_t", "fab_t"):
+        later |= found.broken.get(name, nothing)
     ways = (
         ("random points", "random", first, found.right),
         ("a single step", "fgsm", first, found.right),

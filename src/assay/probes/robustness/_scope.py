@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from assay.access.handles import Query
 
 Norm = Literal["linf", "l2"]
-# Logits (m, K) and positions (m,) to what is climbed (m,), and its derivative by the logits (m, K) up to a factor.
+# Logits (m, K) and their places (m,) in the batch to what is climbed (m,), and its derivative by the logits (m, K).
 Objective = Callable[[Array, Array], tuple[Array, Array]]
 TINY = 1e-12
 BATCH = 8192  # rows that one call of the model takes
@@ -23,9 +23,9 @@ BATCH = 8192  # rows that one call of the model takes
 
 @dataclass(frozen=True)
 class Scope:
-    """M rows, flattened to D coordinates of which each is a share of its column's or pixel's plausible range.
+    """M rows, and the steps from them, flattened to D coordinates: shares of a column's or pixel's plausible range.
 
-    `low` and `high (M, D)` bound a search by radius, `floor` and `ceiling (M, D)` by what is plausible at all. What
+    `low` and `high (M, D)` bound a step by radius, `floor` and `ceiling (M, D)` by what is plausible at all. What
     cannot move has width 0. Whole-number coordinates are rounded before anything is asked, always towards the row
     under L2, so that a point asked never lies outside the radius.
     """
@@ -37,9 +37,8 @@ class Scope:
     norm: Norm
     radius: float
     width: Array  # (D,) raw units of one unit
-    origin: Array  # (M, D) float32
-    low: Array
-    high: Array
+    low: Array  # (M, D) float32, at most 0
+    high: Array  # at least 0
     floor: Array
     ceiling: Array
     whole: Array | None  # (D,) bool
@@ -48,72 +47,70 @@ class Scope:
     def of(cls, query: Query, rows: Array, known: Ranges, *, norm: Norm, radius: float, rounded: bool) -> Scope:
         """The test rows `rows (M,)`; `rounded` whether whole numbers must stay whole."""
         inputs = np.ascontiguousarray(query.inputs[rows], dtype=np.float32)
-        flat, size = inputs.reshape(len(rows), -1), int(np.prod(inputs.shape[1:]))
+        flat, size = inputs.reshape(len(rows), -1).astype(np.float64), int(np.prod(inputs.shape[1:]))
         known = known if rounded else Ranges(known.numeric, known.low, known.high, np.zeros_like(known.whole))
         with np.errstate(invalid="ignore"):
             width = known.high - known.low
         moves = known.numeric & np.isfinite(width) & (width > 0)
         width = np.where(moves, width, 0.0).reshape(size)
-        base = np.where(moves, known.low, 0.0).reshape(size)
         scale = np.where(width > 0, width, 1.0)
         still = (width == 0) | ~np.isfinite(flat)
 
-        def units(values: Array) -> Array:
-            found = (values.reshape(len(rows), size).astype(np.float64) - base) / scale
+        def steps(values: Array) -> Array:
+            with np.errstate(invalid="ignore"):
+                found = (values.reshape(len(rows), size).astype(np.float64) - flat) / scale
             return np.where(still, 0.0, found).astype(np.float32)
 
-        low, high = (units(one) for one in box(inputs, known, radius))
-        floor, ceiling = (units(one) for one in box(inputs, known, 1.0))
+        low, high = (steps(one) for one in box(inputs, known, radius))
+        floor, ceiling = (steps(one) for one in box(inputs, known, 1.0))
         whole = known.whole.reshape(size) if known.whole.any() else None
         labels, groups = query.labels[rows], query.groups.take(rows)
-        sizes, origin = width.astype(np.float32), units(inputs)
-        return cls(query, inputs, labels, groups, norm, radius, sizes, origin, low, high, floor, ceiling, whole)
+        return cls(
+            query, inputs, labels, groups, norm, radius, width.astype(np.float32), low, high, floor, ceiling, whole
+        )
 
     @property
     def can_move(self) -> bool:
         """Whether any coordinate of any row can move."""
         return bool((self.high > self.low).any())
 
-    def settle(self, points: Array, at: Array) -> Array:
-        """Points `(A, D)` of the positions `at (A,)` as the system will meet them."""
+    def settle(self, steps: Array, at: Array) -> Array:
+        """Steps `(A, D)` of the positions `at (A,)` as the system will meet them."""
         if self.whole is None:
-            return points
-        raw = (points - self.origin[at]) * self.width
-        steps = np.trunc(raw + np.sign(raw) * 1e-3) if self.norm == "l2" else np.round(raw)
-        rounded = self.origin[at] + steps / np.where(self.width > 0, self.width, 1)
-        return np.where(self.whole, np.clip(rounded, self.low[at], self.high[at]), points).astype(np.float32)
+            return steps
+        raw = steps * self.width
+        numbers = np.trunc(raw + np.sign(raw) * 1e-3) if self.norm == "l2" else np.round(raw)
+        rounded = numbers / np.where(self.width > 0, self.width, 1)
+        return np.where(self.whole, np.clip(rounded, self.low[at], self.high[at]), steps).astype(np.float32)
 
-    def raw(self, points: Array, at: Array) -> Array:
-        """Settled points as raw inputs `(A, ...)`; a row that did not move is exactly itself."""
-        moved = (points - self.origin[at]) * self.width
-        found = self.inputs[at] + moved.reshape(len(at), *self.inputs.shape[1:])
+    def raw(self, steps: Array, at: Array) -> Array:
+        """Rows after settled steps, as raw inputs `(A, ...)`; a row that did not move is exactly itself."""
+        shape = (len(at), *self.inputs.shape[1:])
+        found: Array = self.inputs[at]
+        found += (steps * self.width).reshape(shape)
         # Whole numbers come out of the unit coordinates a rounding error off.
-        result: Array = found if self.whole is None else np.where(self._whole_shape, np.round(found), found)
-        return result
+        return found if self.whole is None else np.where(self.whole.reshape(shape[1:]), np.round(found), found)
 
-    @property
-    def _whole_shape(self) -> Array:
-        whole: Array = np.zeros(1, dtype=bool) if self.whole is None else self.whole.reshape(self.inputs.shape[1:])
-        return whole
-
-    def look(self, points: Array, at: Array) -> tuple[Array, Array]:
+    def look(self, steps: Array, at: Array) -> tuple[Array, Array]:
         """Logits `(A, K)`, and whether the answer is wrong `(A,)`."""
-        raw = self.raw(self.settle(points, at), at)
+        raw = self.raw(self.settle(steps, at), at)
         logits = self.query.fresh_logits(raw, batch_size=BATCH)
         return logits, self._wrong(logits, raw, at)
 
-    def slopes(self, points: Array, at: Array, objective: Objective) -> tuple[Array, Array, Array, Array]:
+    def slopes(self, steps: Array, at: Array, objective: Objective) -> tuple[Array, Array, Array, Array]:
         """The objective `(A,)`, its gradient `(A, D)` by unit coordinates, logits, and whether the answer is wrong."""
-        raw = self.raw(self.settle(points, at), at)
+        raw = self.raw(self.settle(steps, at), at)
         values = np.full(len(at), -np.inf)
 
         def cotangent(logits: Array, places: Array) -> Array:
-            values[places], weights = objective(logits, at[places])
+            values[places], weights = objective(logits, places)
             return weights
 
         logits, gradients = self.query.logits_and_gradients(raw, cotangent)
+        slopes = gradients.reshape(len(at), -1)
+        slopes *= self.width
         values = np.where(np.isfinite(values), values, -np.inf)
-        return values, gradients.reshape(len(at), -1) * self.width, logits, self._wrong(logits, raw, at)
+        return values, slopes, logits, self._wrong(logits, raw, at)
 
     def answers(self, logits: Array, raw: Array, at: Array) -> Array:
         """The system's answers `(A,)`, decision rule included; -1 = errored."""
@@ -124,15 +121,11 @@ class Scope:
         wrong: Array = self.answers(logits, raw, at) != self.labels[at]
         return wrong
 
-    def clip(self, points: Array, at: Array) -> Array:
-        """The nearest points `(A, D)` within the radius (L2: the ball first, then the ranges, as in APGD)."""
-        low, high = self.low[at], self.high[at]
+    def clip(self, steps: Array, at: Array) -> Array:
+        """The nearest steps `(A, D)` within the radius (L2: the ball first, then the ranges, as in APGD)."""
         if self.norm == "l2":
-            origin = self.origin[at]
-            away = points - origin
-            length = np.sqrt(np.einsum("ad,ad->a", away, away))[:, None]
-            points = origin + away * np.minimum(1.0, self.radius / (length + TINY))
-        return np.clip(points, low, high)
+            steps = steps * np.minimum(1.0, self.radius / (self.length(steps)[:, None] + TINY))
+        return np.clip(steps, self.low[at], self.high[at])
 
     def steepest(self, gradients: Array) -> Array:
         """The direction of length 1 in which the objective rises fastest, `(A, D)`."""
@@ -143,10 +136,6 @@ class Scope:
         length = np.sqrt(np.einsum("ad,ad->a", scaled, scaled))[:, None]
         return scaled / np.where(length > 0, length, 1)
 
-    def distance(self, points: Array, at: Array) -> Array:
-        """How far `(A,)` settled points are from their rows."""
-        return self.length(points - self.origin[at])
-
     def length(self, steps: Array) -> Array:
         """Of each step `(A, D)`, in this norm."""
         if self.norm == "linf":
@@ -155,18 +144,20 @@ class Scope:
         euclidean: Array = np.sqrt(np.einsum("ad,ad->a", steps, steps))
         return euclidean
 
-    def within(self, points: Array, at: Array) -> Array:
-        """Whether settled points `(A, D)` lie within the radius, to the precision of float32."""
-        settled, slack = self.settle(points, at), 1e-6
+    def within(self, steps: Array, at: Array) -> Array:
+        """Whether settled steps `(A, D)` lie within the radius, to the precision of float32."""
+        settled, slack = self.settle(steps, at), 1e-6
         beyond = np.maximum(settled - self.high[at], self.low[at] - settled).max(axis=1)
-        is_near: Array = (beyond <= slack) & (self.distance(settled, at) <= self.radius * (1 + slack) + slack)
+        is_near: Array = (beyond <= slack) & (self.length(settled) <= self.radius * (1 + slack) + slack)
         return is_near
 
-    def random_start(self, rng: np.random.Generator) -> Array:
-        """A point `(M, D)` of each row at distance radius in a random direction: drawn for every row, broken or not."""
-        shape = self.origin.shape
-        drawn = rng.uniform(-1, 1, shape) if self.norm == "linf" else rng.standard_normal(shape)
-        drawn = np.where(self.high > self.low, drawn, 0.0)
-        length = self.length(drawn)[:, None]
-        start = self.origin + self.radius * drawn / (length + TINY)
-        return self.clip(start.astype(np.float32), np.arange(len(start)))
+    def random_start(self, rng: np.random.Generator, at: Array) -> Array:
+        """A step `(A, D)` of length radius in a random direction from each of the positions `at (A,)`."""
+        shape = (len(at), self.low.shape[1])
+        if self.norm == "linf":
+            drawn = rng.random(shape, dtype=np.float32) * 2 - 1
+        else:
+            drawn = rng.standard_normal(shape, dtype=np.float32)
+        drawn[self.high[at] <= self.low[at]] = 0.0
+        drawn *= (self.radius / (self.length(drawn) + TINY))[:, None].astype(np.float32)
+        return self.clip(drawn, at)

@@ -10,8 +10,11 @@ import numpy as np
 from assay.probes.robustness._scope import TINY, Scope
 from assay.values import Array
 
+Window = tuple[slice, slice, slice, slice]  # of pictures (A, C, H, W)
 FULL = 5000  # tries of the full search: Croce and Hein 2020, section 5
 FIRST_SHARE = 0.8  # of the picture that the first squares cover
+FULL_BATCH = 128  # rows: fewer in one pass of a model cost more each
+MOST_AT_ONCE = 8  # changes of a row
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000)  # of 5,000 tries: Andriushchenko et al. 2020, section 4
 
 
@@ -50,36 +53,39 @@ def scatter(scope: Scope, active: Array, *, num_tries: int, rng: np.random.Gener
 
     A change is kept where the margin of the label's logit falls. Pictures: squares of constant colour (L-infinity) or
     a bump moved from one window to another (L2). Tables: sets of columns. Where it lands is drawn once for all rows.
+    Where few rows are left each tries several changes in one pass, and keeps the best.
     """
     shape = scope.inputs.shape[1:]
-    as_picture = len(shape) == 3
-    grid = tuple(shape) if as_picture else (1, 1, scope.origin.shape[1])
+    grid = tuple(shape) if len(shape) == 3 else (1, 1, scope.low.shape[1])
     broken, places = np.zeros(len(active), dtype=bool), np.arange(len(active))
-    points = _first(scope, active, grid, rng)
-    margins = np.full(len(active), np.inf)
-    for attempt in range(num_tries + 1):
-        if not len(places):
-            break
-        at = active[places]
-        if attempt:
-            share = share_of(attempt - 1, num_tries)
-            moved = _moved(scope, points[places], at, grid=grid, share=share, rng=rng)
-        else:
-            moved = points[places]
-        logits, wrong = scope.look(moved, at)
-        found = _margins(logits, scope.labels[at])
-        better = (found < margins[places]) | wrong
-        points[places[better]], margins[places[better]] = moved[better], found[better]
+    points, done = _first(scope, active, grid, rng), 1
+    logits, wrong = scope.look(points, active)
+    lowest = margins(logits, scope.labels[active])
+    while True:
         broken[places[wrong]] = True
-        places = places[~wrong]
-    return broken
+        places, points, lowest = places[~wrong], points[~wrong], lowest[~wrong]
+        if not len(places) or done > num_tries:
+            return broken
+        at = active[places]
+        num = min(max(1, FULL_BATCH // len(at)), MOST_AT_ONCE, num_tries + 1 - done)
+        moved = np.empty((num, len(at), points.shape[1]), dtype=np.float32)
+        for one in moved:
+            _move(scope, points, at, one, grid=grid, share=share_of(done - 1, num_tries), rng=rng)
+            done += 1
+        logits, lost = scope.look(moved.reshape(-1, points.shape[1]), np.tile(at, num))
+        found = np.where(lost, -np.inf, margins(logits, np.tile(scope.labels[at], num))).reshape(num, -1)
+        best = found.argmin(axis=0)
+        found, wrong = found[best, np.arange(len(at))], np.any(lost.reshape(num, -1), axis=0)
+        better = np.flatnonzero((found < lowest) | wrong)
+        points[better], lowest[better] = moved[best[better], better], found[better]
 
 
-def _margins(logits: Array, labels: Array) -> Array:
+def margins(logits: Array, labels: Array) -> Array:
+    """The logit of each label minus the highest of the others `(A,)`; inf where that is not a number."""
     rows, others = np.arange(len(labels)), logits.copy()
     others[rows, labels] = -np.inf
-    margins: Array = logits[rows, labels] - others.max(axis=1)
-    return np.where(np.isfinite(margins), margins, np.inf)
+    found: Array = logits[rows, labels] - others.max(axis=1)
+    return np.where(np.isfinite(found), found, np.inf)
 
 
 def _signs(rng: np.random.Generator, *shape: int) -> Array:
@@ -103,61 +109,68 @@ def _first(scope: Scope, active: Array, grid: tuple[int, ...], rng: np.random.Ge
     if scope.norm == "l2":
         flat = flat * np.where(scope.width > 0, 1, 0)
         flat = flat / (scope.length(flat)[:, None] + TINY)
-    return scope.clip((scope.origin[active] + scope.radius * flat).astype(np.float32), active)
+    return scope.clip((scope.radius * flat).astype(np.float32), active)
 
 
-def _moved(
-    scope: Scope, points: Array, at: Array, *, grid: tuple[int, ...], share: float, rng: np.random.Generator
-) -> Array:
-    """New points `(A, D)`, each changed in one window."""
+def _move(
+    scope: Scope,
+    points: Array,
+    at: Array,
+    moved: Array,
+    *,
+    grid: tuple[int, ...],
+    share: float,
+    rng: np.random.Generator,
+) -> None:
+    """Write the points `(A, D)`, each changed in one window, to `moved (A, D)`."""
     channels, height, width = grid
     if height == 1:
-        moved = _columns(scope, points, at, share, rng)
-    elif scope.norm == "linf":
+        moved[:] = scope.clip(_columns(scope, points, share, rng), at)
+        return
+    moved[:] = points
+    pictures, low, high = (one.reshape(-1, *grid) for one in (moved, scope.low, scope.high))
+    if scope.norm == "linf":
         side = max(1, min(round(math.sqrt(share * height * width)), height, width))
-        top, left = (int(rng.integers(0, size - side + 1)) for size in (height, width))
-        moved = points.reshape(-1, *grid).copy()
-        window = (slice(None), slice(None), slice(top, top + side), slice(left, left + side))
-        moved[window] += 2 * scope.radius * _signs(rng, channels, 1, 1)
-        moved = moved.reshape(len(points), -1)
-        return np.clip(moved, scope.low[at], scope.high[at])
+        windows: list[Window] = [_window(side, grid, rng)]
+        pictures[windows[0]] += 2 * scope.radius * _signs(rng, channels, 1, 1)
     else:
-        moved = _bumps(scope, points, at, grid=grid, share=share, rng=rng)
-    return scope.clip(moved.astype(np.float32), at).astype(np.float32)
+        windows = _bumps(scope.radius, pictures, share=share, rng=rng)
+    for window in windows:
+        np.clip(pictures[window], low[(at, *window[1:])], high[(at, *window[1:])], out=pictures[window])
 
 
-def _columns(scope: Scope, points: Array, at: Array, share: float, rng: np.random.Generator) -> Array:
+def _window(side: int, grid: tuple[int, ...], rng: np.random.Generator) -> Window:
+    top, left = (int(rng.integers(0, size - side + 1)) for size in grid[1:])
+    return slice(None), slice(None), slice(top, top + side), slice(left, left + side)
+
+
+def _columns(scope: Scope, points: Array, share: float, rng: np.random.Generator) -> Array:
     """A random set of columns, each pushed to one end; under L2 the step then has the length of the radius again."""
     can = np.flatnonzero(scope.width > 0)
     chosen = rng.choice(can, size=max(1, round(share * len(can))), replace=False)
     moved: Array = points.copy()
     moved[:, chosen] += 2 * scope.radius * _signs(rng, len(chosen))
-    if scope.norm == "linf":
-        return moved
-    away = moved - scope.origin[at]
-    moved = scope.origin[at] + scope.radius * away / (scope.length(away)[:, None] + TINY)
+    if scope.norm == "l2":
+        moved = (scope.radius * moved / (scope.length(moved)[:, None] + TINY)).astype(np.float32)
     return moved
 
 
-def _bumps(
-    scope: Scope, points: Array, at: Array, *, grid: tuple[int, ...], share: float, rng: np.random.Generator
-) -> Array:
-    """Take what one window holds, and spend it with what is unused in another (Andriushchenko 2020, algorithm 3)."""
-    channels, height, width = grid
+def _bumps(radius: float, steps: Array, *, share: float, rng: np.random.Generator) -> list[Window]:
+    """Take what one window of the steps `(A, C, H, W)` holds, and spend it with what is unused in another, in place.
+
+    Which windows changed. No step grows longer than the radius. Source: Andriushchenko et al. 2020, algorithm 3.
+    """
+    _, channels, height, width = steps.shape
     side = max(3, round(math.sqrt(share * height * width)))
     side = min(side + 1 - side % 2, height, width)
-    corners = [(int(rng.integers(0, height - side + 1)), int(rng.integers(0, width - side + 1))) for _ in range(2)]
-    here, there = ((..., slice(top, top + side), slice(left, left + side)) for top, left in corners)
-    away = (points - scope.origin[at]).reshape(-1, *grid)
-    unused = np.maximum(scope.radius**2 - np.square(away).sum(axis=(1, 2, 3), keepdims=True), 0)
-    mask = np.zeros((height, width), dtype=np.float32)
-    mask[here[1:]] = mask[there[1:]] = 1
-    held = np.square(away * mask).sum(axis=(2, 3), keepdims=True)
-    old = away[here]
-    old = old / (np.sqrt(np.square(old).sum(axis=(2, 3), keepdims=True)) + TINY)
-    new = bump(side, rng) * _signs(rng, len(points), channels, 1, 1) + old
-    new = new / (np.sqrt(np.square(new).sum(axis=(2, 3), keepdims=True)) + TINY)
-    away[there] = 0
-    away[here] = new * np.sqrt(held + unused / channels)
-    moved: Array = scope.origin[at] + away.reshape(len(points), -1)
-    return moved
+    here, there = (_window(side, steps.shape[1:], rng) for _ in range(2))
+    unused = np.maximum(radius**2 * (1 - 1e-6) - np.einsum("achw,achw->a", steps, steps), 0)
+    held = np.einsum("achw,achw->ac", steps[here], steps[here])
+    old = steps[here] / (np.sqrt(held) + TINY)[:, :, None, None]
+    steps[here] = 0
+    held += np.einsum("achw,achw->ac", steps[there], steps[there])
+    steps[there] = 0
+    new = bump(side, rng) * _signs(rng, len(steps), channels, 1, 1) + old
+    size = np.sqrt((held + unused[:, None] / channels) / (np.einsum("achw,achw->ac", new, new) + TINY))
+    steps[here] = new * size[:, :, None, None]
+    return [here, there]

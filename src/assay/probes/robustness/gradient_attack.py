@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from assay import stats
-from assay.probes.robustness._apgd import climb, cross_entropy
+from assay.probes.robustness._apgd import Climbs, climb, cross_entropy
 from assay.probes.robustness._robust import accuracy, by_group, share
 from assay.probes.robustness._scope import Scope
 from assay.registry import Sizes, probe
@@ -61,7 +61,7 @@ class Attacked:
     zero_gradient: Array
 
 
-@probe("robustness", cost=most_rows, modalities=("table", "image"), version=2)
+@probe("robustness", cost=most_rows, modalities=("table", "image"), version=3)
 def gradient_attack(gradient: Query, draws: Draws) -> list[Measurement]:
     """Share of examples answered correctly at every point the attacks could find within a radius.
 
@@ -94,19 +94,18 @@ def gradient_attack(gradient: Query, draws: Draws) -> list[Measurement]:
 
 def attack(scope: Scope, search: Search) -> Attacked:
     """Run both attacks on the rows that are answered correctly."""
-    every, objective = np.arange(len(scope.labels)), cross_entropy(scope.labels)
-    _, slopes, logits, wrong = scope.slopes(scope.origin, every, objective)
+    every, nowhere = np.arange(len(scope.labels)), np.zeros_like(scope.low)
+    _, slopes, logits, wrong = scope.slopes(nowhere, every, lambda z, rows: cross_entropy(z, scope.labels[rows]))
     errored = scope.answers(logits, scope.inputs, every) < 0
     right = ~wrong & ~errored
     zero = right & ~((scope.high > scope.low) & (slopes != 0)).any(axis=1)
     rng = scope.query.rng("gradient attack")
-    shares = rng.random((search.num_starts - 1, *scope.origin.shape))
-    starts = [scope.origin, *(scope.low + one * (scope.high - scope.low) for one in shares)]
+    shares = rng.random((search.num_starts - 1, *scope.low.shape))
+    starts = [nowhere, *(scope.low + one * (scope.high - scope.low) for one in shares)]
     left = np.flatnonzero(right)
     for start in starts:
-        climbed = climb(
-            scope, start[left], left, objective=objective, num_steps=search.num_steps, first_step=FIRST_STEP
-        )
+        climbs = Climbs(left, np.full(len(left), -1), start[left].__getitem__)
+        climbed = climb(scope, climbs, num_steps=search.num_steps, first_step=FIRST_STEP)
         left = left[~climbed.broken]
     by_gradient = right.copy()
     by_gradient[left] = False
@@ -122,7 +121,7 @@ def _by_luck(scope: Scope, active: Array, num_tries: int, rng: np.random.Generat
     """
     broken = [active[:0]]
     for number in range(num_tries):
-        shares = rng.random(scope.origin.shape)
+        shares = rng.random(scope.low.shape)
         shares = np.round(shares) if number % 2 == 0 else shares
         if not len(active):
             break
