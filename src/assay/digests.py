@@ -6,12 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 
 def canonical(value: Any) -> str:
@@ -21,10 +23,10 @@ def canonical(value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Turn a value into JSON types; arrays become a digest of their type, shape and bytes."""
+    if type(value) in _PLAIN:
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.metadata.get("open", True)
-        }
+        return {name: plain(getattr(value, name)) for name in _open_fields(type(value))}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
@@ -36,6 +38,11 @@ def plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(plain(item) for item in value)
     return value
+
+
+@cache
+def _open_fields(kind: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind) if field.metadata.get("open", True))
 
 
 def array_digest(array: Array) -> str:

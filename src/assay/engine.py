@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def why_not(probe: Probe, system: System) -> str:
 
 def applicable(system: System, names: Sequence[str] | None) -> tuple[list[Probe], tuple[NotApplicable, ...]]:
     """The probes that apply to a system, and the reason for each that does not. None: all but the deep ones."""
-    registry.load()
+    registry.load("assay.probes")
     wanted = None if names is None or "all" in names else list(names)
     chosen: list[Probe] = registry.choose(wanted, registry.PROBES)
     reasons = {one.name: why_not(one, system) or (ON_REQUEST if one.deep and names is None else "") for one in chosen}
@@ -163,11 +164,6 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
     return ["measurements", 3, how, system.digest, split, draws, about]
 
 
-@cache
-def _file_digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
 def code_digest(probe: Probe) -> str:
     """Of the probe's file, its family's shared files, and the statistics: a changed formula is measured anew."""
     return _code_digest(inspect.getfile(probe.function))
@@ -177,10 +173,16 @@ def code_digest(probe: Probe) -> str:
 def _code_digest(path: str) -> str:
     own = Path(path)
     here = Path(__file__).parent
-    files = [own, *sorted(own.parent.glob("_*.py")), here / "stats.py"]
-    for folder in ("estimation", "explain", "units", "data/quality"):
-        files += sorted((here / folder).glob("*.py"))
-    return digest_of([_file_digest(str(file)) for file in files])
+    shared = [_digests(here, "stats.py"), *(_digests(here / folder, "*.py") for folder in _FORMULAS)]
+    return digest_of([*_digests(own.parent, own.name), *_digests(own.parent, "_*.py"), *chain(*shared)])
+
+
+_FORMULAS = ("estimation", "explain", "units", "data/quality")
+
+
+@cache
+def _digests(folder: Path, names: str) -> tuple[str, ...]:
+    return tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob(names)))
 
 
 def cell_codes(systems: Sequence[System], observations: Sequence[Observation]) -> list[Array]:
@@ -250,7 +252,8 @@ def audit(
     ledger, meter = Ledger(workspace.row_budget), EnergyMeter()
     meter.start()
     chosen, skipped = applicable(system, probes)
-    stored = {probe.name: _load(probe, system, workspace) for probe in chosen}
+    keys = {probe.name: _key(probe, system, workspace) for probe in chosen}
+    stored = {probe.name: _load(keys[probe.name], workspace) for probe in chosen}
     todo = [probe for probe in chosen if stored[probe.name] is None]
     observation = _observation(system, todo, workspace, ledger)
     results: dict[str, tuple[Measurement, ...]] = {name: found for name, found in stored.items() if found is not None}
@@ -274,7 +277,7 @@ def audit(
             found = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
         results[probe.name] = part.told(found)
         if not part.taken:  # more of the budget would give more
-            _store(probe, system, workspace, found)
+            _store(keys[probe.name], workspace, found)
     workspace.progress(f"{system.name}: audited", len(ordered), len(ordered))
     return Audit(
         system=system,
@@ -328,8 +331,8 @@ def _active_needs(
     return needs
 
 
-def _load(probe: Probe, system: System, workspace: Workspace) -> tuple[Measurement, ...] | None:
-    stored = workspace.cache.get(_key(probe, system, workspace))
+def _load(key: Any, workspace: Workspace) -> tuple[Measurement, ...] | None:
+    stored = workspace.cache.get(key)
     if stored is None:
         return None
     arrays, facts = stored
@@ -338,11 +341,11 @@ def _load(probe: Probe, system: System, workspace: Workspace) -> tuple[Measureme
     )
 
 
-def _store(probe: Probe, system: System, workspace: Workspace, found: Sequence[Measurement]) -> None:
+def _store(key: Any, workspace: Workspace, found: Sequence[Measurement]) -> None:
     if any(one.reason.startswith("the probe stopped") for one in found):
         return  # a failure may be passing: it is tried again next time
     arrays = {str(index): one.replicates for index, one in enumerate(found) if one.replicates is not None}
-    workspace.cache.put(_key(probe, system, workspace), arrays, {"measurements": [plain(one) for one in found]})
+    workspace.cache.put(key, arrays, {"measurements": found})
 
 
 def remeasure(system: System, observation: Observation, draws: Draws) -> tuple[Measurement, ...]:

@@ -208,9 +208,9 @@ def _add(table: dict[str, Any], name: str, entry: Any, function: Callable[..., A
 
 
 @cache
-def load() -> None:
-    """Import every file under `assay.probes` and `assay.treatments`, which registers them."""
-    for package_name in ("assay.probes", "assay.treatments"):
+def load(*packages: str) -> None:
+    """Import every file under `assay.probes` and `assay.treatments`, or under those named: that registers them."""
+    for package_name in packages or ("assay.probes", "assay.treatments"):
         package = importlib.import_module(package_name)
         for info in pkgutil.walk_packages(package.__path__, package_name + "."):
             if not info.name.rsplit(".", 1)[-1].startswith("_"):

@@ -92,7 +92,8 @@ def _reference(system: System, mask: Array, seed: int) -> System:
 
 def _retreat(reference: System, lineage: Sequence[Step]) -> System:
     """Apply the model- and serve-stage steps of a lineage; earlier stages are already in the data or the recipe."""
-    registry.load()
+    if lineage:
+        registry.load("assay.treatments")
     for step in lineage:
         if step.stage in ("model", "serve"):
             reference = registry.TREATMENTS[step.treatment].function(reference, **step.parameters)

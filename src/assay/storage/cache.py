@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from assay.digests import Array, canonical, digest_of
+from assay.digests import Array, canonical, digest_of, plain
 from assay.storage import make_folder, write_atomic
 from assay.storage.packed import pack, unpack
 
@@ -52,7 +52,7 @@ class Cache:
     def put(self, key: Any, arrays: Mapping[str, Array], facts: Mapping[str, Any]) -> None:
         """Store arrays and facts under a key, whole or not at all. Raises StorageError."""
         if self.folder is None and self.memory is not None:
-            self.memory[digest_of(key)] = (dict(arrays), json.loads(canonical(facts)))
+            self.memory[digest_of(key)] = (dict(arrays), plain(facts))
         path = self._path(key)
         if path is None:
             return
