@@ -26,7 +26,7 @@ def own_probes(monkeypatch: pytest.MonkeyPatch) -> dict[str, registry.Probe]:
     """A registry of four probes whose costs are known exactly."""
     table: dict[str, registry.Probe] = {}
     monkeypatch.setattr(registry, "PROBES", table)
-    monkeypatch.setattr(registry, "load", lambda: None)
+    monkeypatch.setattr(registry, "load", lambda *_: None)
 
     @probe("utility")
     def hit_rate(labels: Array, predictions: Array, draws: Any) -> list[Measurement]:

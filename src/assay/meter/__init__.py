@@ -186,7 +186,6 @@ def environment() -> Mapping[str, Any]:
     return found
 
 
-@cache
 def _own_version() -> str:
     from importlib import metadata
 

@@ -2,11 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
 from assay import engine
 from assay.access.handles import Query
 from assay.observe import Ledger, Workspace
-from assay.probes.security._student import Coordinates, answers_of, imitate
+from assay.probes.security._student import (
+    BATCH,
+    DECAY,
+    NUM_HIDDEN,
+    NUM_STEPS,
+    RATE,
+    Coordinates,
+    answers_of,
+    imitate,
+)
 from assay.probes.security.model_extraction import QUERIES, area, questions
 from assay.tasks import Argmax, task_of
 from assay.values import Column, System
@@ -80,3 +90,23 @@ def test_a_student_learns_what_is_learnable_and_the_same_each_time():
     assert (answers[0] == labels).mean() > 0.95
     strange = np.array([[np.nan, -1], [5.0, 1]], dtype=np.float32)
     assert np.isfinite(Coordinates(columns, rows).of(strange)).all()
+
+
+def test_the_loop_written_out_is_that_of_autograd_and_adam_to_the_bit():
+    rng = np.random.default_rng(1)
+    points, shares = rng.normal(size=(100, 20)).astype(np.float32), rng.dirichlet(np.ones(3), 100)
+    generator = torch.Generator().manual_seed(5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        plain = torch.nn.Sequential(torch.nn.Linear(20, NUM_HIDDEN), torch.nn.ReLU(), torch.nn.Linear(NUM_HIDDEN, 3))
+    inputs, wanted = torch.from_numpy(points), torch.from_numpy(shares.astype(np.float32))
+    optimizer = torch.optim.Adam(plain.parameters(), lr=RATE, weight_decay=DECAY)
+    for step in range(NUM_STEPS):
+        optimizer.param_groups[0]["lr"] = RATE * (1 - step / NUM_STEPS)
+        rows = torch.randint(len(inputs), (BATCH,), generator=generator)
+        loss = torch.nn.functional.cross_entropy(plain(inputs[rows]), wanted[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    made = imitate(points, shares, seed=5)
+    assert all(torch.equal(one, two) for one, two in zip(plain.parameters(), made.parameters(), strict=True))

@@ -94,10 +94,15 @@ class Resampled:
         return shares
 
 
-def resampled(scored: Scored, draws: Draws, fprs: tuple[float, ...]) -> Resampled:
+def of_members(draws: Draws, num: int) -> Draws:
+    """An independent stream of the same key for `num` members: two systems meet the same draws of both sides."""
+    return draws.of(np.arange(num))
+
+
+def resampled(scored: Scored, draws: Draws, fprs: tuple[float, ...], *, members: Draws | None = None) -> Resampled:
     """Cells cut at non-member scores, fine in the tail; `draws` are those of the non-members (test rows).
 
-    Members are resampled by an independent stream of the same key, so two systems meet the same draws of both.
+    `members` is what `of_members` gives, which is half of the work here: to be made once for several attacks.
     """
     falling = np.sort(scored.others)[::-1]
     tail = min(len(falling), max(NUM_TAIL, int(2.5 * max(fprs) * len(falling))))
@@ -110,9 +115,8 @@ def resampled(scored: Scored, draws: Draws, fprs: tuple[float, ...]) -> Resample
     )
     cuts = np.unique(falling[np.minimum(picks.astype(np.int64), len(falling) - 1)])
     mine, theirs = (np.searchsorted(cuts, side, side="left") for side in (scored.members, scored.others))
-    of_members = draws.of(np.arange(len(scored.members)))
-    num_cells = len(cuts) + 1
-    return Resampled(of_members.counts(mine, num_cells), draws.counts(theirs, num_cells))
+    own, num_cells = members or of_members(draws, len(mine)), len(cuts) + 1
+    return Resampled(own.counts(mine, num_cells), draws.counts(theirs, num_cells))
 
 
 def with_replicates(estimate: Estimate, values: Array) -> Estimate:

@@ -10,7 +10,7 @@ import numpy as np
 
 from assay import stats
 from assay.probes.privacy._ratio import out_masks, ratio_score, true_probability
-from assay.probes.privacy._roc import Scored, area, found_at, ranked, resampled, with_replicates
+from assay.probes.privacy._roc import Scored, area, found_at, of_members, ranked, resampled, with_replicates
 from assay.registry import probe
 from assay.stats import Draws
 from assay.values import Array, Measurement
@@ -55,10 +55,11 @@ def membership_inference(retrain: Retrain, draws: Draws) -> list[Measurement]:
     scores, sample = attack_scores(retrain)
     rng = retrain.rng("membership ties")
     ratio = ranked(*scores.pop("ratio"), rng)
-    found, more = _overall(ratio, draws, sample, ""), _curve(ratio, sample, draws.level)
+    both = draws, of_members(draws, len(sample.rows))
+    found, more = _overall(ratio, both, sample, ""), _curve(ratio, sample, draws.level)
     more += _by_group(ratio, sample, retrain, draws.level)
     del ratio  # of millions of rows one attack at a time
-    found += _overall(ranked(*scores.pop("loss"), rng), draws, sample, "attack=loss")
+    found += _overall(ranked(*scores.pop("loss"), rng), both, sample, "attack=loss")
     return found + more
 
 
@@ -92,8 +93,9 @@ def _scored(target: Array, references: Iterable[Array], out: Array) -> tuple[Arr
     return ratio, target, errored
 
 
-def _overall(scored: Scored, draws: Draws, sample: Sample, slice: str) -> list[Measurement]:
-    cells = resampled(scored, draws, tuple(NAMED))
+def _overall(scored: Scored, both: tuple[Draws, Draws], sample: Sample, slice: str) -> list[Measurement]:
+    draws, members = both
+    cells = resampled(scored, draws, tuple(NAMED), members=members)
     about: dict[str, Any] = {"slice": slice, "unit": "fraction", "better": "lower"} | _counted(sample)
     areas = cells.areas()
     moved = areas - areas[0] + area(scored)  # cells tie what ranks do not: less than one part in a thousand
