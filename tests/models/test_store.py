@@ -113,6 +113,18 @@ def test_weights_swapped_with_fitting_sums_are_found_by_the_digest(saved: Path, 
         load_system(saved, small_data)
 
 
+def test_who_can_write_sums_and_digests_too_is_found_by_the_digest_that_was_known_alone(
+    small: System, saved: Path, small_data: Data
+) -> None:
+    """The folder's sums and digests are keyed to nothing, as SECURITY.md says: it tells of damage, not of a hand."""
+    everyone = Mixture((), (0.5,), (1.0,))
+    forged = replace(small, decision=GroupThresholds(("sex",), 1, (), everyone, "key"), name=small.name)
+    made = save_system(forged, saved.with_name("forged"))
+    for path in made.iterdir():
+        (saved / path.name).write_bytes(path.read_bytes())
+    assert load_system(saved, small_data).digest == forged.digest != small.digest
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,7 +3,7 @@
 Where the lineage says so, weights are several files with an index, and encrypted: `models.weight_files`.
 
 Nothing in a folder is ever run: it names architectures, decision rules and recipes, and only names that installed code
-has registered can be loaded. `sha256sum -c SHA256SUMS` verifies a folder without this package.
+has registered can be loaded. `sha256sum -c SHA256SUMS` finds damage without this package, not a hand (SECURITY.md).
 """
 
 from __future__ import annotations
