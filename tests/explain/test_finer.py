@@ -109,6 +109,6 @@ def test_superpixels_find_an_object_that_decides_better_than_patches() -> None:
 
 
 def test_pixels_of_a_superpixel_share_its_value() -> None:
-    one = Segments(np.array([[0, 0], [0, 1]]), np.array([6.0, 1.0]), np.array([0, 0]))
+    one = Segments(np.zeros((1, 2, 2)), np.array([[0, 0], [0, 1]]), np.array([6.0, 1.0]))
     assert one.pixels.tolist() == [[2, 2], [2, 1]]
-    assert one.region_values.tolist() == [7]
+    assert one.region_values.tolist() == [6, 1]  # as many regions as superpixels, being few

@@ -12,6 +12,7 @@ import numpy as np
 
 from assay import units
 from assay.access.allowance import Allowance
+from assay.access.entrance import Entrance, entrance_of
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
 from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
@@ -190,6 +191,18 @@ class Query:
         if not self.numeric.all():
             gradients[:, ~self.numeric] = 0
         return logits, gradients
+
+    @cached_property
+    def entrance(self) -> Entrance | None:
+        """White box: where a network of pictures can be cut behind an affine first layer; None where it cannot."""
+        return entrance_of(module_of(self.system), self.inputs) if self.system.data.modality == "image" else None
+
+    def logits_and_inner_gradients(
+        self, entrance: Entrance, points: Array, cotangent: Cotangent
+    ) -> tuple[Array, Array]:
+        """`logits_and_gradients` at `points (M, ...)` behind the entrance: gradients of that shape; counts M rows."""
+        self.ledger.add(self.kind, len(points))
+        return pull_back(entrance.rest, points, cotangent, batch_size=_rows_a_batch(self.inputs))
 
     @cached_property
     def can_embed(self) -> bool:

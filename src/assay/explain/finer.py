@@ -29,20 +29,23 @@ class Part:
 
 @dataclass(frozen=True)
 class Segments:
-    """Superpixels of one picture: of each pixel `labels (H, W)`, and of each of them `values` and `regions`, `(S,)`.
+    """Superpixels of `picture (C, H, W)`: which of them each pixel is in, `labels (H, W)`, and their values `(S,)`."""
 
-    A region is made of superpixels that touch and look alike, and its value is the sum of theirs.
-    """
-
+    picture: Array
     labels: Array
     values: Array
-    regions: Array
+    highest: float = 255.0
 
     @cached_property
     def pixels(self) -> Array:
         """`(H, W)`: each superpixel's value in equal shares to its pixels."""
         shared: Array = (self.values / np.bincount(self.labels.ravel()))[self.labels]
         return shared
+
+    @cached_property
+    def regions(self) -> Array:
+        """`(S,)`: which of at most 16 regions, of superpixels that touch and look alike, each belongs to."""
+        return regions(self.labels, self.picture, highest=self.highest)
 
     @cached_property
     def region_values(self) -> Array:
@@ -120,7 +123,7 @@ def by_superpixel(
             return function(mixed)[:, column]
 
         values = multilinear(kept, int(labels.max()) + 1, rng=rng)
-        found.append(Segments(labels, values, regions(labels, picture, highest=highest)))
+        found.append(Segments(picture, labels, values, highest))
     return found
 
 

@@ -7,7 +7,7 @@ batches, and what comes back is summed at once, so memory does not grow with the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,37 @@ def integrated_gradients(
     return along(pull, rows, Points(starts[:, None], places[None], weights), objective)
 
 
+@dataclass(frozen=True)
+class Inside:
+    """A model entered behind a first part that is affine: a line through inputs is a line there, too.
+
+    `enter` takes rows `(R, ...)` there, `back(rows, gradients)` takes gradients there back to the rows, and `pull` is
+    the rest of the model.
+    """
+
+    enter: Callable[[Array], Array]
+    back: Callable[[Array, Array], Array]
+    pull: Pull
+
+
+def integrated_inside(
+    inside: Inside, rows: Array, starts: Array, objective: Objective, *, num_steps: int = 50, rule: Rule = "gauss"
+) -> Array:
+    r"""`integrated_gradients` with the first part run once a row each way instead of once a point.
+
+    With h its affine map and $f = g \circ h$, the points h(b) + a (h(x) - h(b)) are those of the line, and
+    $\int \nabla f = J_h^T \int \nabla g$. Limits: rounding differs, so where a point lies within rounding of a kink (a
+    ReLU at 0) its gradient may be the other side's, as it may in any other order of the same sums.
+    """
+    places, weights = rule_of(num_steps, rule)
+    points = Points(inside.enter(starts)[:, None], places[None], weights)
+    there = inside.enter(rows)
+    mean = np.empty(there.shape, dtype=np.float64)
+    for part, _, gradients in _at_points(inside.pull, there, points, objective):
+        mean[part] = np.einsum("s,rs...->r...", weights, gradients, dtype=np.float64)
+    return np.asarray((rows.astype(np.float64) - starts) * inside.back(rows, mean))
+
+
 def gradient_shap(
     pull: Pull, rows: Array, starts: Array, objective: Objective, *, num_points: int, rng: np.random.Generator
 ) -> Array:
@@ -93,9 +124,20 @@ def along(pull: Pull, rows: Array, points: Points, objective: Objective) -> Arra
 
     A number that is missing in a row stays missing at every point, and has attribution 0.
     """
+    found = np.empty(rows.shape, dtype=np.float64)
+    for part, gap, gradients in _at_points(pull, rows, points, objective):
+        np.nan_to_num(gap, copy=False, nan=0.0)
+        if gap.shape[1] == 1:  # one start a row: sum the gradients first
+            found[part] = gap[:, 0] * np.einsum("s,rs...->r...", points.weights, gradients, dtype=np.float64)
+        else:
+            found[part] = np.einsum("s,rs...->r...", points.weights, gap * gradients, dtype=np.float64)
+    return found
+
+
+def _at_points(pull: Pull, rows: Array, points: Points, objective: Objective) -> Iterator[tuple[slice, Array, Array]]:
+    """Some rows after the other: which, row less start `(r, 1 or S, ...)`, gradients at the points `(r, S, ...)`."""
     num_rows, num_points = len(rows), len(points.weights)
     extra = (1,) * (rows.ndim - 1)
-    found = np.empty(rows.shape, dtype=np.float64)
     step = max(1, CHUNK // max(1, num_points * rows[:1].size))
     for start in range(0, num_rows, step):
         part = slice(start, min(start + step, num_rows))
@@ -106,13 +148,7 @@ def along(pull: Pull, rows: Array, points: Points, objective: Objective) -> Arra
         at = base + places.reshape(*places.shape, *extra).astype(np.float32) * gap
         owner = np.repeat(np.arange(part.start, part.stop), num_points)
         _, gradients = pull(at.reshape(-1, *rows.shape[1:]), owner, objective)
-        gradients = gradients.reshape(at.shape)
-        np.nan_to_num(gap, copy=False, nan=0.0)
-        if gap.shape[1] == 1:  # one start a row: sum the gradients first
-            found[part] = gap[:, 0] * np.einsum("s,rs...->r...", points.weights, gradients, dtype=np.float64)
-        else:
-            found[part] = np.einsum("s,rs...->r...", points.weights, gap * gradients, dtype=np.float64)
-    return found
+        yield part, gap, gradients.reshape(at.shape)
 
 
 def occlusion(

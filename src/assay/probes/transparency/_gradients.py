@@ -9,7 +9,7 @@ import numpy as np
 
 from assay.access.gradients import Embedded
 from assay.access.handles import Query
-from assay.explain.gradients import Objective, Pull, integrated_gradients, of_output
+from assay.explain.gradients import Inside, Objective, Pull, integrated_gradients, integrated_inside, of_output
 from assay.probes.transparency import _curves, _masked
 from assay.registry import Sizes
 from assay.units import Patches, Words
@@ -28,6 +28,7 @@ class Entry:
     starts: Array
     pull: Pull
     by_unit: Callable[[Array], Array]  # attributions `(R, ...)` to `(R, U)`
+    inside: Inside | None = None  # the same model behind an affine first layer: lines cost less there
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ Explainer = Callable[[Entry, Objective], Array]
 
 def by_integration(entry: Entry, objective: Objective) -> Array:
     """The explainer that is measured: attributions of the entry's shape."""
+    if entry.inside is not None:
+        return integrated_inside(entry.inside, entry.rows, entry.starts, objective, num_steps=NUM_STEPS)
     return integrated_gradients(entry.pull, entry.rows, entry.starts, objective, num_steps=NUM_STEPS)
 
 
@@ -97,7 +100,19 @@ def enter(query: Query, inputs: Array) -> Entry:
 
     rows, mean = inputs.astype(np.float32), _curves.mean_row(query.background, query.columns)
     starts = np.where(query.numeric, mean.astype(np.float32), rows)  # categories have no way from one to another
-    return Entry(rows, starts, plain, _patches(query) if kind == "image" else lambda values: values)
+    by_unit = _patches(query) if kind == "image" else lambda values: values
+    return Entry(rows, starts, plain, by_unit, _inside(query))
+
+
+def _inside(query: Query) -> Inside | None:
+    entrance = query.entrance
+    if entrance is None:
+        return None
+
+    def pull(points: Array, owner: Array, objective: Objective) -> tuple[Array, Array]:
+        return query.logits_and_inner_gradients(entrance, points, lambda f, at: objective(f, owner[at]))
+
+    return Inside(entrance.enter, entrance.back, pull)
 
 
 def _columns(here: Embedded, num_columns: int) -> Callable[[Array], Array]:
