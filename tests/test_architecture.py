@@ -52,7 +52,7 @@ LAYERS = [
     {"stats"},
     {"data", "models", "train"},
     {"observe"},
-    {"access.allowance", "access.gradients", "access.inversion"},
+    {"access.allowance", "access.entrance", "access.gradients", "access.inversion"},
     {"access.handles"},
     {"access.references", "access.canaries"},
     {"probes", "treatments", "choose"},

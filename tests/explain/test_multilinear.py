@@ -38,6 +38,7 @@ def test_products_of_two_are_exact(num: int) -> None:
     game = game_of(num, 2, seed=num)
     found = multilinear(game, num, rng=np.random.default_rng(1))
     np.testing.assert_allclose(found, exact(game, num), atol=1e-9)
+    np.testing.assert_allclose(multilinear(game, num, rng=None), exact(game, num), atol=1e-9)
 
 
 def test_products_of_four_are_right_on_average_and_always_sum_to_the_change() -> None:

@@ -54,12 +54,12 @@ class Segments:
 
 
 def by_word(
-    function: Function, inputs: Array, units: Words, *, target: Array, rng: np.random.Generator
+    function: Function, inputs: Array, units: Words, *, target: Array, rng: np.random.Generator | None
 ) -> list[list[Part]]:
     """Shapley values of the words of each text `(R,)` in the game of words that are kept or left out, in their order.
 
-    Shapes: target `(R,)` output columns; see `multilinear` for the estimate and its rows. Of texts with more than 127
-    words neighbours stay together.
+    Shapes: target `(R,)` output columns; see `multilinear` for the estimate and its rows, of which some 60 % less
+    without `rng`. Of texts with more than 127 words neighbours stay together.
     Limits: texts with words left out read like telegrams. Values are of the words, not of the runs: a run's words do
     not sum to the run's own Shapley value, but all words sum to the output less that of the empty text.
     Source: see `multilinear`.
@@ -95,7 +95,7 @@ def by_superpixel(
     start: Array,
     *,
     target: Array,
-    rng: np.random.Generator,
+    rng: np.random.Generator | None,
     highest: float = 255.0,
 ) -> list[Segments]:
     """Shapley values of some hundred superpixels of each picture `(R, C, H, W)`; the others are those of `start`.

@@ -18,13 +18,15 @@ LARGEST = 127  # units that one design takes
 NUM_PAIRS = 100  # halves and their complements, at least
 
 
-def multilinear(function: Callable[[Array], Array], num_units: int, *, rng: np.random.Generator) -> Array:
+def multilinear(function: Callable[[Array], Array], num_units: int, *, rng: np.random.Generator | None) -> Array:
     r"""Shapley values `(U,)` of the game `function`, masks `(M, U)` of kept units to outputs `(M,)`, asked once.
 
     Definition: $\phi_i = \int_0^1 g_i(q) dq$, $g_i(q) = E[f(S + i) - f(S - i)]$ where every other unit is in S with
     chance q; by Simpson's rule (g_i(0) + 4 g_i(1/2) + g_i(1)) / 6, and what is then missing of f(all) - f(none) in
     equal shares. g_i(0) and g_i(1) are the unit alone and all but the unit; g_i(1/2) is the contrast of halves that a
-    Plackett-Burman design balances, with their complements, its columns and signs drawn by `rng`.
+    Plackett-Burman design balances, with their complements, its columns and signs drawn by `rng`. Without `rng` no
+    halves are asked and the rule is the trapezoid's, (g_i(0) + g_i(1)) / 2: 2 U + 2 rows, exact while no more than two
+    act together.
     Direction: neither; in the unit of the output. 2 U + 2 rows and at least 200 halves: see `num_rows`.
     Limits: at most 127 units. Simpson's rule is exact while no more than four units act together; the middle is exact
     while no more than two do, and unbiased else. An output that jumps where few or most units are kept has a bias.
@@ -38,18 +40,16 @@ def multilinear(function: Callable[[Array], Array], num_units: int, *, rng: np.r
     """
     if not num_units:
         return np.zeros(0)
-    signs, repeats = design(num_units), _repeats(num_units)
     single = np.eye(num_units, dtype=bool)
-    halves = np.concatenate(
-        [signs[:, rng.permutation(signs.shape[1])[:num_units]] ^ (rng.random(num_units) < 0.5) for _ in range(repeats)]
-    )
+    halves = np.zeros((0, num_units), dtype=bool) if rng is None else _halves(num_units, rng)
     ends = np.repeat([[True], [False]], num_units, axis=1)
     outputs = function(np.concatenate([ends, single, ~single, halves, ~halves])).astype(np.float64)
     full, empty = outputs[:2]
     alone, without = outputs[2 : 2 + num_units], outputs[2 + num_units : 2 + 2 * num_units]
-    kept, gone = np.split(outputs[2 + 2 * num_units :], 2)
-    middle = (2.0 * halves - 1).T @ (kept - gone) / len(halves)
-    values = (alone - empty + 4 * middle + full - without) / 6
+    values = (alone - empty + full - without) / 2
+    if len(halves):
+        kept, gone = np.split(outputs[2 + 2 * num_units :], 2)
+        values = (values + 2 * (2.0 * halves - 1).T @ (kept - gone) / len(halves)) / 3
     return np.asarray(values + (full - empty - values.sum()) / num_units)
 
 
@@ -60,6 +60,15 @@ def num_rows(num_units: int) -> int:
     (238, 342, 512, 512)
     """
     return 2 + 2 * num_units + 2 * _repeats(num_units) * len(design(num_units)) if num_units else 0
+
+
+def _halves(num_units: int, rng: np.random.Generator) -> Array:
+    """`(H, U)` bool: designs, each with columns and signs of its own."""
+    signs = design(num_units)
+    drawn = [
+        (rng.permutation(signs.shape[1])[:num_units], rng.random(num_units) < 0.5) for _ in range(_repeats(num_units))
+    ]
+    return np.concatenate([signs[:, columns] ^ flipped for columns, flipped in drawn])
 
 
 def _repeats(num_units: int) -> int:
