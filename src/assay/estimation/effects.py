@@ -98,11 +98,14 @@ def _pair(after: Measurement, before: Measurement, seeds: tuple[float, ...]) -> 
         return "measured on different rows or with different draws"
     gaps = after.replicates - before.replicates
     is_defined = np.isfinite(gaps)
-    if 2 * is_defined.sum() < len(gaps) or not len(gaps):
+    num = np.count_nonzero(is_defined)
+    if 2 * num < len(gaps) or not len(gaps):
         return "undefined in most resamples"
-    gaps = np.where(is_defined, gaps, gaps[is_defined].mean())
-    spread = math.hypot(float(gaps.std()), _floor(after, before))
-    return _Pair(after, before, value, spread, (gaps - gaps.mean()) / (spread or 1.0), seeds)
+    if num < len(gaps):
+        gaps = np.where(is_defined, gaps, gaps[is_defined].mean())
+    around = gaps - gaps.mean()
+    spread = math.hypot(math.sqrt(np.square(around).mean()), _floor(after, before))
+    return _Pair(after, before, value, spread, around / (spread or 1.0), seeds)
 
 
 def _half_width(one: Measurement) -> float | None:
@@ -118,9 +121,14 @@ def _floor(after: Measurement, before: Measurement) -> float:
     One row moves a share of n rows by 1/n, and any mean by about two standard deviations of a row over n.
     """
     num = max(1, min(after.scored, before.scored))
-    spreads = [float(np.nanstd(one.replicates)) for one in (after, before) if one.replicates is not None]
+    spreads = [_deviation(one.replicates) for one in (after, before) if one.replicates is not None]
     per_row = max(2 * max(spreads) * math.sqrt(num), 1.0 if after.unit in FRACTIONS else 0.0)
     return math.sqrt(PSEUDO_DISCORDANT) * per_row / num
+
+
+def _deviation(replicates: Array) -> float:
+    found = float(replicates.std())
+    return found if math.isfinite(found) else float(np.nanstd(replicates))  # three times as slow
 
 
 def _joint_critical(pairs: Sequence[_Pair], level: float) -> float:
