@@ -343,3 +343,9 @@ def test_a_small_sample_is_drawn_once_and_another_order_is_another_sample():
     draws = stats.make_draws(b"key", "split", [np.arange(50) % 3], num_draws=5)
     assert draws.of(np.arange(10)) is draws.of(np.arange(10))
     assert draws.of(np.arange(10)) is not draws.of(np.arange(11))
+    large = stats.make_draws(b"key", "split", [np.arange(9000) % 3], num_draws=2)  # of large ones, the last is kept
+    first, small = large.of(np.arange(5000)), large.of(np.arange(10))
+    assert large.of(np.arange(5000)) is first
+    assert large.of(np.arange(6000)) is large.of(np.arange(6000))
+    assert large.of(np.arange(5000)) is not first
+    assert large.of(np.arange(10)) is small

@@ -44,7 +44,7 @@ __all__ = [
 CHUNK = 1 << 22  # weights held in one go
 EXACT = 1 << 24  # float32 holds every whole number below
 MANY = 40  # cells above which rows are counted one by one rather than multiplied
-SMALL = 4096  # rows of a subset whose draws are kept
+SMALL = 4096  # rows of a subset up to which any number are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,13 +122,14 @@ class Draws:
             classes, sizes = cell.compress([self.classes[rows]])
             found = Draws(len(rows), self.num_draws, self.level, cell.derive(self.seed, name), classes, sizes)
             if len(rows) > SMALL:
-                return found
+                for other in [one for one, own in self._subsets.items() if own.num_rows > SMALL]:
+                    del self._subsets[other]
             self._subsets[name] = found
         return self._subsets[name]
 
     @cached_property
     def _subsets(self) -> dict[str, Draws]:
-        """Small samples that several probes look at: drawn once."""
+        """Small samples that several probes look at, and the last large one, whose draws are megabytes: drawn once."""
         return {}
 
     def smooth(self, counts: Array, *, num_outcomes: int) -> Array:
