@@ -79,6 +79,16 @@ def trains_again(system: System) -> list[Problem | None]:
     ]
 
 
+def calibrates(system: System, calibration_num: int) -> list[Problem | None]:
+    """What every treatment needs that changes weights by what validation rows do in the model."""
+    return [
+        needs_module(system),
+        needs_architecture(system),
+        needs_split(system, "validation"),
+        unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
+    ]
+
+
 def needs_classes(system: System) -> Problem | None:
     """One of several classes is the answer."""
     return unless(bool(system.task.classes), f"its task is {system.task.name}", "classification")

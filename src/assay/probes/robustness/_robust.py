@@ -8,7 +8,7 @@ import numpy as np
 
 from assay import stats
 from assay.stats import Draws, Estimate
-from assay.values import Array, Groups, Measurement
+from assay.values import Array, Better, Groups, Measurement
 
 
 def share(hits: Array, among: Array, draws: Draws, how: str) -> Estimate:
@@ -27,6 +27,15 @@ def accuracy(metric: str, estimate: Estimate, where: str, attempted: int, errore
     return stats.measured(
         estimate, metric, unit="fraction", better="higher", slice=where, headline=where == "", **about
     )
+
+
+def of_tried(
+    named: tuple[str, str], hits: Array, tried: Array, how: tuple[Draws, str], *, better: Better = "lower"
+) -> Measurement:
+    """Of the rows that something was tried on, the share it was true of; `named` is the metric and the slice."""
+    metric, where = named
+    size = int(tried.sum())
+    return stats.measured(share(hits, tried, *how), metric, unit="fraction", better=better, slice=where, attempted=size)
 
 
 def by_group(metric: str, holds: Array, errored: Array, groups: Groups, how: tuple[Draws, str]) -> list[Measurement]:

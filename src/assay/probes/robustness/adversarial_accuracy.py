@@ -9,7 +9,7 @@ import numpy as np
 
 from assay import stats
 from assay.probes.robustness._ensemble import ATTACKS, EFFORTS, Found, search
-from assay.probes.robustness._robust import accuracy, by_group, share
+from assay.probes.robustness._robust import accuracy, by_group, of_tried, share
 from assay.probes.robustness._scope import Norm, Scope
 from assay.registry import Sizes, probe
 from assay.stats import Draws, Estimate
@@ -106,9 +106,9 @@ def _report(found: Found, groups: Groups, draws: Draws, *, where: str, how: str)
     for name in ATTACKS:
         tried, broken = found.tried.get(name, nothing), found.broken.get(name, nothing)
         slice = _and(where, f"attack={name}")
-        measured.append(_success("attack_success", slice, share(broken, tried, draws, how), int(tried.sum())))
-    zero = share(found.zero_gradient, found.right, draws, how)
-    measured.append(_success("zero_gradient_rate", where, zero, int(found.right.sum())))
+        measured.append(of_tried(("attack_success", slice), broken, tried, (draws, how)))
+    zero = of_tried(("zero_gradient_rate", where), found.zero_gradient, found.right, (draws, how), better="neither")
+    measured.append(zero)
     if found.masked or errored == num:
         return measured
     measured.append(_overstatement(found, holds, draws, where))
@@ -128,8 +128,3 @@ def _overstatement(found: Found, holds: Array, draws: Draws, where: str) -> Meas
 
 def _and(*conditions: str) -> str:
     return " & ".join(one for one in conditions if one)
-
-
-def _success(metric: str, slice: str, part: Estimate, attempted: int) -> Measurement:
-    better = "lower" if metric == "attack_success" else "neither"
-    return stats.measured(part, metric, unit="fraction", better=better, slice=slice, attempted=attempted)  # type: ignore[arg-type]

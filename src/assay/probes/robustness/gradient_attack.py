@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import binomtest
 
-from assay import stats
 from assay.probes.robustness._apgd import Climbs, climb, cross_entropy
-from assay.probes.robustness._robust import accuracy, by_group, share
+from assay.probes.robustness._robust import accuracy, by_group, of_tried, share
 from assay.probes.robustness._scope import Scope
 from assay.registry import Sizes, probe
 from assay.stats import Draws, Estimate
 from assay.units.ranges import radius_of, ranges
-from assay.values import Array, Better, Measurement, modality
+from assay.values import Array, Measurement, modality
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
@@ -156,13 +155,11 @@ def _report(attacked: Attacked, scope: Scope, draws: Draws, how: str) -> list[Me
     clean = share(attacked.right, everyone, draws, how)
     found = [accuracy(METRIC, one, where, num, num_errored) for one, where in ((robust, ""), (clean, "radius=0"))]
     lucky = attacked.at_random & ~attacked.by_gradient
-    of_right: tuple[tuple[str, str, Array, Better], ...] = (
-        ("attack_success", "attack=gradient", attacked.by_gradient, "lower"),
-        ("attack_success", "attack=random", attacked.at_random, "lower"),
-        ("broken_only_at_random", "", lucky, "lower"),
-        ("zero_gradient_rate", "", attacked.zero_gradient, "neither"),
-    )
-    for metric, slice, hits, better in of_right:
-        part, size = share(hits, attacked.right, draws, how), int(attacked.right.sum())
-        found.append(stats.measured(part, metric, unit="fraction", better=better, slice=slice, attempted=size))
+    right, told = attacked.right, (draws, how)
+    found += [
+        of_tried(("attack_success", "attack=gradient"), attacked.by_gradient, right, told),
+        of_tried(("attack_success", "attack=random"), attacked.at_random, right, told),
+        of_tried(("broken_only_at_random", ""), lucky, right, told),
+        of_tried(("zero_gradient_rate", ""), attacked.zero_gradient, right, told, better="neither"),
+    ]
     return found if void else found + by_group(METRIC, kept, attacked.errored, scope.groups, (draws, how))

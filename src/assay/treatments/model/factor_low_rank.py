@@ -34,11 +34,8 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
     Source: Eckart and Young 1936; Wang et al. 2025, "SVD-LLM", section 3.1 (whitening by what the layer is given).
     """
     problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
+        *_common.calibrates(system, calibration_num),
         _common.unless(0 < share < 1, f"share is {share}", "above 0, below 1"),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
     _common.refuse("factor_low_rank", system, problems)
     before = _common.module_model(system)

@@ -47,14 +47,11 @@ def prune_by_activation(
     Source: Sun et al. 2024, "A Simple and Effective Pruning Approach" (Wanda), section 3; Mishra et al. 2021 (2:4).
     """
     problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
+        *_common.calibrates(system, calibration_num),
         _common.unless(1 / 32 < sparsity < 1, f"sparsity is {sparsity}", "above 1/32 (what the places take), below 1"),
         _common.unless(pattern in PATTERNS, f"pattern is {pattern!r}", ", ".join(PATTERNS)),
         _common.unless(pattern != "2:4" or sparsity == 0.5, f"sparsity is {sparsity} with pattern 2:4", "0.5"),
         _common.unless(score in SCORES, f"score is {score!r}", ", ".join(SCORES)),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
         _nothing(system),
     ]
     _common.refuse("prune_by_activation", system, problems)

@@ -50,11 +50,8 @@ def prune_channels(
     (magnitude); He et al. 2017, section 3.1 (refit); Fang et al. 2023, "DepGraph", section 3 (groups).
     """
     problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
+        *_common.calibrates(system, calibration_num),
         _common.unless(0 <= sparsity < 1, f"sparsity is {sparsity}", "0 to below 1"),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
         _common.unless(importance in IMPORTANCES, f"importance is {importance!r}", ", ".join(IMPORTANCES)),
         _no_groups(system),
     ]

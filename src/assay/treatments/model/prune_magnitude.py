@@ -44,11 +44,8 @@ def prune_magnitude(
     (refit).
     """
     problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
+        *_common.calibrates(system, calibration_num),
         _common.unless(0 <= sparsity < 1, f"sparsity is {sparsity}", "0 to below 1"),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
         _wrong_module(system, structured),
     ]
     _common.refuse("prune_magnitude", system, problems)

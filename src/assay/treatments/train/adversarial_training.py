@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models.store import base_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import Hooks, TrainRecipe, fit, task_loss
 from assay.treatments import _common
+from assay.treatments.train import _around
 from assay.treatments.train._inner import Around, Collapse
 from assay.units.ranges import radius_of
-from assay.values import Data, Fitted, Recipe, Split, System, digest_of
+from assay.values import Data, Fitted, Split, System, digest_of
 
 NOISE_SEED = 1 << 33  # keeps the random starts apart from the draws of order and augmentation
 
@@ -46,8 +45,7 @@ class AdversarialRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
-        numbers = {name: getattr(self.settings, name) for name in ("radius", "num_steps", "ramp")}
-        return {"name": "adversarial_training", "base": self.base.to_json(), "settings": numbers}
+        return _around.to_json("adversarial_training", self.base, self.settings)
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`; without a validation split, training rows show whether it overfits."""
@@ -88,11 +86,7 @@ class AdversarialRecipe:
         return perturb
 
 
-def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    return AdversarialRecipe(base_from_json(about, data), AdversarialSettings(**about["settings"]))
-
-
-register_recipe("adversarial_training", _from_json)
+_around.register("adversarial_training", AdversarialRecipe, AdversarialSettings)
 
 
 @treatment("train", moves=("higher:robust_accuracy",))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -12,15 +12,15 @@ import torch
 
 from assay.errors import Problem
 from assay.models.adapters.module import ModuleModel
-from assay.models.store import base_from_json, register_recipe
 from assay.models.votes import Votes, votes_architecture
 from assay.registry import treatment
 from assay.tasks import Argmax
 from assay.tasks.lottery import Drawn
 from assay.train import TrainRecipe
 from assay.treatments import _common
+from assay.treatments.train import _around
 from assay.treatments.train._reductions import Constraints, Solution, constraints_of, solve
-from assay.values import Array, Data, Fitted, Model, Recipe, Split, System, digest_of
+from assay.values import Array, Data, Fitted, Model, Split, System, digest_of
 
 Constraint = Literal["equalized_odds", "demographic_parity"]
 
@@ -50,8 +50,7 @@ class ReductionRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
-        own = asdict(self.settings) | {"columns": list(self.settings.columns)}
-        return {"name": "exponentiated_gradient", "base": self.base.to_json(), "settings": own}
+        return _around.to_json("exponentiated_gradient", self.base, self.settings)
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """From scratch on `split`: the base recipe's own model is the first answer."""
@@ -80,12 +79,7 @@ class ReductionRecipe:
         return Fitted(mixed(models, found), {**first.facts, "reduction": _told(found)})
 
 
-def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    own = about["settings"]
-    return ReductionRecipe(base_from_json(about, data), ReductionSettings(**{**own, "columns": tuple(own["columns"])}))
-
-
-register_recipe("exponentiated_gradient", _from_json)
+_around.register("exponentiated_gradient", ReductionRecipe, ReductionSettings)
 
 
 def constraints_for(split: Split, settings: ReductionSettings, labels: Array) -> Constraints:

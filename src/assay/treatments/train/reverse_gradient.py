@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replaced
 from functools import cached_property
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import Problem
-from assay.models.store import base_from_json, register_recipe
 from assay.registry import treatment
 from assay.train import TrainRecipe, task_loss
 from assay.treatments import _common
-from assay.values import Array, Data, Fitted, Recipe, Split, System, digest_of
+from assay.treatments.train import _around
+from assay.values import Array, Data, Fitted, Split, System, digest_of
 
 Given = Literal["nothing", "label"]
 WIDTH = 32  # of the adversary's one hidden layer
@@ -51,8 +51,7 @@ class ReversalRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
-        own = asdict(self.settings) | {"columns": list(self.settings.columns)}
-        return {"name": "reverse_gradient", "base": self.base.to_json(), "settings": own}
+        return _around.to_json("reverse_gradient", self.base, self.settings)
 
     def fit(self, split: Split, data: Data, seed: int) -> Fitted:
         """Train from scratch on `split`."""
@@ -61,12 +60,7 @@ class ReversalRecipe:
         return replaced(fitted, facts={**fitted.facts, "adversary": loss.told()})
 
 
-def _from_json(about: Mapping[str, Any], data: Data) -> Recipe:
-    own = about["settings"]
-    return ReversalRecipe(base_from_json(about, data), ReversalSettings(**{**own, "columns": tuple(own["columns"])}))
-
-
-register_recipe("reverse_gradient", _from_json)
+_around.register("reverse_gradient", ReversalRecipe, ReversalSettings)
 
 
 class ReversedLoss:
