@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from assay.models import Architecture, build, register_architecture, tensors
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.treatments.data.resample_groups import resample_groups
+from assay.treatments.train import _clipped_sums as clipped
 from assay.treatments.train import dp_sgd as private
 from assay.treatments.train._clipped_sums import ClippedSums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
@@ -235,18 +237,47 @@ def test_layers_of_torch_itself_take_one_pass_and_give_the_definition(name):
     assert all(part.inplace for part in module.modules() if isinstance(part, nn.ReLU))
 
 
-def test_large_batches_are_summed_in_parts(monkeypatch):
+@pytest.mark.parametrize("name", ["gru", "conv1d"])
+def test_large_batches_are_summed_in_parts(name, monkeypatch):
     torch.manual_seed(5)
-    module, inputs, labels = LAYERS["gru"](), torch.randn(10, 20), torch.randint(0, 2, (10,))
+    module, inputs, labels = LAYERS[name](), torch.randn(10, 20), torch.randint(0, 2, (10,))
+    module(inputs)
 
     def losses(outputs, rows):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
     whole, lengths = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
-    monkeypatch.setattr("assay.treatments.train._clipped_sums.ROWS_AT_ONCE", {"cpu": 3})
+    monkeypatch.setattr(clipped, "CHUNKS", {"cpu": clipped.Chunks(3, 3, 3, 1 << 20)})
     parts, norms = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
     assert torch.allclose(norms, lengths, rtol=1e-6)
     assert all(torch.allclose(parts[one], value, rtol=1e-5, atol=1e-7) for one, value in whole.items())
+
+
+def test_a_part_has_as_many_rows_as_outweigh_the_weights_and_no_more_than_fit():
+    def rows(module, inputs):
+        return ClippedSums(module, max_grad_norm=1.0).rows_at_once(inputs)
+
+    images = torch.zeros(1, 1, 28, 28)
+    assert rows(nn.Conv2d(1, 16, 8), images) == 128
+    assert rows(nn.Conv2d(1, 400, 8), images) == 94  # 4 (784 + 400 x 21 x 21) bytes a row of 64 MiB
+    assert rows(nn.Conv2d(1, 4000, 8), images) == 16
+    assert rows(nn.Linear(784, 512), torch.zeros(1, 784)) == 2 * 785 * 512 // (784 + 512)
+    assert rows(LAYERS["lstm"](), torch.zeros(1, 20)) == 256  # its steps cost the same for fewer rows
+
+
+def test_memory_of_a_step_is_that_of_its_parts_whatever_the_batch():
+    """What the layers of two parts hold is never alive at once."""
+    torch.manual_seed(9)
+    module, alive, most = nn.Sequential(nn.Unflatten(1, (2, 10)), nn.Conv1d(2, 4, 3), nn.Flatten()), [], []
+
+    def watch(layer, arguments, output):
+        alive[:] = [one for one in alive if one() is not None]
+        alive.append(weakref.ref(output))
+        most.append(len(alive))
+
+    module[1].register_forward_hook(watch)
+    ClippedSums(module, max_grad_norm=1.0)(torch.randn(600, 20), lambda outputs, at: outputs.tanh().sum(dim=1))
+    assert most == [1] * 6  # one row to measure, and five parts
 
 
 def test_per_layer_clipping_bounds_each_layer_by_its_share():
@@ -267,10 +298,36 @@ def test_per_layer_clipping_bounds_each_layer_by_its_share():
         assert max(lengths) > 0.99 * 0.3 / math.sqrt(3)
 
 
+def changed(self, hidden):
+    outputs = self.layer(hidden)
+    hidden.add_(1.0)
+    return outputs
+
+
+def test_an_answer_may_be_changed_in_place_by_later_code():
+    class Adding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            return self.second(self.first(inputs).add_(1.0).tanh_()).mul_(2.0)
+
+    def losses(outputs, at):
+        return outputs.square().sum(dim=1)
+
+    torch.manual_seed(8)
+    module, inputs = Adding(), torch.randn(6, 4)
+    expected, lengths = reference(module, inputs, losses, 0.5)
+    sums, norms = ClippedSums(module, max_grad_norm=0.5)(inputs, losses)
+    assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    assert all(torch.allclose(sums[one], value, rtol=1e-4, atol=1e-6) for one, value in expected.items())
+
+
 @pytest.mark.parametrize(
     ("forward", "match"),
     [
-        (lambda self, inputs: self.layer(inputs).add_(1.0), "changed in place"),
+        (lambda self, inputs: changed(self, self.first(inputs)), "changed in place"),
         (lambda self, inputs: self.layer(inputs[:1]).expand(len(inputs), -1), "answers 1 rows of 6"),
         (lambda self, inputs: inputs, "depends on no layer"),
     ],

@@ -6,14 +6,15 @@ What a layer was given and the gradient by what it answered are enough: neither 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 KEPT_NUMBERS = 1 << 23  # gradients of single rows kept between norms and sums: at most 32 MiB a layer
-AT_ONCE = 1 << 22  # numbers unfolded together: 16 MiB, so that they stay near the processor
+AT_ONCE = 1 << 19  # numbers unfolded together: 2 MiB, so that they stay near the processor
+ONE_READ = 16  # multiplications that take as long as reading or writing a number in memory (measured)
 
 
 class Form(Protocol):
@@ -63,7 +64,8 @@ class Product:
     gradient: Tensor
     filter: Filter | None = None
     may_change: bool = False  # whether the gradient belongs to nobody else, and may be scaled in place
-    kept: dict[str, list[Tensor]] = field(default_factory=dict)
+    both: Tensor | None = None  # what all parts were given, side by side `(n, T, sum of I)`, where it lies so
+    kept: dict[str, list[tuple[slice, Tensor]]] = field(default_factory=dict)  # gradients of single rows (n, I, O)
     total: Tensor | None = None  # a bias' gradient of each row
 
     def squared(self) -> Tensor:
@@ -77,7 +79,9 @@ class Product:
         squared = self._gram() if self._by_gram else sum_of([self._formed(part) for part in self.parts])
         if num_biases:
             self.total = self.gradient.sum(dim=1)
-            squared = squared + num_biases * torch.linalg.vecdot(self.total, self.total)
+            squared = squared + num_biases * torch.linalg.vector_norm(self.total, dim=1).square()
+        if len(self.kept) == len(self.parts):  # all that the sums need
+            self.gradient, self.parts = torch.empty(0), [replace(one, given=torch.empty(0)) for one in self.parts]
         return squared
 
     def sums(self, factors: Tensor) -> dict[str, Tensor]:
@@ -86,19 +90,30 @@ class Product:
         if any(part.bias is not None for part in self.parts):
             bias = factors @ (self.gradient[:, 0] if self.total is None else self.total)
             found |= {part.bias: bias for part in self.parts if part.bias is not None}
-        weighted = None
+        if self.filter is None and not self.kept:
+            return found | self._weighed(factors)
         for part in self.parts:
             if part.weight in self.kept:
-                each = [factors[rows] @ one for rows, one in zip(self._rows(part), self.kept[part.weight], strict=True)]
-            elif self.filter is None:
-                weighted = self._weighted(factors) if weighted is None else weighted
-                flat = self._flat(part.given)  # with T > 1 the product is long and narrow: faster the other way round
-                each = [weighted.T @ flat if self.gradient.shape[1] == 1 else (flat.T @ weighted).T]
+                each = [factors[rows] @ one for rows, one in self.kept[part.weight]]
             else:
                 each = [self._filtered(part, rows, factors) for rows in self._rows(part)]
-            total = (each[0] if len(each) == 1 else torch.stack(each).sum(dim=0)).reshape(part.shape[0], -1)
+            total = sum_of(each).reshape(self._groups, -1, part.shape[0] // self._groups).transpose(1, 2)  # (G, O, I)
+            total = total.flatten(0, 1)
             found[part.weight] = total.contiguous() if self.filter is None else self.filter.fold(total)
         self.kept = {}
+        return found
+
+    def _weighed(self, factors: Tensor) -> dict[str, Tensor]:
+        """The products of an ordinary step, each row's gradient times its factor."""
+        weighted = self._weighted(factors)
+        found: dict[str, Tensor] = {}
+        widths = [part.given.shape[2] for part in self.parts]
+        for given in [part.given for part in self.parts] if self.both is None else [self.both]:
+            flat = self._flat(given)  # with T > 1 the product is long and narrow: faster the other way round
+            total = weighted.T @ flat if self.gradient.shape[1] == 1 else (flat.T @ weighted).T
+            names = [part.weight for part in self.parts[len(found) :]]
+            each = [total] if self.both is None else torch.split_with_sizes(total, widths, dim=1)
+            found |= {name: one.contiguous() for name, one in zip(names, each, strict=False)}
         return found
 
     @property
@@ -107,18 +122,20 @@ class Product:
 
     @property
     def _by_gram(self) -> bool:
-        """Whether T x T matrices are smaller than the gradients of single rows."""
+        """Whether T x T matrices are cheaper than writing and reading the gradients of single rows."""
         if self.filter is not None and self.filter.groups > 1:
             return False
-        outputs = self.gradient.shape[2]
+        length, outputs = self.gradient.shape[1:]
         inputs = sum(part.shape.numel() // part.shape[0] for part in self.parts)
-        return self.gradient.shape[1] * (inputs + outputs) < inputs * outputs
+        again = 0 if self.filter is None else ONE_READ * length * inputs  # unfolded a second time for the sums
+        return length**2 * (inputs + outputs) + again < 2 * ONE_READ * inputs * outputs
 
     def _rows(self, part: Part) -> list[slice]:
         """Parts of the batch that are handled together: all rows, but for what is unfolded."""
         num_rows, length = self.gradient.shape[:2]
         size = length * part.shape.numel() // part.shape[0] * self._groups
         step = num_rows if self.filter is None else max(1, AT_ONCE // max(1, size))
+        step = -(-num_rows // max(1, -(-num_rows // max(1, step))))  # parts of one size
         return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, max(1, step))]
 
     def _pair(self, part: Part, rows: slice) -> tuple[Tensor, Tensor]:
@@ -135,10 +152,11 @@ class Product:
         found = []
         for rows in self._rows(self.parts[0]):
             pairs = [self._pair(part, rows) for part in self.parts]
-            given = sum_of([one @ one.transpose(1, 2) for one, _ in pairs])
+            sides = [one for one, _ in pairs] if self.both is None else [self.both]
+            given = sum_of([one @ one.transpose(1, 2) for one in sides])
             gradient = pairs[0][1]
             both = (gradient @ gradient.transpose(1, 2)).flatten(1)
-            found.append(torch.linalg.vecdot(both, given.flatten(1)).clamp_min(0))
+            found.append((both[:, None] @ given.flatten(1)[:, :, None])[:, 0, 0].clamp_min(0))
         return torch.cat(found)
 
     def _formed(self, part: Part) -> Tensor:
@@ -146,10 +164,10 @@ class Product:
         is_kept = len(self.gradient) * part.shape.numel() <= KEPT_NUMBERS
         for rows in self._rows(part):
             given, gradient = self._pair(part, rows)
-            each = (gradient.transpose(1, 2) @ given).reshape(len(given) // self._groups, -1)
+            each = (given.transpose(1, 2) @ gradient).reshape(len(given) // self._groups, -1)  # (I, O): I is longer
             if is_kept:
-                self.kept.setdefault(part.weight, []).append(each)
-            found.append(torch.linalg.vecdot(each, each))
+                self.kept.setdefault(part.weight, []).append((rows, each))
+            found.append(torch.linalg.vector_norm(each, dim=1).square())  # vecdot would write all products first
         return torch.cat(found)
 
     def _flat(self, one: Tensor) -> Tensor:
@@ -166,11 +184,11 @@ class Product:
         given, gradient = self._pair(part, rows)
         weighted = gradient * factors[rows].repeat_interleave(self._groups)[:, None, None]
         if self._groups == 1:
-            return weighted.flatten(0, 1).T @ given.flatten(0, 1)
+            return given.flatten(0, 1).T @ weighted.flatten(0, 1)
         left, right = (
             one.reshape(-1, self._groups, *one.shape[1:]).transpose(0, 1).flatten(1, 2) for one in (weighted, given)
         )  # (G, n T, ...)
-        found: Tensor = left.transpose(1, 2) @ right
+        found: Tensor = right.transpose(1, 2) @ left
         return found
 
 

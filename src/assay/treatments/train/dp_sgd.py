@@ -189,6 +189,7 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
         found = loss(outputs.cpu(), rows[at])  # (n, K) is small: labels need not live on the device
         return found if weights is None else found * weights[rows[at]]
 
+    clip.module.zero_grad()  # the last step's gradients go before the next ones come
     sums, norms = clip(inputs.index_select(0, rows.to(inputs.device)), losses)
     if not torch.isfinite(norms).all():
         raise ModelError(Problem("a gradient stopped being finite", next="Look for non-finite inputs, or train slower"))
@@ -196,12 +197,12 @@ def _sums(clip: ClippedSums, data: tuple[Tensor, Tensor | None], rows: Tensor, l
 
 
 def _noised(
-    named: Mapping[str, nn.Parameter], sums: Mapping[str, Tensor], draw: Draws, *, spread: float, size: float
+    named: Mapping[str, nn.Parameter], sums: dict[str, Tensor], draw: Draws, *, spread: float, size: float
 ) -> None:
-    """Gradients from sums: noise of standard deviation `spread` added, over the expected `size` of a batch."""
+    """Gradients from sums, which are used up: noise of standard deviation `spread` added, over the expected `size`."""
     for name, parameter in named.items():
-        noise = draw.normal(parameter.shape).to(parameter.device) * spread
-        parameter.grad = noise.add_(sums.get(name, 0.0)).div_(size)
+        noise = draw.normal(parameter.shape).to(parameter.device).mul_(spread)
+        parameter.grad = noise.add_(sums.pop(name, 0.0)).div_(size)
 
 
 def privacy_facts(
