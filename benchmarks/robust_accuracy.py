@@ -1,11 +1,14 @@
 """Robust accuracy of small MNIST networks: ours, AutoAttack, and the bare passes of each.
 
-Run: python benchmarks/robust_accuracy.py [--points 300] [--first 0] [--oracle FOLDER] [--record FILE] [--nets FOLDER]
+Run: python benchmarks/robust_accuracy.py [--points 300] [--first 0] [--oracle FOLDER [--again]] [--record FILE]
+     [--nets FOLDER] [--case plain-linf adversarial-linf adversarial-l2]
 AutoAttack is not on a package index: FOLDER is a checkout of https://github.com/fra31/auto-attack (MIT; the recorded
 results are of commit a392200, version "standard", seed 0). Without it the recorded results are read, which count only
 for networks with the same digest. Two networks are trained on 15,000 pictures: one plainly, one adversarially (FGSM,
 radius 0.2). Equality first: which rows hold under each. Then CPU seconds, model rows, and the limit: the same numbers
-of forward and of forward-and-backward rows through the bare network in batches of 250.
+of forward and of forward-and-backward rows through the bare network in batches of 250: of the first pictures as they
+are, and of the same with noise of the radius, on which pooling takes longer. With --again AutoAttack runs a second time
+with seed 1: the rows it then breaks or leaves otherwise are how far any two searches can be expected to agree.
 """
 
 from __future__ import annotations
@@ -57,13 +60,15 @@ class Result:
     forward: int  # rows without a gradient
     both: int  # rows forward and backward
     limit_seconds: float = 0.0
+    noisy_seconds: float = 0.0  # the limit on pictures with noise
 
     def line(self, num: int) -> str:
         """As printed."""
-        ratio = self.cpu_seconds / self.limit_seconds if self.limit_seconds else float("nan")
+        limits = (self.limit_seconds, self.noisy_seconds)
+        plain, noisy = (self.cpu_seconds / limit if limit else float("nan") for limit in limits)
         return (
             f"  {self.method:<12} {100 * len(self.holds) / num:6.2f} % {self.cpu_seconds:9.1f} s  "
-            f"{self.forward:>10,} forward {self.both:>9,} and backward  {ratio:5.2f} x limit"
+            f"{self.forward:>10,} forward {self.both:>9,} and backward  {plain:5.2f} x limit, {noisy:5.2f} with noise"
         )
 
 
@@ -120,7 +125,7 @@ def ours(system: System, rows: range, *, norm: Any, radius: float) -> Result:
     return timed("ours", system, run)
 
 
-def autoattack(oracle: Path, system: System, rows: range, *, norm: str, radius: float) -> Result:
+def autoattack(oracle: Path, system: System, rows: range, *, norm: str, radius: float, seed: int = 0) -> Result:
     """The published code, as it is."""
     sys.path.insert(0, str(oracle))
     from autoattack import AutoAttack
@@ -129,7 +134,7 @@ def autoattack(oracle: Path, system: System, rows: range, *, norm: str, radius: 
     inputs = torch.from_numpy(test.inputs[rows.start : rows.stop]).float() / 255
     labels = torch.from_numpy(test.labels[rows.start : rows.stop]).long()
     name = {"linf": "Linf", "l2": "L2"}[norm]
-    attack = AutoAttack(lambda x: module(x * 255), norm=name, eps=radius, version="standard", device="cpu", seed=0)
+    attack = AutoAttack(lambda x: module(x * 255), norm=name, eps=radius, version="standard", device="cpu", seed=seed)
 
     def run() -> Array:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -141,9 +146,11 @@ def autoattack(oracle: Path, system: System, rows: range, *, norm: str, radius: 
     return timed("AutoAttack", system, run)
 
 
-def bare(system: System, num_rounds: int = 5) -> tuple[float, float]:
-    """CPU seconds of one row forward, and forward and backward, in batches of 250."""
+def bare(system: System, noise: float = 0.0, num_rounds: int = 9) -> tuple[float, float]:
+    """CPU seconds of one row forward, and forward and backward, in batches of 250; uniform noise of so many levels."""
     module, inputs = module_of(system), torch.from_numpy(system.data.splits["test"].inputs[:BATCH]).float()
+    spread = torch.rand(inputs.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    inputs = (inputs + noise * spread).clamp(0, 255)
     found = []
     for with_gradient in (False, True):
         times = []
@@ -176,6 +183,8 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="the first test row: to split the points over processes")
     parser.add_argument("--oracle", type=Path)
+    parser.add_argument("--again", action="store_true", help="AutoAttack once more, with seed 1")
+    parser.add_argument("--case", nargs="+", choices=[f"{net}-{norm}" for net, norm, _ in CASES])
     parser.add_argument("--record", type=Path)
     parser.add_argument("--nets", type=Path)
     options = parser.parse_args()
@@ -185,6 +194,8 @@ def main() -> None:
     small = Data(**{**vars(data), "splits": {**data.splits, "train": data.splits["train"].take(np.arange(NUM_TRAIN))}})
     systems = networks(options.nets, small)
     for name, norm, radius in CASES:
+        if options.case and f"{name}-{norm}" not in options.case:
+            continue
         system = systems[name]
         rows = range(options.first, options.first + num)
         print(f"{name} network {system.model.digest[:12]}, {norm}, radius {radius}, {num} test rows", flush=True)
@@ -193,9 +204,15 @@ def main() -> None:
             found.append(autoattack(options.oracle, system, rows, norm=norm, radius=radius))
         elif not options.first and (known := recorded(system, num, norm=norm, radius=radius)) is not None:
             found.append(known)
-        forward, both = bare(system)
+        if options.oracle is not None and options.again:
+            again = autoattack(options.oracle, system, rows, norm=norm, radius=radius, seed=1)
+            first, second = (set(one.holds) for one in (found[1], again))
+            print(f"  AutoAttack, seed 0 alone: {sorted(first - second)}, seed 1 alone: {sorted(second - first)}")
+        level = 255 * (radius if norm == "linf" else radius * (3 / 784) ** 0.5)  # uniform noise of the same length
+        (forward, both), (noisy, both_noisy) = bare(system), bare(system, level)
         for one in found:
             one.limit_seconds = one.forward * forward + one.both * both
+            one.noisy_seconds = one.forward * noisy + one.both * both_noisy
             print(one.line(num), flush=True)
         if len(found) == 2:
             mine, theirs = (set(one.holds) for one in found)

@@ -27,9 +27,10 @@ MOST_SHARED = 12  # rounds
 POOL_OF_FIRST = 2 / 3  # of the shared steps come from the first climbs at most; the others from rows that broke later
 STRETCH = 0.1  # of the rows that hold: searched at length in one go
 LEAST_STRETCH = 8  # rows
-ROUND = (-1, 0, 0, 1)  # climbs of a row: the loss, twice towards the class that came nearest, once to the next
-MOST_ROUNDS = 6  # of a stretch, each from new random starts
-PATIENCE = 2  # rounds in a row that may yield nothing
+ROUND = 2 * (-1, 0, 0, 1)  # climbs of a row: -1 the loss, 0 towards the class that came nearest, 1 to the next
+FURTHER_OFF = 4  # of them for any stretch but the nearest
+MOST_ROUNDS = 3  # of a stretch, each from new random starts
+PATIENCE = 2  # rounds of shared steps in a row that may yield nothing
 RANDOM_TRIES = 10
 WATCHED = 50  # rows on which random squares and gradients are compared
 LEVEL = 0.05
@@ -243,25 +244,21 @@ class _Hunt:
 
     def at_length(self) -> None:
         """Rounds of full climbs of the rows that came nearest, stretch by stretch, until one of them holds whole."""
-        patience = PATIENCE
-        for active in self._stretches():
-            before, dry = len(self.holding()), 0
-            for number in range(MOST_ROUNDS):
+        for number, active in enumerate(self._stretches()):
+            before, classes = len(self.holding()), ROUND if number == 0 else ROUND[:FURTHER_OFF]
+            self._to_the_boundary(active)
+            for _ in range(MOST_ROUNDS):
                 start = len(self.holding())
-                self._round(active)
-                if number == 0:
-                    self._to_the_boundary(active)
-                dry = dry + 1 if len(self.holding()) == start else 0
-                if dry == patience:
+                self._round(active, classes)
+                if len(self.holding()) == start:
                     break
             if len(self.holding()) == before:
                 break
-            patience = 1  # further off
 
-    def _round(self, active: Array) -> None:
+    def _round(self, active: Array, classes: tuple[int, ...]) -> None:
         """Climb the loss, and towards the two nearest classes, from new random starts."""
         active = active[self.found.holds[active]]
-        places = [min(place, self.targets.shape[1] - 1) for place in ROUND]
+        places = [min(place, self.targets.shape[1] - 1) for place in classes]
         targets = np.concatenate(
             [self.targets[active, place] if place >= 0 else np.full(len(active), -1) for place in places]
         )

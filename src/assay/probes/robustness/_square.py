@@ -13,7 +13,7 @@ from assay.values import Array
 Window = tuple[slice, slice, slice, slice]  # of pictures (A, C, H, W)
 FULL = 5000  # tries of the full search: Croce and Hein 2020, section 5
 FIRST_SHARE = 0.8  # of the picture that the first squares cover
-FULL_BATCH = 128  # rows: fewer in one pass of a model cost more each
+FULL_BATCH = 256  # rows: fewer in one pass of a model cost more each
 MOST_AT_ONCE = 8  # changes of a row
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000)  # of 5,000 tries: Andriushchenko et al. 2020, section 4
 
