@@ -89,6 +89,18 @@ def test_noise_is_enough_and_not_wasted(epsilon: float) -> None:
     assert epsilon_of(noise * 0.99, rate, steps, delta=1e-5) > epsilon
 
 
+@pytest.mark.parametrize(("epsilon", "rate", "steps"), [(2.0, 1.0, 10), (1.0, 0.5, 2)])
+def test_looking_along_a_line_finds_what_halving_finds(epsilon: float, rate: float, steps: int) -> None:
+    """The places are those that halving in logarithms comes to: the noise of every earlier run stays what it was."""
+    low, high = (4.0, 8.0) if steps == 10 else (2.0, 4.0)
+    while high / low > 1.001:
+        middle = (low * high) ** 0.5
+        enough = epsilon_of(middle, rate, steps, delta=1e-5, grid=0.25) <= epsilon
+        low, high = (low, middle) if enough else (middle, high)
+    assert noise_for(epsilon, rate, steps, delta=1e-5) == pytest.approx(high, abs=1e-3, rel=0)
+    assert high <= noise_for(epsilon, rate, steps, delta=1e-5)
+
+
 def test_an_impossible_epsilon_is_refused() -> None:
     with pytest.raises(TreatmentError, match="more noise than helps"):
         noise_for(1e-5, 1.0, 10_000, delta=1e-12)

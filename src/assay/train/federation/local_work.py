@@ -199,7 +199,7 @@ class LocalWork:
         rate, anchor = settings.rate(number), start[: flat.num_parameters]
         seed = seed_of(self.seed, "client", number, client)
         order, noise = torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed + 1)
-        torch.manual_seed(seed + 2)  # dropout draws from the global generator
+        torch.default_generator.manual_seed(seed + 2)  # dropout draws from it; torch.manual_seed walks the stack
         num_steps, total = 0, 0.0
         for epoch in range(settings.epochs):
             for rows in torch.split(own[torch.randperm(len(own), generator=order)], settings.batch_size):

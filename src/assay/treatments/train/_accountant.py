@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 from assay.errors import MissingExtraError, Problem, TreatmentError
 
@@ -42,17 +43,41 @@ def noise_for(epsilon: float, sample_rate: float, steps: int, *, delta: float) -
     Raises TreatmentError when even the largest noise is not enough.
     """
     low, high = 0.3, 1.0
-    while epsilon_of(high, sample_rate, steps, delta=delta, grid=0.25) > epsilon:
+    while _level(high, epsilon, sample_rate, steps, delta) > 0:
         low, high = high, high * 2
         if high > MAX_NOISE:
             allowed = "a larger epsilon or delta, fewer steps, or a smaller batch"
             raise TreatmentError(Problem(f"epsilon {epsilon} at delta {delta} needs more noise than helps", allowed))
-    while high / low > 1.001:
-        middle = math.sqrt(low * high)
-        enough = epsilon_of(middle, sample_rate, steps, delta=delta, grid=0.25) <= epsilon
-        low, high = (low, middle) if enough else (middle, high)
+    high = _least(low, high, epsilon, sample_rate, steps, delta)
     digits = 3 - math.floor(math.log10(high))
     noise: float = math.ceil(high * 10.0**digits) / 10.0**digits
     while epsilon_of(noise, sample_rate, steps, delta=delta) > epsilon:  # the finer grid has the last word
         noise = round(noise + 10.0**-digits, digits)
     return noise
+
+
+def _level(noise: float, epsilon: float, sample_rate: float, steps: int, delta: float) -> float:
+    """Above 0 where the noise is too small: the logarithm of its epsilon over what was asked."""
+    return math.log(max(epsilon_of(noise, sample_rate, steps, delta=delta, grid=0.25), 1e-12) / epsilon)
+
+
+def _least(low: float, high: float, *asked: Any) -> float:
+    """The smallest noise that is enough, of places a thousandth apart between `low`, too small, and `high`, enough.
+
+    Logarithms of epsilon and noise lie near a line, which says where to look; every third look halves what is left, as
+    the line may mislead.
+    """
+    num = 1 << math.ceil(math.log2(math.log(high / low) / math.log(1.001)))
+    step = math.log(high / low) / num
+    first, last, looks = 0, num, 0
+    at_first, at_last = math.nan, _level(high, *asked)
+    while last - first > 1:
+        slope = -step if math.isnan(at_first) else (at_last - at_first) / (last - first)
+        guess = last - at_last / slope if looks % 3 < 2 else (first + last) / 2
+        place, looks = min(max(math.floor(guess), first + 1), last - 1), looks + 1
+        level = _level(low * math.exp(step * place), *asked)
+        if level > 0:
+            first, at_first = place, level
+        else:
+            last, at_last = place, level
+    return low * math.exp(step * last)
