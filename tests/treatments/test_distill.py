@@ -10,9 +10,10 @@ import torch
 
 from assay.errors import TreatmentError
 from assay.models import Architecture, build
+from assay.models.store import recipe_from_json
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
-from assay.treatments.train.distill import DistillRecipe, cell_weights, distill, soft_loss, widest_of
+from assay.treatments.train.distill import DistillRecipe, bag_of, cell_weights, distill, soft_loss, widest_of
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
 from assay.values import Column, Data, Groups, Split, System
 from support import COLUMNS, GROUP_COLUMNS, KnownModel, make_split, small_images, small_texts
@@ -113,6 +114,34 @@ def test_a_student_of_texts_is_trained_with_the_recipes_changes_of_words():
     teacher = TrainRecipe(Architecture("gru", {"dim": 8, "num_hidden": 8, "vocab_size": 60}), task_of(data), settings)
     treated = distill(train_system(data, recipe=teacher))
     assert treated.recipe.teacher.settings.augment == ("token_dropout:0.1",)
+    assert treated.recipe.passes == 8
+    longer = replace(treated.recipe, student=treated.recipe.student, passes=2)
+    again = recipe_from_json(longer.to_json(), data)
+    assert (again.digest, again.passes) == (longer.digest, 2)
+    old = {name: value for name, value in longer.to_json().items() if name != "passes"}
+    assert recipe_from_json(old, data).passes == 1
+
+
+def test_a_student_passes_as_often_as_its_recipe_says(trained):
+    """Twice the passes are a recipe of twice the epochs, by the same teacher's answers."""
+    train = trained.data.splits["train"]
+    recipe = DistillRecipe(trained.recipe, Architecture("mlp", {"hidden": [4]}), 1.0, 0.1, passes=2)
+    longer = replace(trained.recipe, settings=replace(trained.recipe.settings, epochs=16))
+    other = DistillRecipe(longer, recipe.student, 1.0, 0.1)
+    found = [one.fit_student(trained.model, train, data=trained.data, seed=3).model.digest for one in (recipe, other)]
+    assert (
+        found[0]
+        == found[1]
+        != replace(recipe, passes=1).fit_student(trained.model, train, data=trained.data, seed=3).model.digest
+    )
+
+
+def test_a_bag_has_all_words_if_each_may_have_a_number_a_class():
+    wide = Architecture("gru", {"vocab_size": 1000, "kind": "word"})
+    assert [bag_of(wide, limit, 2).params["num_grams"] for limit in (4000, 1000)] == [997, 495]
+    assert bag_of(wide, 100_000, 2).params["dim"] == 8
+    assert bag_of(Architecture("gru", {"kind": "char", "vocab_size": 100}), 1000, 2).params["longest"] == 3
+    assert bag_of(wide, 1, 2).params["num_grams"] == 1
 
 
 def test_digest_covers_what_changes_the_student(trained):
@@ -126,6 +155,7 @@ def test_digest_covers_what_changes_the_student(trained):
         DistillRecipe(teacher, student, 2.0, 0.1, ("sex",), 0.5),
         DistillRecipe(teacher, student, 2.0, 0.1, ("race",), 0.5),
         DistillRecipe(teacher, student, 2.0, 0.1, ("sex",), 0.6),
+        DistillRecipe(teacher, student, 2.0, 0.1, passes=2),
     ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
 
@@ -143,12 +173,10 @@ def test_by_default_it_is_as_wide_as_a_tenth_allows(kind, own):
 
     made = widest_of(teacher, system)
     assert size(made) <= 0.1 * size(teacher)
-    wider = made.params | {
-        name: made.params[name] + 1 for name in ("width", "dim", "num_hidden") if name in made.params
-    }
+    wider = made.params | {name: made.params[name] + 1 for name in ("width", "num_grams") if name in made.params}
     wider |= {"hidden": [made.params["hidden"][0] + 1]} if "hidden" in made.params else {}
     assert size(Architecture(made.name, wider)) > 0.1 * size(teacher)
-    assert made.name == {"image": "cnn_residual", "table": "mlp", "text": "gru"}[kind]
+    assert made.name == {"image": "cnn_residual", "table": "mlp", "text": "ngrams"}[kind]
 
 
 def test_a_student_is_never_too_narrow_to_tell_the_classes_apart():
