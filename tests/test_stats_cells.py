@@ -55,6 +55,8 @@ def test_bits_side_by_side_number_rows_as_the_mixed_radix_does():
 
 
 def test_looking_up_bytes_is_taking():
-    table, codes = np.arange(40, dtype=np.uint8)[::-1].copy(), np.random.default_rng(0).integers(0, 40, 900)
+    table, codes = np.arange(40, dtype=np.uint8)[::-1].copy(), np.random.default_rng(0).integers(0, 40, 70_000)
     for kind in (np.uint8, np.int64):
-        np.testing.assert_array_equal(cells.look_up(table, codes.astype(kind)), table[codes])
+        for num in (900, len(codes)):
+            found = cells.look_up(table, codes[:num].astype(kind))
+            np.testing.assert_array_equal(found, table[codes[:num]])
