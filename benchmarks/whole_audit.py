@@ -7,7 +7,10 @@ reference models included. The tools, each at its defaults and on the same model
 intervals for five metrics by sex x race; shap's KernelExplainer and lime's tabular explainer on as many rows as ours
 explains; captum's integrated gradients with infidelity and max-sensitivity; four trainings for membership (the
 trainings and their passes alone, as any tool needs them). Limit: as many model rows as our audit ran, in large calls,
-and the same four trainings. Equality first: selection rates of all groups are the same numbers.
+and the same four trainings. That limit counts the references' own passes twice, a row whose gradient is taken as one
+that is only answered, and timed calls of one row as part of a large call; whole_matrix.py counts the references once,
+gradients twice and timed calls as small as they are, and that limit is printed too.
+Equality first: selection rates of all groups are the same numbers.
 CPU seconds on one thread, once each: the ratios are far from the noise.
 """
 
@@ -32,6 +35,7 @@ from assay.access.references import halves  # noqa: E402
 from assay.observe import Workspace  # noqa: E402
 from assay.values import Array, Audit, System  # noqa: E402
 from benchmarks.group_metrics import peer as fairlearn_frame  # noqa: E402
+from benchmarks.whole_matrix import passes_floor  # noqa: E402
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -98,14 +102,17 @@ def explain_with_captum(system: System, rows: Array) -> None:
     sensitivity_max(lambda inputs: method.attribute(inputs, target=1), numeric)
 
 
-def reference_trainings(system: System) -> None:
-    """Four models on halves of the training rows, as a membership attack needs them."""
-    train = system.data.splits["train"]
+def reference_trainings(system: System) -> float:
+    """Four models on halves of the training rows, as a membership attack needs them; CPU seconds of training alone."""
+    train, spent = system.data.splits["train"], 0.0
     recipe: Any = system.recipe
     for number, mask in enumerate(halves(train.rows, 4, "benchmark")):
+        began = time.process_time()
         fitted = recipe.fit(train.take(np.flatnonzero(mask)), system.data, 1000 + number)
+        spent += time.process_time() - began
         fitted.model.outputs(train.inputs)
         fitted.model.outputs(system.data.splits["test"].inputs)
+    return spent
 
 
 def bare_passes(system: System, num_rows: int) -> None:
@@ -163,6 +170,8 @@ def main() -> None:
     count = len(audited.measurements)
     print(f"  {f'ours, {count} measurements':40} {whole:8.2f} CPU s, {num_rows:,} model rows")
     print(f"  {'limit: the same rows, the same trainings':40} {limit:8.2f} CPU s")
+    counted = passes_floor(audited, 0.0) + found["four reference trainings"][0]
+    print(f"  {'limit as the matrix counts it':40} {counted:8.2f} CPU s, ours / that {whole / counted:.2f}")
     print(f"ours / tools {whole / total:.3f} (at most 0.2)   ours / limit {whole / limit:.2f} (at most 1.25)")
 
 

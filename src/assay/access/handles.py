@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,12 @@ WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 def keyed_rng(*parts: str) -> np.random.Generator:
     """The same stream for the same words on any machine."""
     return np.random.Generator(np.random.Philox(int(digest_of(list(parts))[:32], 16)))
+
+
+@lru_cache(maxsize=2)  # a score of probes ask for it, and of a million rows it is 8 MB
+def _order(split_digest: str, num_rows: int) -> Array:
+    """Every test row in the keyed order of which samples are prefixes, `(num_rows,)`."""
+    return keyed_rng("rows", split_digest).permutation(num_rows)
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,7 @@ class Query:
         Raises BudgetError where it reaches for hardly any.
         """
         num = self.allowance.of(min(num, len(self._test)))
-        chosen = self.rng("rows").permutation(len(self._test))[:num]  # a prefix: smaller samples nest in larger ones
-        return np.sort(chosen)
+        return np.sort(_order(self._test.digest, len(self._test))[:num])  # smaller samples nest in larger ones
 
     def unsampled(self, found: Iterable[Measurement]) -> list[Measurement]:
         """Measurements as they are, which rest on no sample of `rows`: where the budget ends they are not partial."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 REPEATS = 60
-SIDE = 768  # of the square matrices whose product gives the peak
+SIDE = 512  # of the square matrices whose product gives the peak
 WORDS = 1 << 23  # float32 numbers that are copied for the bandwidth: 32 MiB, more than caches hold
 ROUNDS = 5
 NO_MODULE = "the system has no module whose operations could be counted"
@@ -43,8 +44,8 @@ def roofline(meter: Meter) -> list[Measurement]:
 
     Definition: flops_per_example from torch's counter; bytes_per_example = (weights + 2 x outputs of every layer x
         batch + inputs) / batch, batch = 64; arithmetic_intensity = operations / bytes; attained_share = operations a
-        second at the median of 60 passes / min(peak, intensity x bandwidth), peak from a 768 x 768 float32 product and
-        bandwidth from a copy of 32 MiB (read and written), the best of five rounds in the same run.
+        second at the median of 60 passes / min(peak, intensity x bandwidth), peak from a 512 x 512 float32 product and
+        bandwidth from a copy of 32 MiB (read and written), the best of five rounds, once a process.
     Shapes: four numbers; 64 passes of 64 rows.
     Direction: operations and bytes lower, attained share higher is better, intensity neither; units FLOP, bytes, FLOP
         per byte, share.
@@ -55,6 +56,8 @@ def roofline(meter: Meter) -> list[Measurement]:
     >>> roof(Machine(peak=100.0, bandwidth=10.0), 2.0), roof(Machine(100.0, 10.0), 50.0)
     (20.0, 100.0)
     """
+    import torch
+
     system = meter.system
     flops = card(system.model, system.data).get("flops_per_example")
     if flops is None:
@@ -63,7 +66,7 @@ def roofline(meter: Meter) -> list[Measurement]:
     inputs = system.data.splits["test"].inputs
     meter.ledger.add(meter.kind, BATCH)
     num_bytes = moved_bytes(system.model, module, inputs[np.arange(BATCH) % len(inputs)]) / BATCH
-    machine = measured_machine()
+    machine = _machine_of(torch.get_num_threads())
     seconds = percentile(meter.latency(BATCH, REPEATS), 0.5)
     best = roof(machine, flops / num_bytes)
     attained = [None if s is None else flops * BATCH / s / best for s in (seconds.value, seconds.high, seconds.low)]
@@ -87,6 +90,11 @@ def _one(found: Estimate, metric: str, unit: str, better: Any) -> Measurement:
 def roof(machine: Machine, intensity: float) -> float:
     """Operations a second that can be attained at this intensity."""
     return min(machine.peak, intensity * machine.bandwidth)
+
+
+@cache  # of a process: systems that are compared stand under one roof
+def _machine_of(num_threads: int) -> Machine:
+    return measured_machine()
 
 
 def measured_machine() -> Machine:
