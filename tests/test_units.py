@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from assay import units
 from assay.digests import array_digest, digest_of, pack_texts, unpack_texts
 from assay.explain import masked_passes, shapley
-from assay.units import Ground, Patches, Words
+from assay.units import Columns, Ground, Patches, Words
 from assay.units.text import MAX_RUNS, words
 from assay.values import Column, texts
 
@@ -54,6 +54,21 @@ def test_every_pixel_has_one_patch_and_patches_are_even(shape: tuple[int, ...]) 
         kept = own[r, w, c][patches.owner][None]
         expected = np.where(kept, rows[r], background[r, w].astype(np.uint8))
         assert (mixed[r, w, c] == expected).all()
+
+
+@pytest.mark.parametrize("kinds", [("f4", "f4"), ("f8", "f8"), ("f4", "f8")])
+def test_rows_are_mixed_to_the_bit(kinds: tuple[str, str]) -> None:
+    rng = np.random.default_rng(0)
+    rows, background = rng.normal(size=(4, 7)).astype(kinds[0]), rng.normal(size=(4, 3, 7)).astype(kinds[1])
+    rows[0, :3], background[0, 0, :3] = (np.nan, -0.0, np.inf), (0.0, np.nan, -0.0)
+    own = rng.random((4, 3, 5, 7)) < 0.5
+    mixed = Columns(tuple("abcdefg")).mix(rows, own, background)
+    expected = np.where(own, rows[:, None, None], background[:, :, None]).reshape(-1, 7)
+    assert mixed.dtype == expected.dtype
+    assert mixed.tobytes() == expected.tobytes()
+    every = np.broadcast_to(own[:1, :1], own.shape)  # as enumerated coalitions come
+    again = Columns(tuple("abcdefg")).mix(rows, every, background)
+    np.testing.assert_array_equal(again, np.where(every, rows[:, None, None], background[:, :, None]).reshape(-1, 7))
 
 
 def test_shapley_of_a_counting_model_is_what_each_word_adds() -> None:

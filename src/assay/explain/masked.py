@@ -8,7 +8,7 @@ replacement, in pairs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import factorial
 
@@ -20,6 +20,7 @@ from assay.values import Array
 
 Function = Callable[[Array], Array]  # inputs (M, ...) to outputs (M, K)
 _CHUNK = 1 << 24  # numbers in one batch of masked inputs: 64 MiB of float32
+_TABLE_CHUNK = 1 << 20  # of a table, whose rows cost little more than masking them: 4 MiB stay in a cache
 _EXACT_COLUMNS = 20  # 2^20 coalitions is as far as enumeration goes, whatever the budget
 
 
@@ -54,7 +55,7 @@ class Masked:
 
     def coalitions(self, rows: slice) -> Array:
         """`(r, W, C, F)` bool for some explained rows, True = the row's own value; made when asked for, being large."""
-        return _coalitions(self.place, self.source[rows], self.num_columns, rows)
+        return _coalitions(None if self.place is None else self.place[rows], self.source[rows], self.num_columns)
 
 
 def num_blocks(num_columns: int, num_background: int, num_coalitions: int) -> tuple[int, int]:
@@ -110,22 +111,30 @@ def masked_passes(
     full, empty = function(rows), function(background)
     columns = np.nan_to_num(full).argmax(axis=1) if target is None else np.broadcast_to(target, num_rows)
     outputs = np.zeros((num_rows, blocks, per_block))
-    step = max(1, _CHUNK // max(1, blocks * per_block * max(num_columns, rows[:1].size)))
-    for start in range(0, num_rows if per_block else 0, step):
-        part = slice(start, start + step)
-        own = _coalitions(place, source[part], num_columns, part)
-        inputs = ground.units.mix(rows[part], own, background[source[part]])
-        found = function(inputs).reshape(len(own), blocks * per_block, -1)
-        outputs[part] = np.take_along_axis(found, columns[part, None, None], axis=2).reshape(own.shape[:3])
+    most = (_TABLE_CHUNK if rows.ndim == 2 else _CHUNK) // max(1, per_block * max(num_columns, rows[:1].size))
+    for part, some in _parts(num_rows if per_block else 0, blocks, max(1, most)):
+        theirs = source[part, some]
+        own = _coalitions(None if place is None else place[part, some], theirs, num_columns)
+        found = function(ground.units.mix(rows[part], own, background[theirs]))
+        found = found.reshape(len(own), own.shape[1] * per_block, -1)
+        outputs[part, some] = np.take_along_axis(found, columns[part, None, None], axis=2).reshape(own.shape[:3])
     picked = full[np.arange(num_rows), columns].astype(np.float64)
     return Masked(num_columns, place, outputs, source, picked, empty.T[columns].astype(np.float64))
 
 
-def _coalitions(place: Array | None, source: Array, num_columns: int, rows: slice) -> Array:
+def _parts(num_rows: int, blocks: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Rows and blocks of each batch of at most `most` blocks: several rows with all of theirs, or a part of one's."""
+    step = max(1, most // blocks)
+    for start in range(0, num_rows, step):
+        for first in range(0, blocks, blocks if step > 1 else most):
+            yield slice(start, start + step), slice(first, first + (blocks if step > 1 else most))
+
+
+def _coalitions(place: Array | None, source: Array, num_columns: int) -> Array:
     if place is None:
         subsets = _subsets(num_columns)[1:-1]
         return np.broadcast_to(subsets, (*source.shape, *subsets.shape))
-    prefixes = place[rows, :, None, :] < np.arange(1, num_columns)[:, None]
+    prefixes = place[:, :, None, :] < np.arange(1, num_columns)[:, None]
     return np.concatenate([prefixes, ~prefixes], axis=2)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from assay.errors import UsageError
 from assay.explain import explain, masked_passes, num_model_rows, shapley
-from assay.explain.masked import _CHUNK
+from assay.explain.masked import _TABLE_CHUNK
 from assay.values import Array
 from support import columns_over
 
@@ -127,7 +127,7 @@ def test_coalitions_come_in_complements_with_every_size_equally_often() -> None:
 
 def test_batches_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run(curved, num_coalitions=100)
-    monkeypatch.setattr("assay.explain.masked._CHUNK", _CHUNK // 10**5)
+    monkeypatch.setattr("assay.explain.masked._TABLE_CHUNK", _TABLE_CHUNK // 10**5)
     np.testing.assert_array_equal(run(curved, num_coalitions=100).values, whole.values)
 
 
