@@ -136,12 +136,17 @@ def _renumber(wide: Array, num_cells: int) -> tuple[Array, Array]:
 
 
 def look_up(table: Array, codes: Array) -> Array:
-    """`table[codes]`; where both are bytes, and not too many, without a copy of the codes as 64-bit numbers.
+    """`table[codes]`; where both are bytes without a copy of the codes as 64-bit numbers, which else is one of a block.
 
     >>> look_up(np.array([5, 7], dtype=np.uint8), np.array([1, 0, 1], dtype=np.uint8)).tolist()
     [7, 5, 7]
     """
-    if table.dtype != np.uint8 or codes.dtype != np.uint8 or len(codes) > BLOCK:
+    if len(codes) > BLOCK:
+        found = np.empty(len(codes), dtype=table.dtype)
+        for part in blocks(len(codes)):
+            found[part] = look_up(table, codes[part])
+        return found
+    if table.dtype != np.uint8 or codes.dtype != np.uint8:
         return table.take(codes)
     return np.frombuffer(codes.tobytes().translate(table.tobytes()[:256].ljust(256)), dtype=np.uint8)
 
