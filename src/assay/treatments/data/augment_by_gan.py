@@ -22,7 +22,7 @@ LEAST_ROWS = 50  # real rows of a cell that is added to
 LEVEL = 0.95
 
 
-@treatment("data", moves=("higher:true_positive_rate",))
+@treatment("data", moves=("higher:true_positive_rate",), trainings=50)
 def augment_by_gan(
     system: System,
     *,

@@ -89,7 +89,7 @@ class AdversarialRecipe:
 _around.register("adversarial_training", AdversarialRecipe, AdversarialSettings)
 
 
-@treatment("train", moves=("higher:robust_accuracy",))
+@treatment("train", moves=("higher:robust_accuracy",), trainings=3)
 def adversarial_training(
     system: System, *, radius: float | None = None, num_steps: int = 1, epochs: int | None = None
 ) -> System:

@@ -117,7 +117,7 @@ def _told(found: Solution) -> dict[str, Any]:
     }
 
 
-@treatment("train", moves=("lower:equalized_odds_difference",), trainings=16)
+@treatment("train", moves=("lower:equalized_odds_difference",), trainings=10)
 def exponentiated_gradient(
     system: System,
     *,

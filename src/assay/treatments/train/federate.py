@@ -138,7 +138,7 @@ def privacy_facts(
     }
 
 
-@treatment("train", moves=("lower:membership_auc",))
+@treatment("train", moves=("lower:membership_auc",), trainings=3)
 def federated_averaging(
     system: System,
     *,

@@ -147,7 +147,7 @@ def known_codes(split: Split, columns: Sequence[str]) -> tuple[Array, int]:
     return places[codes], len(kept)
 
 
-@treatment("train", moves=("lower:demographic_parity_difference",))
+@treatment("train", moves=("lower:demographic_parity_difference",), trainings=3)
 def reverse_gradient(
     system: System,
     *,
