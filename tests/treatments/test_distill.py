@@ -160,7 +160,7 @@ def test_digest_covers_what_changes_the_student(trained):
 @pytest.mark.parametrize(("kind", "own"), [("table", "mlp"), ("image", "cnn_residual"), ("text", "lstm")])
 def test_by_default_it_is_as_wide_as_a_tenth_allows(kind, own):
     data = {"table": _table, "image": lambda: small_images(20), "text": lambda: small_texts(20)}[kind]()
-    params = {"mlp": {"hidden": [64, 64]}, "cnn_residual": {"width": 16}, "lstm": {"vocab_size": 90}}[own]
+    params = {"mlp": {"hidden": [64, 64]}, "cnn_residual": {"width": 16}, "lstm": {"vocab_size": 900}}[own]
     teacher = Architecture(own, params)
     system = replace(_box(data), recipe=TrainRecipe(teacher, task_of(data)))
 
@@ -170,7 +170,7 @@ def test_by_default_it_is_as_wide_as_a_tenth_allows(kind, own):
 
     made = widest_of(teacher, system)
     assert size(made) <= 0.1 * size(teacher)
-    wider = made.params | {name: made.params[name] + 1 for name in ("width", "num_grams") if name in made.params}
+    wider = made.params | {name: made.params[name] + 1 for name in ("width", "dim") if name in made.params}
     wider |= {"hidden": [made.params["hidden"][0] + 1]} if "hidden" in made.params else {}
     assert size(Architecture(made.name, wider)) > 0.1 * size(teacher)
     assert made.name == {"image": "cnn_residual", "table": "mlp", "text": "ngrams"}[kind]
