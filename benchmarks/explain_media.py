@@ -1,12 +1,13 @@
 """Shapley explanations of texts and pictures: ours, shap's Partition, lime and captum, by deletion, insertion and CPU.
 
-Run: python benchmarks/explain_media.py [--what gru,transformer,grey,colour] [--num 30]. Needs the peer extra, and the
-sentences and Fashion-MNIST on this machine. Texts: three sentences of film reviews in one, scored by word; pictures:
-Fashion-MNIST, grey and coloured, a small convolutional network, scored by pixel.
+Run: python benchmarks/explain_media.py [--what gru,transformer,grey,colour] [--first 0] [--num 30] [--methods NAMES].
+Needs the peer extra, and the sentences and Fashion-MNIST on this machine. Texts: three sentences of film reviews in
+one, scored by word; pictures: Fashion-MNIST, grey and coloured, a small convolutional network, scored by pixel.
 Quality is the area under the curves of the answered class's probability while words (28ths of the pixels) go, or come,
 in the order of the scores: deletion, lower is better; insertion, higher is better. Words that are gone are left out and
 pixels are those of the mean picture, in every method and in the curves. All methods take every input in turn, in one
 process; differences are paired by input, with 95 % intervals. The limit is the time that our rows spend in the model.
+"ours, ends" asks for single words (of pictures 49 superpixels) and all but one, and for no halves.
 Peers: defaults (shap 500 evaluations, lime 5,000 texts and 1,000 pictures), except that of pictures lime and captum get
 our superpixels (lime's own make one piece of such small pictures) and captum 64 rows a call and 500 of KernelShap.
 """
@@ -33,7 +34,8 @@ from lime.lime_text import LimeTextExplainer
 from scipy.stats import t as student
 
 from assay.data import load_coloured_fashion_mnist, load_fashion_mnist, load_sentiment
-from assay.explain.finer import by_superpixel, by_word
+from assay.explain.finer import Segments, by_superpixel, by_word
+from assay.explain.multilinear import multilinear
 from assay.models import Architecture
 from assay.probes.transparency._curves import mean_row
 from assay.tasks import task_of
@@ -44,7 +46,7 @@ from assay.units.text import words
 from assay.values import Array, System, texts
 
 Scores = Callable[[object, int], Array]  # an input and the class, to a score for each of its words or pixels
-OURS, STEPS = "ours", 28
+OURS, ENDS, STEPS = "ours", "ours, ends", 28
 
 
 @dataclass
@@ -75,9 +77,9 @@ class Tally:
     areas: list[tuple[float, float]] = field(default_factory=list)
 
 
-def our_words(model: Model) -> Scores:
+def our_words(model: Model, *, ends: bool = False) -> Scores:
     def score(text: object, target: int) -> Array:
-        rng, chosen = np.random.default_rng(0), np.array([target])
+        rng, chosen = None if ends else np.random.default_rng(0), np.array([target])
         (parts,) = by_word(model, texts([str(text)]), Words(), target=chosen, rng=rng)
         return np.array([part.value for part in parts])
 
@@ -124,6 +126,19 @@ def our_pixels(model: Model, start: Array) -> Scores:
     def score(picture: object, target: int) -> Array:
         rng, inputs = np.random.default_rng(0), np.asarray(picture)[None]
         return by_superpixel(model, inputs, start, target=np.array([target]), rng=rng)[0].pixels
+
+    return score
+
+
+def our_ends(model: Model, start: Array) -> Scores:
+    def score(picture: object, target: int) -> Array:
+        given = np.asarray(picture)
+        labels = superpixels(given, num=49)
+
+        def kept(masks: Array) -> Array:
+            return model(np.where(masks[:, labels][:, None], given, start))[:, target]
+
+        return Segments(given, labels, multilinear(kept, int(labels.max()) + 1, rng=None)).pixels
 
     return score
 
@@ -209,14 +224,17 @@ def pixel_areas(model: Model, picture: object, target: int, score: Array, start:
     return float(np.trapezoid(lower, dx=1 / STEPS)), float(np.trapezoid(upper, dx=1 / STEPS))
 
 
-def text_case(name: str, num: int) -> tuple[Model, list[object], dict[str, Scores], Callable[..., tuple[float, float]]]:
+def text_case(
+    name: str, rows: tuple[int, int]
+) -> tuple[Model, list[object], dict[str, Scores], Callable[..., tuple[float, float]]]:
     """The model, its texts, the methods and the curves."""
     data = load_sentiment(domain="movie")
     recipe = TrainRecipe(Architecture(name), task_of(data), TrainSettings(epochs=3))
     model = Model(train_system(data, recipe=recipe))
     test = data.splits["test"].inputs.tolist()
-    told: list[object] = [" ".join(test[3 * place : 3 * place + 3]) for place in range(num)]
-    methods = {OURS: our_words(model), "shap Partition": partition_words(model), "lime": lime_words(model)}
+    told: list[object] = [" ".join(test[3 * place : 3 * place + 3]) for place in range(*rows)]
+    methods = {OURS: our_words(model), ENDS: our_words(model, ends=True)}
+    methods |= {"shap Partition": partition_words(model), "lime": lime_words(model)}
 
     def areas(inputs: object, target: int, score: Array) -> tuple[float, float]:
         return word_areas(model, inputs, target, score)
@@ -225,7 +243,7 @@ def text_case(name: str, num: int) -> tuple[Model, list[object], dict[str, Score
 
 
 def picture_case(
-    name: str, num: int
+    name: str, rows: tuple[int, int]
 ) -> tuple[Model, list[object], dict[str, Scores], Callable[..., tuple[float, float]]]:
     """The same of pictures; trained on 10,000."""
     data = load_fashion_mnist() if name == "grey" else load_coloured_fashion_mnist()
@@ -235,6 +253,7 @@ def picture_case(
     model, start = Model(train_system(data, recipe=recipe)), mean_row(train.inputs[:200], data.columns)
     methods = {
         OURS: our_pixels(model, start),
+        ENDS: our_ends(model, start),
         "shap Partition": partition_pixels(model, start),
         "lime": lime_pixels(model, start),
         **{f"captum {one}": captum_pixels(model, start, one) for one in ("KernelShap", "FeatureAblation", "Occlusion")},
@@ -243,22 +262,23 @@ def picture_case(
     def areas(inputs: object, target: int, score: Array) -> tuple[float, float]:
         return pixel_areas(model, inputs, target, score, start)
 
-    return model, list(data.splits["test"].inputs[:num]), methods, areas
+    return model, list(data.splits["test"].inputs[slice(*rows)]), methods, areas
 
 
-def measure(name: str, num: int) -> dict[str, Tally]:
+def measure(name: str, rows: tuple[int, int], chosen: list[str]) -> dict[str, Tally]:
     """Every method on every input in turn, and a random order."""
-    model, inputs, methods, areas = (text_case if name in ("gru", "transformer") else picture_case)(name, num)
+    model, inputs, methods, areas = (text_case if name in ("gru", "transformer") else picture_case)(name, rows)
+    methods = {one: method for one, method in methods.items() if one in chosen or one == OURS or not chosen}
     tallies = {one: Tally() for one in [*methods, "random order"]}
     for method in methods.values():
         method(inputs[0], 0)  # first calls compile and import
     for place, one in enumerate(inputs):
         target = int(model(np.asarray(one)[None] if isinstance(one, np.ndarray) else [one])[0].argmax())
         for key, method in methods.items():
-            tally, rows, inside, started = tallies[key], model.rows, model.seconds, time.process_time()
+            tally, ran, inside, started = tallies[key], model.rows, model.seconds, time.process_time()
             score = method(one, target)
             tally.seconds += time.process_time() - started
-            tally.rows, tally.inside = tally.rows + model.rows - rows, tally.inside + model.seconds - inside
+            tally.rows, tally.inside = tally.rows + model.rows - ran, tally.inside + model.seconds - inside
             tally.areas.append(areas(one, target, score))
         chance = np.random.default_rng(place)
         several = [areas(one, target, chance.random(score.shape)) for _ in range(4)]
@@ -294,14 +314,16 @@ def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", default="gru,transformer,grey,colour")
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--num", type=int, default=30)
+    parser.add_argument("--methods", default="", help="some of them, separated by semicolons; ours always")
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     report = {}
     for name in chosen.what.split(","):
-        found = measure(name, chosen.num)
+        found = measure(name, (chosen.first, chosen.first + chosen.num), list(filter(None, chosen.methods.split(";"))))
         report[name] = {key: vars(one) for key, one in found.items()}
         told(name, found)
     if chosen.json:

@@ -239,7 +239,7 @@ def measure(work: Work, num_rounds: int) -> dict[str, object]:
         parts = [theirs(work, slice(at, at + 1), batch=None) for at in singles]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    sizes, sample = [128, 256, 512, 1024, 4096], slice(0, min(16 if is_picture else 64, len(work.rows)))
+    sizes, sample = [128, 256, 512, 1024, 4096], slice(0, min(8 if is_picture else 64, len(work.rows)))
     speed = [min(seconds(lambda b=b: theirs(work, sample, batch=b))[0] for _ in range(2)) for b in sizes]
     best, records = sizes[int(np.argmin(speed))], []
     for place in range(num_rounds):
