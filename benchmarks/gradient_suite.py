@@ -21,7 +21,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,8 +213,8 @@ def check(one: Suite, other: Suite, who: str, rows: slice = slice(None), *, kink
 
 def in_double(work: Work, rows: slice) -> Array:
     """Integrated gradients of some rows, written out in double precision."""
-    module, (places, weights) = copy.deepcopy(work.module).double(), rule_of(STEPS)
-    weights, start, found = torch.from_numpy(weights), torch.from_numpy(work.start).double(), []
+    module, (places, shares) = copy.deepcopy(work.module).double(), rule_of(STEPS)
+    weights, start, found = torch.from_numpy(shares), torch.from_numpy(work.start).double(), []
     for row, target in zip(torch.from_numpy(work.rows[rows]).double(), work.target[rows].tolist(), strict=True):
         points = start + torch.from_numpy(places).reshape(-1, *[1] * row.ndim) * (row - start)
         points.requires_grad_(True)
@@ -265,7 +265,7 @@ def measure(work: Work, num_rounds: int) -> dict[str, object]:
     return {"model": work.name, "records": records, "batch": best}
 
 
-def told(work: Work, records: list[tuple[float, ...]], best: int, passes: tuple[int, int]) -> None:
+def told(work: Work, records: Sequence[tuple[float, ...]], best: int, passes: tuple[int, int]) -> None:
     """Medians, and ratios round by round."""
     mine, tuned, default, bare = np.median(records, axis=0)
     ratios = np.median([(d / m, t / m, m / b, d / b) for m, t, d, b in records], axis=0)
