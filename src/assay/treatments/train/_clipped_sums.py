@@ -50,6 +50,8 @@ class ClippedSums:
     def __init__(self, module: nn.Module, *, max_grad_norm: float, clipping: Clipping = "flat") -> None:
         self.module, self.max_grad_norm, self.clipping = module, max_grad_norm, clipping
         self.layers, self.cells = _known_layers(module)
+        self.trained = [one for one in module.parameters() if one.requires_grad]
+        self.in_place = [layer for layer in module.modules() if getattr(layer, "inplace", False) is True]
         self.rows: RowGradients | None = None
         self._sizes: dict[torch.Size, int] = {}  # bytes of one row, by its shape
         self.method = "one forward and one backward pass"
@@ -98,7 +100,7 @@ class ClippedSums:
             self._sizes[shape] = self._size(inputs[:1])
         size = max(1, self._sizes[shape])
         usual = min(chunks.stepped if self.cells else chunks.usual, chunks.size // size)
-        weights = sum(one.numel() * one.element_size() for one in self.module.parameters() if one.requires_grad)
+        weights = sum(one.numel() * one.element_size() for one in self.trained)
         return max(chunks.least, usual, 2 * weights // size)
 
     def _size(self, row: Tensor) -> int:
@@ -145,18 +147,16 @@ class ClippedSums:
     @contextmanager
     def _watched(self, watch: _Watch, recorded: dict[str, Recorded]) -> Iterator[None]:
         """Inside, layers show what they were given and the gradient by their answers; no parameter asks for one."""
-        asking = [one for one in self.module.parameters() if one.requires_grad]
-        in_place = [layer for layer in self.module.modules() if getattr(layer, "inplace", False) is True]
         with ExitStack() as stack:
             for name, layer in self.layers.items():
                 stack.callback(layer.register_forward_hook(watch.of(name)).remove)
             for name, cell in self.cells.items():
                 object.__setattr__(cell, "forward", recorded[name])
                 stack.callback(object.__delattr__, cell, "forward")
-            for layer in in_place:  # what a layer was given must stay what it was
+            for layer in self.in_place:  # what a layer was given must stay what it was
                 setattr(layer, "inplace", False)  # noqa: B010
                 stack.callback(setattr, layer, "inplace", True)
-            for parameter in asking:
+            for parameter in self.trained:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
             yield

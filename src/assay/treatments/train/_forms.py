@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 KEPT_NUMBERS = 1 << 23  # gradients of single rows kept between norms and sums: at most 32 MiB a layer
-AT_ONCE = 1 << 19  # numbers unfolded together: 2 MiB, so that they stay near the processor
+AT_ONCE = 1 << 18  # numbers unfolded together: 1 MiB, so that they stay near the processor
 ONE_READ = 16  # multiplications that take as long as reading or writing a number in memory (measured)
 
 
@@ -168,6 +168,7 @@ class Product:
             if is_kept:
                 self.kept.setdefault(part.weight, []).append((rows, each))
             found.append(torch.linalg.vector_norm(each, dim=1).square())  # vecdot would write all products first
+            del given, gradient, each  # the next part takes their place
         return torch.cat(found)
 
     def _flat(self, one: Tensor) -> Tensor:
