@@ -17,7 +17,6 @@ from assay.models import Architecture, build, register_architecture, tensors
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.treatments.data.resample_groups import resample_groups
-from assay.treatments.train import _clipped_sums as clipped
 from assay.treatments.train import dp_sgd as private
 from assay.treatments.train._clipped_sums import ClippedSums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
@@ -237,7 +236,7 @@ def test_layers_of_torch_itself_take_one_pass_and_give_the_definition(name):
     assert all(part.inplace for part in module.modules() if isinstance(part, nn.ReLU))
 
 
-@pytest.mark.parametrize("name", ["gru", "conv1d"])
+@pytest.mark.parametrize("name", LAYERS)
 def test_large_batches_are_summed_in_parts(name, monkeypatch):
     torch.manual_seed(5)
     module, inputs, labels = LAYERS[name](), torch.randn(10, 20), torch.randint(0, 2, (10,))
@@ -247,7 +246,7 @@ def test_large_batches_are_summed_in_parts(name, monkeypatch):
         return functional.cross_entropy(outputs, labels[rows], reduction="none")
 
     whole, lengths = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
-    monkeypatch.setattr(clipped, "CHUNKS", {"cpu": clipped.Chunks(3, 3, 3, 1 << 20)})
+    monkeypatch.setattr(ClippedSums, "rows_at_once", lambda self, inputs: 3)
     parts, norms = ClippedSums(module, max_grad_norm=0.1)(inputs, losses)
     assert torch.allclose(norms, lengths, rtol=1e-6)
     assert all(torch.allclose(parts[one], value, rtol=1e-5, atol=1e-7) for one, value in whole.items())
@@ -321,6 +320,36 @@ def test_an_answer_may_be_changed_in_place_by_later_code():
     expected, lengths = reference(module, inputs, losses, 0.5)
     sums, norms = ClippedSums(module, max_grad_norm=0.5)(inputs, losses)
     assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    assert all(torch.allclose(sums[one], value, rtol=1e-4, atol=1e-6) for one, value in expected.items())
+
+
+class Viewing(nn.Module):
+    """Reads places in memory, which fails where channels lie innermost; and a layer that is only looked through."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.fixed, self.head = nn.Conv2d(1, 4, 2), nn.Conv2d(1, 4, 2), nn.Linear(48, 2)
+
+    def forward(self, inputs):
+        pictures = inputs.reshape(-1, 1, 4, 5)
+        with torch.no_grad():
+            beside = self.fixed(pictures)
+        return self.head((self.first(pictures) + beside).view(len(inputs), -1))
+
+
+@pytest.mark.parametrize("given", [(20,), (1, 4, 5)], ids=["numbers", "pictures"])
+def test_code_that_reads_places_in_memory_and_layers_without_gradient_take_one_pass(given):
+    torch.manual_seed(10)
+    module, inputs = Viewing(), torch.randn(9, *given)
+    clip = ClippedSums(module, max_grad_norm=0.5)
+    sums, norms = clip(inputs, lambda outputs, at: outputs.square().sum(dim=1))
+    frozen = module.fixed.requires_grad_(False)
+    del module.fixed
+    object.__setattr__(module, "fixed", frozen)  # no parameter of the module any more
+    expected, lengths = reference(module, inputs, lambda outputs, at: outputs.square().sum(dim=1), 0.5)
+    assert clip.method == "one forward and one backward pass"
+    assert torch.allclose(norms, lengths.float(), rtol=1e-5)
+    assert set(sums) == set(expected)
     assert all(torch.allclose(sums[one], value, rtol=1e-4, atol=1e-6) for one, value in expected.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class ClippedSums:
         self.trained = [one for one in module.parameters() if one.requires_grad]
         self.in_place = [layer for layer in module.modules() if getattr(layer, "inplace", False) is True]
         self.rows: RowGradients | None = None
+        self.innermost = True  # channels of pictures
         self._sizes: dict[torch.Size, int] = {}  # bytes of one row, by its shape
         self.method = "one forward and one backward pass"
         if not _covers([*self.layers.values(), *self.cells.values()], module):
@@ -69,6 +71,11 @@ class ClippedSums:
                 if self.clipping != "flat":
                     raise ModelError(error.problems) from error
                 self._by_row()
+            except RuntimeError as error:
+                if not self.innermost or "view size is not compatible" not in str(error):
+                    raise
+                self.innermost = False  # code that reads places in memory, as `x.view(len(x), -1)` does
+                return self(inputs, losses)
         return _common.known(self.rows)(inputs, losses)
 
     def _by_row(self) -> None:
@@ -97,7 +104,7 @@ class ClippedSums:
         chunks = CHUNKS.get(inputs.device.type, CHUNKS["cpu"])
         shape = inputs.shape[1:]
         if shape not in self._sizes:
-            self._sizes[shape] = self._size(inputs[:1])
+            self._sizes[shape] = self._size(inputs[:1].clone())
         size = max(1, self._sizes[shape])
         usual = min(chunks.stepped if self.cells else chunks.usual, chunks.size // size)
         weights = sum(one.numel() * one.element_size() for one in self.trained)
@@ -133,7 +140,8 @@ class ClippedSums:
         watch = _Watch(len(inputs), begin, found)
         with self._watched(watch, recorded):
             # Channels innermost, convolutions and poolings are twice as fast.
-            given = inputs.to(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+            is_moved = self.innermost and inputs.ndim == 4
+            given = inputs.to(memory_format=torch.channels_last) if is_moved else inputs
             total = losses(_outputs(self.module, given), at).sum()
             if watch.wrong:
                 raise ModelError(watch.wrong)
@@ -184,6 +192,8 @@ class _Watch:
                 self.wrong.append(Problem(f"layer {name!r} answers {len(output)} rows of {self.num_rows}", "all rows"))
             # Parameters ask for no gradient here, so the first layer's output is where the graph begins.
             answer = output if output.requires_grad else begun(output, self.begin)
+            if not answer.requires_grad:
+                return output  # inside `no_grad`: it adds nothing to the gradient
             given = arguments[0].detach()
             version = given._version
 
@@ -211,7 +221,7 @@ def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
     try:
         outputs: Tensor = module(inputs)
     except RuntimeError as error:
-        if "in-place" not in str(error):
+        if not re.search("in-?place", str(error)):
             raise
         raise ModelError(Problem("what a layer answers is changed in place later", "code that leaves it")) from error
     return outputs

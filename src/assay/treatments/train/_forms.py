@@ -89,7 +89,9 @@ class Product:
         found: dict[str, Tensor] = {}
         if any(part.bias is not None for part in self.parts):
             bias = factors @ (self.gradient[:, 0] if self.total is None else self.total)
-            found |= {part.bias: bias for part in self.parts if part.bias is not None}
+            for part in self.parts:  # a tensor each: whoever adds to one must not add to the other
+                if part.bias is not None:
+                    found[part.bias] = bias if not found else bias.clone()
         if self.filter is None and not self.kept:
             return found | self._weighed(factors)
         for part in self.parts:
