@@ -16,6 +16,7 @@ from assay.observe import Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.treatments.data._cells import cells_of_both, loss, middle, mondrian
+from assay.treatments.data.drop_duplicates import drop_duplicates
 from assay.treatments.data.generalise_to_k import generalise_to_k
 from support import remembering, small_texts
 
@@ -162,6 +163,13 @@ def test_members_are_not_told_by_their_form(small_data):
     for about in ("", "attack=loss"):
         found = audit.find("membership_auc", about)
         assert found.low <= 0.5 <= found.high, (about, found)
+
+
+def test_test_rows_made_alike_to_training_rows_are_not_copies_of_them(small_data):
+    """Every generalised training row is alike to some generalised test row: none of them is held out."""
+    treated = generalise_to_k(remembering(small_data), k=300, columns=[one.name for one in small_data.columns])
+    outcome = drop_duplicates(treated, repeated=False).lineage[-1].outcome
+    assert (outcome["num_held_out"], outcome["num_dropped"]) == (0, 0)
 
 
 def test_others_fall_into_the_cells_that_the_cuts_give_them():

@@ -9,7 +9,7 @@ from assay.data.quality.near import near_copies
 from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common
 from assay.treatments.data import _rows
-from assay.values import Array, Data, System
+from assay.values import NON_MEMBERS, Array, Data, System
 
 
 @treatment("data", moves=("lower:train_test_overlap",), tasks=EVERY_TASK)
@@ -64,4 +64,6 @@ def _near(data: Data) -> Array:
 
 
 def _parts(data: Data) -> list[Array]:
-    return [data.splits["train"].inputs, *(part.inputs for name, part in data.splits.items() if name != "train")]
+    """Training rows first, then those that are held out; `NON_MEMBERS` are test rows once more, made alike to them."""
+    held_out = [part.inputs for name, part in data.splits.items() if name not in ("train", NON_MEMBERS)]
+    return [data.splits["train"].inputs, *held_out]
