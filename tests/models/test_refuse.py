@@ -44,8 +44,8 @@ WATCHED = ("exec", "pickle.find_class", "subprocess.Popen", "os.system", "socket
 LISTENING = threading.Event()
 
 
-def _audit(event: str, _: object) -> None:
-    if event in WATCHED and LISTENING.is_set():
+def _audit(event: str, _: object, watched: tuple[str, ...] = WATCHED, listening: threading.Event = LISTENING) -> None:
+    if event in watched and listening.is_set():  # bound, for a hook outlives the names of its module
         EVENTS.append(event)
 
 

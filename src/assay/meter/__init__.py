@@ -186,6 +186,7 @@ def environment() -> Mapping[str, Any]:
     return found
 
 
+@cache
 def _own_version() -> str:
     from importlib import metadata
 
