@@ -236,6 +236,13 @@ def test_layers_of_torch_itself_take_one_pass_and_give_the_definition(name):
     assert all(part.inplace for part in module.modules() if isinstance(part, nn.ReLU))
 
 
+class First(nn.Module):
+    """The last state of what a recurrent layer answers."""
+
+    def forward(self, answer):
+        return answer[0][:, -1]
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_large_batches_are_summed_in_parts(name, monkeypatch):
     torch.manual_seed(5)
@@ -262,6 +269,9 @@ def test_a_part_has_as_many_rows_as_outweigh_the_weights_and_no_more_than_fit():
     assert rows(nn.Conv2d(1, 4000, 8), images) == 16
     assert rows(nn.Linear(784, 512), torch.zeros(1, 784)) == 2 * 785 * 512 // (784 + 512)
     assert rows(LAYERS["lstm"](), torch.zeros(1, 20)) == 256  # its steps cost the same for fewer rows
+    states = nn.LSTM(1, 50, batch_first=True)  # 4 (51 x 200 + 400) bytes of weights, of a row 500 x 4 (1 + 50)
+    module = nn.Sequential(nn.Unflatten(1, (500, 1)), states, First(), nn.Linear(50, 2))
+    assert rows(module, torch.zeros(1, 500)) == 256
 
 
 def test_memory_of_a_step_is_that_of_its_parts_whatever_the_batch():

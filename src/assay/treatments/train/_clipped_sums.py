@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -111,14 +111,15 @@ class ClippedSums:
         return max(chunks.least, usual, 2 * weights // size)
 
     def _size(self, row: Tensor) -> int:
-        """Bytes that known layers are given and answer for one row."""
+        """Bytes that known layers, recurrent ones too, are given and answer for one row."""
         found = []
 
-        def count(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
-            found.append(sum(one.numel() * one.element_size() for one in (arguments[0], output)))
+        def count(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+            both = _tensor(arguments[0]), _tensor(output)
+            found.append(sum(one.numel() * one.element_size() for one in both))
 
         with ExitStack() as stack, torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws
-            for layer in self.layers.values():
+            for layer in [*self.layers.values(), *self.cells.values()]:
                 stack.callback(layer.register_forward_hook(count).remove)
             self.module(row)
         return sum(found)
@@ -215,6 +216,14 @@ class _Watch:
 
 class _RunsAgain(ModelError):
     """A layer runs more than once in a pass."""
+
+
+def _tensor(answer: Any) -> Tensor:
+    """A tensor, that of a packed sequence, or those beside a recurrent layer's last state."""
+    while isinstance(answer, tuple):
+        answer = answer[0]
+    found: Tensor = answer
+    return found
 
 
 def _outputs(module: nn.Module, inputs: Tensor) -> Tensor:
