@@ -14,6 +14,7 @@ from assay.models.adapters.module import ModuleModel
 from assay.tasks import Classification, Regression
 from assay.train import Hooks, TrainSettings, fit, task_loss
 from assay.train.loop import learning_rate
+from assay.train.workers import Alone
 from assay.values import Array, Column, Groups, Split
 from support import COLUMNS, make_split
 
@@ -297,3 +298,15 @@ def test_regression_finds_the_least_squares_line() -> None:
     design = np.c_[np.ones(800), inputs]
     solution = np.linalg.lstsq(design, labels, rcond=None)[0]
     np.testing.assert_allclose(ModuleModel(made).outputs(inputs)[:, 0], design @ solution, atol=0.5)
+
+
+def test_each_worker_drops_units_of_its_own():
+    """A CPU's generator takes the lowest 32 bits of a seed: ranks above them all drew the same."""
+
+    class Second(Alone):
+        rank = 1
+
+    first, second = module(dropout=0.5), module(dropout=0.5)
+    for made, workers in ((first, Alone()), (second, Second())):
+        fit(made, TRAIN, task=TASK, settings=QUICK, seed=0, hooks=Hooks(workers=workers))
+    assert not np.allclose(weights(first), weights(second), atol=1e-3)

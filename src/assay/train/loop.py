@@ -34,6 +34,7 @@ __all__ = ["Hooks", "Loss", "TrainSettings", "check_split", "fit", "learning_rat
 
 COST_ROWS = 16  # whose mean cost is that of one example
 NOISE_SEED = 1 << 32  # keeps the draws of augmentation apart from those of the order
+APART = 0x9E3779B1  # between the seeds of workers; above 32 bits a CPU's generator would not see it
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (module, inputs (n, ...), rows (n,)) -> inputs (n, ...)
 
 
@@ -261,7 +262,7 @@ def _training(run: _Run, task: Task, seed: int) -> Iterator[State]:
     """
     module, settings, hooks = run.module, run.settings, run.hooks
     is_image = run.inputs.ndim == 4 and hooks.workers.size == 1
-    others = hooks.workers.rank << 40  # each worker's dropout and augmentation are its own; the order is everybody's
+    others = hooks.workers.rank * APART  # each worker's dropout and augmentation are its own; the order is everybody's
     module.train()
     if is_image:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

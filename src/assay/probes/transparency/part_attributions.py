@@ -23,7 +23,14 @@ def _cost(sizes: Sizes) -> dict[str, int]:
     return {"parts of units": parts + _masked.target_rows(sizes)}
 
 
-@probe("transparency", tasks=("classification", "regression"), cost=_cost, modalities=("image", "text"), deep=True)
+@probe(
+    "transparency",
+    tasks=("classification", "regression"),
+    cost=_cost,
+    modalities=("image", "text"),
+    deep=True,
+    version=2,
+)
 def part_attributions(query: Query, task: Task, draws: Draws) -> list[Measurement]:
     r"""Mean size of the Shapley value of each word or place of a picture, and how much of a unit its largest part has.
 
