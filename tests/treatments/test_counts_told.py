@@ -67,5 +67,7 @@ def test_no_outcome_has_the_size_of_a_group_of_three(small_data, treatment, opti
     of_the_few = [(path, value) for path, value in numbers(outcome) if "race=z" in " ".join(path)]
     assert all(isinstance(value, str) for _, value in of_the_few), of_the_few
     assert of_the_few or "weights_left_out" in outcome
+    # With group and label totals, n^2 / sum of squared weights is one equation for the one unknown cell.
+    assert not {"smallest_weight", "largest_weight", "effective_num_train"} & set(outcome)
     counts = [value for path, value in numbers(outcome) if "race=" in " ".join(path) and isinstance(value, int)]
     assert all(value % 10 == 0 for value in counts)

@@ -52,19 +52,22 @@ def reweigh_groups(system: System, *, columns: Sequence[str] | None = None) -> S
         outcome={
             "columns": list(names),
             **_told(codes, train.labels, weights),
-            # Kish: how many equally weighted rows would give a mean as certain as these weights do.
-            "effective_num_train": float(weights.sum(dtype=np.float64) ** 2 / np.square(weights, dtype=float).sum()),
         },
     )
     return replace(named, model=fitted.model, facts=fitted.facts, data=data)
 
 
 def _told(groups: Array, labels: Array, weights: Array) -> dict[str, float | str]:
-    """The smallest and largest weight; not where a group has few rows of a label, for a weight tells how many."""
+    """The smallest and largest weight; not where a group has few rows of a label, for a weight tells how many.
+
+    So does, beside the totals, Kish's number: how many rows of equal weight would give a mean as certain as these do.
+    """
     sizes = np.unique(np.stack([groups, labels], axis=1), axis=0, return_counts=True)[1]
     if sizes.min() < _counts.FEWEST_ROWS:
         return {"weights_left_out": f"{_counts.FEW} rows of a group and label"}
-    return {"smallest_weight": float(weights.min()), "largest_weight": float(weights.max())}
+    effective = float(weights.sum(dtype=np.float64) ** 2 / np.square(weights, dtype=float).sum())
+    smallest, largest = float(weights.min()), float(weights.max())
+    return {"smallest_weight": smallest, "largest_weight": largest, "effective_num_train": effective}
 
 
 def balancing_factors(groups: Array, labels: Array, weights: Array | None = None) -> Array:
