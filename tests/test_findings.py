@@ -14,8 +14,12 @@ from benchmarks.findings import combined, verdict
 from benchmarks.packed import fewer, pack, unpack, with_ink
 from scipy import stats
 
-from assay.values import System
-from support import small_images, small_texts
+from assay.models import Architecture
+from assay.tasks import Argmax, task_of
+from assay.train import TrainRecipe, TrainSettings
+from assay.treatments.train.distill import DistillRecipe
+from assay.values import Fitted, System
+from support import KnownModel, small_images, small_texts
 
 
 def test_without_noise_of_rows_the_interval_is_students() -> None:
@@ -60,16 +64,26 @@ def test_a_gap_is_as_coarse_as_its_smaller_side(known_system: System) -> None:
 
 
 def test_a_student_is_compared_with_the_same_student(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The case names what it asks of `distill`: its defaults may change, and the twin is of sixteen units."""
-    asked: dict[str, Any] = {}
+    """The case names all it asks of the student: the defaults of `distill` may change, and the twin is as it is."""
+    asked: list[Any] = []
     data = small_images(60)
+
+    def system_of(_: object, seed: int, name: str, params: dict[str, Any], **settings: Any) -> System:
+        recipe = TrainRecipe(Architecture(name, params), task_of(data), TrainSettings(epochs=settings["epochs"]))
+        return System(name, KnownModel(), data, task_of(data), Argmax(), recipe)
+
+    def fit_student(recipe: DistillRecipe, *_: object, **__: object) -> Fitted:
+        asked.append(recipe)
+        return Fitted(KnownModel(), {})
+
     monkeypatch.setattr(finding_cases, "load", lambda *_: data)
-    monkeypatch.setattr(finding_cases, "lenet", lambda data, seed: None)
-    monkeypatch.setattr(finding_cases, "treated", lambda system, name, **options: asked.update(options))
-    monkeypatch.setattr(finding_cases, "trained", lambda *_, **__: None)
+    monkeypatch.setattr(finding_cases, "trained", system_of)
+    monkeypatch.setattr(DistillRecipe, "fit_student", fit_student)
     monkeypatch.setattr(finding_cases, "twins", lambda *_: {})
     CASES["distilled"].run(0, None)
-    assert asked == {"hidden": (16,), "temperature": 2.0}
+    (recipe,) = asked
+    assert (recipe.student.params, recipe.temperature) == ({"hidden": [16]}, 2.0)
+    assert (recipe.passes, recipe.matched) == (1, False)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,11 @@ import torch
 
 from assay.errors import TreatmentError
 from assay.models import Architecture, build
-from assay.models.store import recipe_from_json
+from assay.models.adapters.module import ModuleModel
+from assay.models.store import load_system, recipe_from_json, save_system
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.treatments.train._shares import answered, match_shares, shift_to
 from assay.treatments.train.distill import DistillRecipe, bag_of, cell_weights, distill, soft_loss, widest_of
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings
 from assay.values import Column, Data, Groups, Split, System
@@ -153,8 +155,105 @@ def test_digest_covers_what_changes_the_student(trained):
         DistillRecipe(teacher, student, 2.0, 0.1, ("race",), 0.5),
         DistillRecipe(teacher, student, 2.0, 0.1, ("sex",), 0.6),
         DistillRecipe(teacher, student, 2.0, 0.1, passes=2),
+        DistillRecipe(teacher, student, 2.0, 0.1, matched=True),
     ]
     assert len({recipe.digest for recipe in recipes}) == len(recipes)
+
+
+@pytest.mark.parametrize(("num_classes", "scale"), [(2, 0.1), (2, 10.0), (3, 1.0), (10, 0.1), (10, 10.0)])
+def test_shifted_answers_have_the_shares_asked_for(num_classes, scale):
+    """Logits of balanced classes and a planted bias; shares of another noise are wanted, of which there always are."""
+    rng = np.random.default_rng(num_classes)
+    labels = np.arange(1500) % num_classes
+    one, other = (scale * (2 * np.eye(num_classes)[labels] + rng.normal(size=(1500, num_classes))) for _ in "ab")
+    planted = other + scale * np.linspace(-0.7, 0.7, num_classes)
+    shift = shift_to(planted, answered(one))
+    assert np.abs(answered(planted) - answered(one)).max() > 20
+    assert np.abs(answered(planted + shift) - answered(one)).max() <= 1
+    right = [(logits.argmax(axis=1) == labels).mean() for logits in (other, planted, planted + shift)]
+    assert right[2] > right[1], "on balanced rows the planted bias only cost"
+    assert right[2] > right[0] - 0.01
+
+
+def test_two_classes_are_shifted_as_counting_every_threshold_says():
+    rng = np.random.default_rng(3)
+    logits = rng.normal((0.5, 0.0), 1.0, size=(40, 2))
+    edges = np.sort(logits[:, 1] - logits[:, 0])
+    for wanted in range(41):
+        shift = shift_to(logits, np.array([wanted, 40 - wanted]))
+        assert np.isfinite(shift).all()
+        by_hand = (edges < shift[0] - shift[1]).sum()
+        assert abs(by_hand - wanted) <= 1
+
+
+def test_a_class_that_is_never_said_falls_no_further_than_it_must():
+    logits = np.array([[0.0, 1.0, 3.0], [2.0, 0.0, 0.5], [0.0, 3.0, 1.0], [1.0, 0.0, 2.0]])
+    shift = shift_to(logits, np.array([2, 2, 0]))
+    assert answered(logits + shift).tolist() == [2, 2, 0]
+    assert np.abs(shift).max() < 2.1
+    assert not shift_to(logits, answered(logits)).any()
+
+
+def test_a_student_says_each_class_as_often_as_its_teacher(trained, tmp_path):
+    plain, splits = distill(trained, hidden=(12,)), trained.data.splits
+    assert not plain.recipe.matched, "of tables it changed nothing that could be measured"
+    recipe, validation = replace(plain.recipe, matched=True), splits["validation"]
+    fitted = recipe.fit_student(trained.model, splits["train"], data=trained.data, seed=trained.seed)
+    models = (trained.model, plain.model, fitted.model)
+    wanted, before, after = (answered(model.outputs(validation.inputs)) for model in models)
+    assert np.abs(after - wanted).max() <= 1 < np.abs(before - wanted).max()
+    told = fitted.facts["shares"]
+    assert told["matched"] == "yes"
+    assert told["share_apart_before"] == pytest.approx(np.abs(before - wanted).max() / len(validation))
+    assert told["share_apart_after"] == pytest.approx(np.abs(after - wanted).max() / len(validation))
+    turned = {**splits, "validation": replace(validation, labels=1 - validation.labels)}  # labels are not read
+    data = replace(trained.data, splits=turned)
+    again = recipe.fit_student(trained.model, splits["train"], data=data, seed=trained.seed)
+    assert again.model.digest == fitted.model.digest != plain.model.digest
+    system = replace(plain, model=fitted.model, recipe=recipe)
+    loaded = load_system(save_system(system, tmp_path / "one"), trained.data)
+    assert loaded.recipe == recipe
+    assert (loaded.model.outputs(validation.inputs) == fitted.model.outputs(validation.inputs)).all()
+    assert "matched" not in plain.recipe.to_json(), "as older folders are"
+    assert not recipe_from_json(plain.recipe.to_json(), trained.data).matched
+
+
+def test_a_reference_student_says_each_class_as_often_as_its_own_teacher(trained):
+    half = trained.data.splits["train"].take(np.arange(400))
+    recipe = DistillRecipe(trained.recipe, Architecture("mlp", {"hidden": [4]}), 1.0, 0.1, matched=True)
+    own, rows = trained.recipe.fit(half, trained.data, 9).model, trained.data.splits["validation"].inputs
+    shares = [answered(model.outputs(rows)) for model in (own, recipe.fit(half, trained.data, 9).model)]
+    assert np.abs(shares[0] - shares[1]).max() <= 1
+
+
+def test_of_texts_shares_are_matched_and_where_not_the_outcome_says_so():
+    data = small_texts(120)
+    recipe = TrainRecipe(Architecture("gru", {"dim": 8, "num_hidden": 8, "vocab_size": 60}), task_of(data))
+    system = train_system(data, recipe=replace(recipe, settings=TrainSettings(epochs=1, batch_size=20)))
+    assert distill(system).lineage[-1].outcome["matched"] == "yes"
+    lacking = {name: split for name, split in data.splits.items() if name != "validation"}
+    treated = distill(replace(system, data=replace(data, splits=lacking)))
+    assert treated.lineage[-1].outcome["matched"] == "no: there is no validation split"
+    assert not distill(system, balance=0.5).recipe.matched, "cells that weigh more are to move shares"
+
+
+def test_a_network_without_a_last_bias_is_left_alone():
+    class Odd(torch.nn.Module):
+        def __init__(self, *, bias, scale):
+            super().__init__()
+            self.head, self.scale = torch.nn.Linear(2, 2, bias=bias), scale
+
+        def forward(self, inputs):
+            return self.head(inputs) * self.scale
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(200, 2)).astype(np.float32)
+    for module, said in ((Odd(bias=False, scale=1), "has no head.bias"), (Odd(bias=True, scale=2), "do not move")):
+        model = ModuleModel(module)
+        teacher = model.outputs(rows) + np.array([0.0, 1.0], dtype=np.float32)
+        assert said in match_shares(model, teacher, rows)["matched"]
+        assert ModuleModel(module).digest == model.digest
+    assert "no validation row" in match_shares(ModuleModel(Odd(bias=True, scale=1)), teacher * np.nan, rows)["matched"]
 
 
 @pytest.mark.parametrize(("kind", "own"), [("table", "mlp"), ("image", "cnn_residual"), ("text", "lstm")])
