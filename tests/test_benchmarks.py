@@ -7,7 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from assay.models import Architecture
+from assay.tasks import task_of
+from assay.train import TrainRecipe, TrainSettings, train_system
+from assay.train.traces import FACT
+from support import small_images
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("__"))
@@ -34,6 +41,20 @@ for name in sys.argv[1:]:
         found = told.getvalue() or "imported"
     print(name, found.replace("\\n", " "), flush=True)
 """
+
+
+@pytest.mark.slow
+def test_rows_never_drawn_are_those_without_a_loss() -> None:
+    """Of the loop's order: a row that no step saw has no loss in its trace."""
+    from benchmarks.int8 import never_drawn
+
+    data = small_images(100)
+    settings = TrainSettings(batch_size=16, max_steps=2)
+    recipe = TrainRecipe(Architecture("cnn_lenet", {"hidden": [4]}), task_of(data), settings, is_traced=True)
+    system = train_system(data, recipe=recipe, seed=3)
+    unseen = np.isnan(system.facts[FACT]).all(axis=0)
+    assert unseen.sum() == 60 - 32
+    assert never_drawn(system).rows.tolist() == data.splits["train"].rows[unseen].tolist()
 
 
 @pytest.mark.slow
