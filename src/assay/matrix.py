@@ -19,7 +19,9 @@ from assay.values import Array, Audit, Measurement, System
 
 Key = tuple[str, str, str]
 TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
-NUM_BLOCKS, NUM_ROUNDS, WARM = 30, 300, 3  # blocks of ten rounds, after three that do not count
+NUM_BLOCKS, WARM = 30, 3  # blocks of rounds, after three rounds that do not count
+# Blocks of ten rounds, of five and three where a round is long by itself: else rows timed outnumber all others.
+MOST_ROUNDS, NUM_ROUNDS = 300, {64: 150, 256: 90}  # by batch size
 MOST_GROUPS = 3  # that a sentence names
 PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 
@@ -132,7 +134,7 @@ def in_turns(
 
     Definition: median over rounds of t / g, times the median of g, with g the geometric mean of the round's times.
 
-    Replicates resample whole blocks of ten rounds, the same for all systems, so that a slow spell of the machine is
+    Replicates resample whole blocks of three to ten rounds, the same for all systems, so that a slow spell of the machine is
     shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of its own with
     standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
     """
@@ -143,7 +145,7 @@ def in_turns(
     for key in keys:
         batch_size = int(key[2].removeprefix("batch="))
         if ledger is not None:
-            ledger.add("timing in turns", len(systems) * batch_size * (NUM_ROUNDS + WARM))
+            ledger.add("timing in turns", len(systems) * batch_size * (NUM_ROUNDS.get(batch_size, MOST_ROUNDS) + WARM))
         seconds = _rounds(systems, batch_size)
         # A slow spell multiplies all times of a round alike, so it leaves with the round's geometric mean.
         pace = np.exp(np.log(seconds).mean(axis=0))
@@ -169,8 +171,8 @@ def in_turns(
 def _rounds(systems: Sequence[System], batch_size: int) -> Array:
     """Seconds `(S, rounds)` of one forward pass of each system in each round, starting with another one each time."""
     inputs = systems[0].data.splits["test"].inputs
-    seconds = np.empty((len(systems), NUM_ROUNDS + WARM))
-    for number in range(NUM_ROUNDS + WARM):
+    seconds = np.empty((len(systems), NUM_ROUNDS.get(batch_size, MOST_ROUNDS) + WARM))
+    for number in range(seconds.shape[1]):
         batch = inputs[(np.arange(batch_size) + number * batch_size) % len(inputs)]
         for turn in range(len(systems)):
             index = (turn + number) % len(systems)
