@@ -134,9 +134,9 @@ def in_turns(
 
     Definition: median over rounds of t / g, times the median of g, with g the geometric mean of the round's times.
 
-    Replicates resample whole blocks of three to ten rounds, the same for all systems, so that a slow spell of the machine is
-    shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of its own with
-    standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
+    Replicates resample whole blocks of three to ten rounds, the same for all systems, so that a slow spell of the
+    machine is shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of
+    its own with standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
     """
     found = [dict(table) for table in paired]
     keys = [key for key in found[0] if key[1] == TIMED[0] and all(key in table for table in found)]
