@@ -1,7 +1,9 @@
-"""Every benchmark, one after the other, into docs/benchmarks.md: `python -m benchmarks` (about ten idle minutes)."""
+"""Every benchmark in turn, or those named, into docs/benchmarks.md: `python -m benchmarks [NAME ...]`, half an hour."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import platform
 import subprocess
 import sys
@@ -29,34 +31,49 @@ RUNS = {
 }
 HEAD = """# Benchmarks
 
-Ours, a peer and the limit, interleaved in one run, equality of results first. Made by `python -m benchmarks`; the
-numbers below are one run on {machine}, {cores} cores, Python {python}, {day}. CPU seconds, one thread, unless a line
-says otherwise. What takes too long for one run, or was taken beside other work: [measurements.md](measurements.md).
+Ours, a peer and the limit, interleaved in one run, equality of results first. Made by `python -m benchmarks`; each part
+says when it ran, on {machine}, {cores} cores, Python {python}. CPU seconds, one thread, unless a line says otherwise.
+What takes too long for one run, or was taken beside other work: [measurements.md](measurements.md).
 """
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def sections(page: str) -> dict[str, str]:
+    """The parts of the page by name."""
+    return {part.split("\n", 1)[0].replace(" ", "_"): part for part in page.split("\n## ")[1:]}
+
+
+def section(name: str) -> str:
+    """One script run now, and what it printed."""
+    command = ["python", f"benchmarks/{name}.py", *RUNS[name]]
+    done = subprocess.run(
+        [sys.executable, *command[1:]],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+    )
+    text = done.stdout.strip() or done.stderr.strip()[-2000:]
+    failed = "" if done.returncode == 0 else f"(exit {done.returncode})\n"
+    day = time.strftime("%Y-%m-%d")
+    return f"{name.replace('_', ' ')}\n\n`{' '.join(command)}`, {day}\n\n```text\n{text}\n```\n{failed}"
 
 
 def main() -> None:
-    """Run the scripts and write what they print."""
-    import os
-
-    parts = [
-        HEAD.format(
-            machine=platform.machine(),
-            cores=os.cpu_count(),
-            python=platform.python_version(),
-            day=time.strftime("%Y-%m-%d"),
-        )
-    ]
-    for name, options in RUNS.items():
-        script = ROOT / "benchmarks" / f"{name}.py"
+    """Run the scripts that are named, or all, and put what each prints in its place on the page as soon as it ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(RUNS))
+    names = parser.parse_args().names or list(RUNS)
+    if unknown := sorted(set(names) - set(RUNS)):
+        parser.error(f"{', '.join(unknown)}: not known; there are {', '.join(RUNS)}")
+    head = HEAD.format(machine=platform.machine(), cores=os.cpu_count(), python=platform.python_version())
+    found = sections(PAGE.read_text("utf-8")) if PAGE.exists() else {}
+    for name in names:
         print(f"{name} ...", flush=True)
-        command = [sys.executable, str(script), *options]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=ROOT)
-        text = done.stdout.strip() or done.stderr.strip()[-2000:]
-        parts.append(f"## {name.replace('_', ' ')}\n\n`{' '.join(['python', f'benchmarks/{name}.py', *options])}`\n")
-        parts.append(f"```text\n{text}\n```\n" + ("" if done.returncode == 0 else f"(exit {done.returncode})\n"))
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(parts), "utf-8")
+        found[name] = section(name)
+        parts = [found[one].rstrip("\n") for one in RUNS if one in found]
+        PAGE.write_text("\n\n## ".join([head.rstrip("\n"), *parts]) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
