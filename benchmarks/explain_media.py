@@ -289,25 +289,33 @@ def measure(name: str, rows: tuple[int, int], chosen: list[str]) -> dict[str, Ta
 def told(name: str, tallies: dict[str, Tally]) -> None:
     """One line a method: costs an input, areas, and how ours differ, paired."""
     mine, num = tallies[OURS], len(tallies[OURS].areas)
-    half = float(student.ppf(0.975, num - 1)) / num**0.5
     print(f"\n{name}, {num} inputs; ours less the peer's, 95 %: deletion below 0 and insertion above 0 are for us")
     print(f"{'method':<24}{'rows':>7}{'CPU s':>9}{'/ ours':>8}{'deletion':>10}{'insertion':>11}")
     for key, tally in tallies.items():
-        found = np.array(tally.areas)
-        apart = np.array(mine.areas) - found
-        gaps = [
-            f"{mean:+.4f} ± {half * spread:.4f}"
-            for mean, spread in zip(apart.mean(0), apart.std(0, ddof=1), strict=True)
-        ]
+        found, gaps = np.array(tally.areas), apart(mine, tally)
         cost = (
             f"{tally.rows / num:>7,.0f}{tally.seconds / num:>9.4f}{tally.seconds / mine.seconds:>8.1f}"
             if tally.rows
             else " " * 24
         )
-        print(f"{key:<24}{cost}{found[:, 0].mean():>10.4f}{found[:, 1].mean():>11.4f}   {gaps[0]}   {gaps[1]}")
+        print(f"{key:<24}{cost}{found[:, 0].mean():>10.4f}{found[:, 1].mean():>11.4f}   {gaps}")
     print(
         f"limit: our rows inside the model {mine.inside / num:.4f} CPU s; ours / limit {mine.seconds / mine.inside:.2f}"
     )
+
+    if ENDS not in tallies:
+        return
+    for key, tally in tallies.items():
+        if tally.rows and key not in (OURS, ENDS):
+            times = tally.seconds / tallies[ENDS].seconds
+            print(f"{ENDS}, beside {key}: {times:.1f} times less CPU   {apart(tallies[ENDS], tally)}")
+
+
+def apart(mine: Tally, other: Tally) -> str:
+    """Mean difference of both areas, paired by input, with 95 % intervals."""
+    gaps = np.array(mine.areas) - np.array(other.areas)
+    halves = float(student.ppf(0.975, len(gaps) - 1)) * gaps.std(0, ddof=1) / len(gaps) ** 0.5
+    return "   ".join(f"{mean:+.4f} ± {half:.4f}" for mean, half in zip(gaps.mean(0), halves, strict=True))
 
 
 def main() -> None:
