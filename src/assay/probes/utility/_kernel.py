@@ -12,6 +12,7 @@ from assay.values import Array
 BANDWIDTH = 0.1  # of the Gaussian kernel on stated probabilities; fixed, so that systems are comparable
 NODES = 33  # its features: exact to 1e-8 at this bandwidth
 SIMULATED = 10_000
+ROWS = 1 << 16  # looked at together: memory must not grow with the rows
 METHOD = "norm of a Gaussian, simulated"
 
 
@@ -53,18 +54,29 @@ def kernel_errors(stated: Array, happened: Array, draws: Draws) -> list[Estimate
     if num < 2:
         reason = "fewer than two rows are scored"
         return [Estimate(None, None, None, METHOD, reason=reason, level=draws.level)] * (1 + stated.shape[1])
-    pulls = [
-        (happened[scored, c] - stated[scored, c])[:, None] * features(stated[scored, c]) for c in range(stated.shape[1])
-    ]
-    parts = [np.concatenate(pulls, axis=1), *pulls] if len(pulls) > 1 else pulls * 2
-    directions, points = np.zeros((len(stated), len(parts))), []
-    for column, pull in enumerate(parts):
-        centre = pull.mean(axis=0)
-        norm = float(np.linalg.norm(centre))
-        chance = float((pull**2).sum(axis=1).mean())
+    blocks = np.array_split(np.flatnonzero(scored), -(-num // ROWS))
+
+    @lru_cache(maxsize=1)  # a single block is not asked for twice
+    def pulls(place: int) -> list[Array]:
+        own, truth = stated[blocks[place]], happened[blocks[place]]
+        each = [(truth[:, c] - own[:, c])[:, None] * features(own[:, c]) for c in range(own.shape[1])]
+        return [np.concatenate(each, axis=1), *each] if len(each) > 1 else each * 2
+
+    width = [pull.shape[1] for pull in pulls(0)]
+    sums, grams = [np.zeros(one) for one in width], [np.zeros((one, one)) for one in width]
+    for place in range(len(blocks)):
+        for part, pull in enumerate(pulls(place)):
+            sums[part] += pull.sum(axis=0)
+            grams[part] += pull.T @ pull
+    centres, points = [total / num for total in sums], []
+    for centre, gram in zip(centres, grams, strict=True):
+        norm, chance = float(np.linalg.norm(centre)), float(np.trace(gram)) / num
         value = float(np.sqrt(max(0.0, (num * norm**2 - chance) / (num - 1))))
-        points.append((value, norm, _reach(pull - centre, draws.level)))
-        directions[scored, column] = (pull - centre) @ (centre / max(norm, 1e-300))
+        points.append((value, norm, _reach((gram - num * np.outer(centre, centre)) / (num - 1) / num, draws.level)))
+    directions = np.zeros((len(stated), len(centres)))
+    for place, block in enumerate(blocks):
+        for part, (pull, centre) in enumerate(zip(pulls(place), centres, strict=True)):
+            directions[block, part] = (pull - centre) @ (centre / max(float(np.linalg.norm(centre)), 1e-300))
     moved = draws.sums(directions)[1:] / num
     return [
         _estimate(point, np.maximum(0.0, point[0] + moved[:, column]), failed, draws.level)
@@ -87,10 +99,9 @@ def _estimate(point: tuple[float, float, float], replicates: Array, failed: floa
     )
 
 
-def _reach(deviations: Array, level: float) -> float:
-    """The `level` quantile of the norm of their mean, `(n, D)`: of a Gaussian with their covariance."""
-    num = len(deviations)
-    spread = np.linalg.eigvalsh(deviations.T @ deviations / (num - 1) / num).clip(0)
+def _reach(covariance: Array, level: float) -> float:
+    """The `level` quantile of the norm of a mean, a Gaussian with this covariance `(D, D)`."""
+    spread = np.linalg.eigvalsh(covariance).clip(0)
     spread = spread[spread > 1e-9 * max(spread.max(), 1e-300)]
     return float(np.sqrt(np.quantile(_squares(len(spread)) @ spread.astype(np.float32), level)))
 
