@@ -54,7 +54,7 @@ def section(name: str) -> str:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         cwd=ROOT,
     )
-    text = done.stdout.strip() or done.stderr.strip()[-2000:]
+    text = done.stdout.strip("\n").rstrip() or done.stderr.strip()[-2000:]
     failed = "" if done.returncode == 0 else f"(exit {done.returncode})\n"
     day = time.strftime("%Y-%m-%d")
     return f"{name.replace('_', ' ')}\n\n`{' '.join(command)}`, {day}\n\n```text\n{text}\n```\n{failed}"
