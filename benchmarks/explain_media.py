@@ -156,10 +156,12 @@ def partition_pixels(model: Model, start: Array) -> Scores:
 
 
 def channels_first(given: object) -> Array:
+    """`(N, H, W, C)` to `(N, C, H, W)`."""
     return np.ascontiguousarray(np.asarray(given).transpose(0, 3, 1, 2)).astype(np.float32)
 
 
 def lime_pixels(model: Model, start: Array) -> Scores:
+    """Coefficients by lime of our superpixels, shared among their pixels."""
     explainer, num = LimeImageExplainer(random_state=0), len(start)
 
     def coloured(given: Array) -> Array:  # lime takes three channels only
@@ -183,6 +185,7 @@ def lime_pixels(model: Model, start: Array) -> Scores:
 
 
 def captum_pixels(model: Model, start: Array, kind: str) -> Scores:
+    """Attributions by captum of our superpixels, or of sliding squares."""
     method = {"KernelShap": KernelShap, "FeatureAblation": FeatureAblation, "Occlusion": Occlusion}[kind]
     explainer = method(lambda given: torch.from_numpy(model(given.numpy().astype(np.float32))))
     baseline = torch.from_numpy(start[None].astype(np.float32))

@@ -233,6 +233,7 @@ def rarer(data: Data, classes: Sequence[int], share: float) -> Data:
 
 
 def dp_digits(seed: int, folder: Path | None) -> Effects:
+    """Private training where one digit is rare."""
     data = rarer(load("mnist", folder), [8], RARE_SHARE)
     system, is_small = lenet(data, seed), data.splits["test"].labels == 8
     measures: Measures = {
@@ -244,6 +245,7 @@ def dp_digits(seed: int, folder: Path | None) -> Effects:
 
 
 def dp_adult(seed: int, folder: Path | None) -> Effects:
+    """Private training on Adult, by sex and race."""
     data = load("adult", folder)
     system = trained(data, seed, "mlp", {"hidden": [64, 64], "num_bins": 32}, epochs=10, batch_size=256)
     test = data.splits["test"]
@@ -259,6 +261,7 @@ def dp_adult(seed: int, folder: Path | None) -> Effects:
 
 
 def adversarial_pictures(seed: int, folder: Path | None) -> Effects:
+    """Membership inference before and after adversarial training."""
     data = fewer(load("fashion_mnist", folder), 2000, 10_000)
     system = lenet(data, seed, epochs=20)
     robust = treated(system, "adversarial_training", radius=0.1)
@@ -289,6 +292,7 @@ def int8_of(name: str) -> Callable[[int, Path | None], Effects]:
 
 
 def pruned_pictures(seed: int, folder: Path | None) -> Effects:
+    """Small weights taken out where two classes are rare."""
     data = rarer(load("fashion_mnist", folder), [2, 7], RARE_SHARE)
     system = lenet(data, seed)
     is_small = np.isin(data.splits["test"].labels, [2, 7])
@@ -303,6 +307,7 @@ def pruned_pictures(seed: int, folder: Path | None) -> Effects:
 
 
 def pruned_adult(seed: int, folder: Path | None) -> Effects:
+    """Small weights taken out on Adult."""
     data = load("adult", folder)
     system = trained(data, seed, "mlp", {"hidden": [64, 64], "num_bins": 32}, epochs=6, batch_size=512)
     test = data.splits["test"]
@@ -317,6 +322,7 @@ def pruned_adult(seed: int, folder: Path | None) -> Effects:
 
 
 def distilled(seed: int, folder: Path | None) -> Effects:
+    """A student taught by a larger network, and the same student taught by labels."""
     data = load("fashion_mnist", folder)
     student = trained(data, seed, "cnn_lenet", {"hidden": [16]}, epochs=6, batch_size=64, learning_rate=3e-3)
     teacher = lenet(data, seed)
@@ -329,6 +335,7 @@ def distilled(seed: int, folder: Path | None) -> Effects:
 
 
 def sparse_members(seed: int, folder: Path | None) -> Effects:
+    """Membership inference before and after small weights are taken out."""
     data = fewer(load("adult", folder), 4000, 20_000)
     system = trained(
         data, seed, "mlp", {"hidden": [256, 256]}, epochs=30, batch_size=128, learning_rate=1e-3, weight_decay=0.0

@@ -242,6 +242,7 @@ def large_case(num_rows: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Equality first, then costs in turns, then ten million rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--rounds", type=int, default=7)

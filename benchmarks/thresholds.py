@@ -40,6 +40,7 @@ def seconds_of(function):
 
 
 def main() -> None:
+    """Post-processing in turns with the peer; then the reductions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from fairlearn.postprocessing import ThresholdOptimizer

@@ -239,9 +239,11 @@ HARD = {
 def test_hard_cases_are_undefined_with_a_reason_and_never_an_exception(probe, kind):
     for hard in HARD:
         try:
-            run(probe, ready(kind, 120, hard=hard, num_draws=50))
+            found = run(probe, ready(kind, 120, hard=hard, num_draws=50))
         except Exception as error:
             raise AssertionError(hard) from error
+        for one in found.values():
+            assert one.reason if one.value is None else np.isfinite(one.value), (hard, one.metric, one.slice)
 
 
 @pytest.mark.parametrize(("probe", "kind"), CASES)
@@ -249,7 +251,8 @@ def test_no_sensitive_column(probe, kind):
     if "groups" in probe.needs and probe.family in ("fairness", "data"):
         pytest.skip("the engine reports it as not applicable")
     arrays = arrays_of(kind, 120)
-    run(probe, needs_of(kind, arrays | {"codes": arrays["codes"][:, :0]}, columns=(), num_draws=50))
+    found = run(probe, needs_of(kind, arrays | {"codes": arrays["codes"][:, :0]}, columns=(), num_draws=50))
+    assert all(one.reason if one.value is None else np.isfinite(one.value) for one in found.values())
 
 
 @pytest.mark.parametrize(("probe", "kind"), CASES)
