@@ -500,6 +500,29 @@ def test_noise_has_the_promised_size(trained, monkeypatch):
     assert abs((noise[1:] * noise[:-1]).mean().item()) < 4 * expected**2 / math.sqrt(noise.numel())  # fresh each step
 
 
+def test_noise_dropout_and_first_weights_are_streams_apart(trained, monkeypatch):
+    """A step's noise would else be foretold by the units that dropout hides, and by the weights before any step."""
+    train, streams = trained.data.splits["train"], {}
+
+    def at_noise(named, sums, draw, *, spread, size):
+        streams.setdefault("dropout", torch.default_generator.get_state())
+        streams.setdefault("noise", draw.generator.get_state())
+
+    def now(state):
+        return torch.randn(4096, generator=torch.Generator().set_state(state)).double()
+
+    monkeypatch.setattr(private, "_noised", at_noise)
+    drawn = torch.Generator().manual_seed(trained.seed)  # makes the first weights
+    with torch.random.fork_rng(devices=[]):
+        module = nn.Sequential(trained.recipe.make_module(train, trained.data, trained.seed), nn.Dropout(0.5))
+        fit_private(module, train, recipe=trained.recipe, settings=DpSettings(epochs=1), seed=trained.seed)
+    assert len(streams) == 2
+    found = [now(state) for state in (streams["noise"], streams["dropout"], drawn.get_state())]
+    seeds = {torch.Generator().set_state(state).initial_seed() for state in (*streams.values(), drawn.get_state())}
+    assert len({one % 2**32 for one in seeds}) == 3  # a CPU generator keeps 32 bits
+    assert torch.corrcoef(torch.stack(found)).fill_diagonal_(0).abs().max() < 5 / math.sqrt(4096)
+
+
 def test_secure_numbers_are_normal_uniform_and_never_the_same():
     from scipy.stats import kstest
 

@@ -21,6 +21,7 @@ from assay.registry import EVERY_TASK, treatment
 from assay.train import Loss, TrainRecipe, task_loss
 from assay.train.draws import Draws
 from assay.train.loop import check_split, threads
+from assay.train.streams import stream_seed
 from assay.train.updates import Average
 from assay.train.workers import Alone
 from assay.treatments import _common
@@ -114,8 +115,8 @@ def fit_private(
 
     Each row joins each batch B by an own coin of probability q = `batch_size` / N, and the sum is divided by the
     *expected* batch size: dividing by the realised one, or shuffling instead of tossing, would void the accounting.
-    The learning rate falls linearly to 0. On a GPU where there is one, with noise and coins from the CPU all the same.
-    A `Planted` module has canaries' losses and sees each step. Returns the facts, with what epsilon does not cover.
+    The learning rate falls linearly to 0. Noise and coins are drawn on the CPU, in a stream apart from dropout's. A
+    `Planted` module has canaries' losses and sees each step. Returns the facts, with what epsilon does not cover.
 
     Source: Abadi et al. 2016, algorithm 1.
     """
@@ -125,11 +126,11 @@ def fit_private(
     inputs = prepared(module.to(device), split.inputs).to(device)
     weights = None if split.weights is None else torch.from_numpy(split.weights / split.weights.mean())
     loss = _loss(module, split, recipe)
-    draw = Draws(seed, secure=settings.secure_noise)
+    draw = Draws(stream_seed(seed, "private noise and coins"), secure=settings.secure_noise)
     named = {name: one for name, one in module.train().named_parameters() if one.requires_grad}
     optimizer = torch.optim.Adam(named.values(), lr=settings.learning_rate, fused=True)
     with torch.random.fork_rng(devices=[]), threads(recipe.settings.num_threads):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed(seed, "dropout"))  # `seed` itself made the first weights
         clip = ClippedSums(module, max_grad_norm=settings.max_grad_norm, clipping=settings.clipping)
         average = Average(module, settings.average)
         for step in range(steps):
