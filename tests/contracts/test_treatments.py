@@ -40,6 +40,7 @@ UNFIT = {
     "run_by_onnxruntime": {"no module"},
     "quantize_int4": {"no module", "no validation"},
     "train_for_int8": set(),
+    "prune_and_retrain": {"no module"},
     "prune_magnitude": {"no module", "no validation"},
     "temperature_scaling": {"no module", "no validation", "regression"},
     "distill": {"regression"},

@@ -43,6 +43,7 @@ REFUSED = {
     },
     **{(name, "prune_by_activation"): "no layer to thin out" for name in ("rnn", "lstm", "gru", "ngrams")},
     ("ngrams", "prune_channels"): "cannot be taken out safely",
+    ("ngrams", "prune_and_retrain"): "cannot be taken out safely",
     **{(name, "redact_personal_data"): "texts" for name in ARCHITECTURES if name.startswith("cnn")},
     **{(name, "swap_identity_terms"): "texts" for name in ARCHITECTURES},  # these texts name nobody
 }

@@ -132,7 +132,7 @@ def test_first_order_is_the_derivative_to_a_gate(name):
     system = planted(name)
     module, split = copy.deepcopy(system.model.module).double(), system.data.splits["test"].take(np.arange(40))
     loss, groups = task_loss(split, system.task), groups_of(module)
-    found = first_order(copy.deepcopy(module), groups, split, system)
+    found = first_order(copy.deepcopy(module), groups, split, system.task)
 
     def loss_at(group, unit, gate, at):
         changed = copy.deepcopy(module)
@@ -207,7 +207,7 @@ def test_the_refit_brings_a_trained_network_nearer_to_what_it_was():
     treated = prune_channels(system, sparsity=0.5)
     bare = copy.deepcopy(system.model.module)
     groups = groups_of(bare)
-    scores = first_order(copy.deepcopy(bare), groups, data.splits["validation"], system)
+    scores = first_order(copy.deepcopy(bare), groups, data.splits["validation"], system.task)
     keep(bare, {group.name: strongest(scores[group.name], 0.5) for group in groups})
     test = data.splits["test"]
     before = system.model.outputs(test.inputs)

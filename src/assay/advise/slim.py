@@ -28,6 +28,7 @@ CHEAPER = ("lower:model_bytes", "lower:latency_p50", "lower:joules_per_1000_pred
 # Parameters that are worth trying, from mild to strong; a treatment that is not here is tried as it comes.
 GRID: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "prune_magnitude": ({"sparsity": 0.5}, {"sparsity": 0.8}),
+    "prune_and_retrain": ({"sparsity": 0.5}, {"sparsity": 0.8}),
     "distill": ({"hidden": [32]}, {"hidden": [16]}, {"hidden": [8]}),
 }
 ROUNDS, SAME = 200, 0.02  # timing rounds; costs closer than this are told apart by bytes

@@ -18,7 +18,7 @@ from assay.registry import treatment
 from assay.train.objectives import task_loss
 from assay.treatments import _common
 from assay.treatments.model._refit import refit_readers
-from assay.values import Split, System
+from assay.values import Split, System, Task
 
 IMPORTANCES = ("taylor", "magnitude")
 Readers = dict[str, Tensor]
@@ -88,7 +88,8 @@ def _smaller(
     split = split.take(_common.spread_places(len(split), calibration_num))
     module = copy.deepcopy(before)
     groups = groups_of(module)
-    scores = magnitudes(module, groups) if importance == "magnitude" else first_order(module, groups, split, system)
+    by_size = importance == "magnitude"
+    scores = magnitudes(module, groups) if by_size else first_order(module, groups, split, system.task)
     kept = {group.name: strongest(scores[group.name], sparsity, parts=group.parts) for group in groups}
     stays = keep(module, kept)
     refit = refit_readers(before, module, _readers(before, groups, stays), split.inputs)
@@ -107,12 +108,12 @@ def magnitudes(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
     }
 
 
-def first_order(module: nn.Module, groups: Sequence[Group], split: Split, system: System) -> dict[str, Tensor]:
+def first_order(module: nn.Module, groups: Sequence[Group], split: Split, task: Task) -> dict[str, Tensor]:
     r"""Mean over batches of the squared first-order change of the loss without a unit, `(size,)` a group.
 
     What a unit says enters its readers linearly: the derivative to a gate on it is $\sum_w w\,\partial L/\partial w$.
     """
-    loss, totals = task_loss(split, system.task), {group.name: torch.zeros(group.size) for group in groups}
+    loss, totals = task_loss(split, task), {group.name: torch.zeros(group.size) for group in groups}
     weights = {id(one): one for one in (_weight(module, cut) for group in groups for cut in group.read)}
     for parameter in module.parameters():
         parameter.requires_grad_(id(parameter) in weights)
