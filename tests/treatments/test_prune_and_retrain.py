@@ -14,7 +14,8 @@ from assay.models.adapters.module import ModuleModel
 from assay.models.channels import groups_of
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
-from assay.treatments.model.prune_magnitude import prunable, prune_magnitude
+from assay.treatments._pruning import prunable
+from assay.treatments.model.prune_magnitude import prune_magnitude
 from assay.treatments.train.prune_and_retrain import prune_and_retrain
 from support import make_split, small_images
 

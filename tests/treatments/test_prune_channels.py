@@ -19,9 +19,10 @@ from assay.models.channels import groups_of, keep
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
 from assay.train.objectives import task_loss
+from assay.treatments._pruning import first_order, magnitudes, strongest
 from assay.treatments.model._refit import refitted
 from assay.treatments.model.prune_by_activation import prune_by_activation
-from assay.treatments.model.prune_channels import first_order, magnitudes, prune_channels, strongest
+from assay.treatments.model.prune_channels import prune_channels
 from assay.treatments.model.prune_magnitude import prune_magnitude
 from assay.treatments.model.quantize_int8 import quantize_int8
 from assay.values import System

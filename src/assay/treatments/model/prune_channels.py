@@ -11,19 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import describe, tensors
-from assay.models.adapters.module import ModuleModel, evaluation
-from assay.models.channels import Cut, Group, channels_architecture, groups_of, keep
+from assay.models import describe
+from assay.models.adapters.module import ModuleModel
+from assay.models.channels import Group, channels_architecture, groups_of, keep
 from assay.registry import treatment
-from assay.train.objectives import task_loss
-from assay.treatments import _common
+from assay.treatments import _common, _pruning
 from assay.treatments.model._refit import refit_readers
-from assay.values import Split, System, Task
+from assay.values import System
 
 IMPORTANCES = ("taylor", "magnitude")
 Readers = dict[str, Tensor]
-BATCH = 32  # rows whose gradient is squared: smaller tells units apart better, larger is faster
-FITS = "MLP, ImageNetwork (LeNet, VGG, residual), texts read by a Transformer, RNN, LSTM or GRU"
 
 
 @treatment("model", moves=("lower:model_bytes", "lower:latency_p50"))
@@ -89,68 +86,13 @@ def _smaller(
     module = copy.deepcopy(before)
     groups = groups_of(module)
     by_size = importance == "magnitude"
-    scores = magnitudes(module, groups) if by_size else first_order(module, groups, split, system.task)
-    kept = {group.name: strongest(scores[group.name], sparsity, parts=group.parts) for group in groups}
+    scores = (
+        _pruning.magnitudes(module, groups) if by_size else _pruning.first_order(module, groups, split, system.task)
+    )
+    kept = {group.name: _pruning.strongest(scores[group.name], sparsity, parts=group.parts) for group in groups}
     stays = keep(module, kept)
     refit = refit_readers(before, module, _readers(before, groups, stays), split.inputs)
     return module.eval().requires_grad_(False), {name: len(units) for name, units in kept.items()}, refit
-
-
-def magnitudes(module: nn.Module, groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Norm of the weights that make a unit times norm of those that read it, `(size,)` a group."""
-
-    def squares(cuts: Sequence[Cut]) -> Tensor:
-        return sum((_by_unit(_weight(module, cut).square(), cut) for cut in cuts), torch.tensor(0.0))
-
-    return {
-        group.name: (squares([cut for cut in group.made if _weight(module, cut).ndim > 1]) * squares(group.read)).sqrt()
-        for group in groups
-    }
-
-
-def first_order(module: nn.Module, groups: Sequence[Group], split: Split, task: Task) -> dict[str, Tensor]:
-    r"""Mean over batches of the squared first-order change of the loss without a unit, `(size,)` a group.
-
-    What a unit says enters its readers linearly: the derivative to a gate on it is $\sum_w w\,\partial L/\partial w$.
-    """
-    loss, totals = task_loss(split, task), {group.name: torch.zeros(group.size) for group in groups}
-    weights = {id(one): one for one in (_weight(module, cut) for group in groups for cut in group.read)}
-    for parameter in module.parameters():
-        parameter.requires_grad_(id(parameter) in weights)
-    with evaluation(module):
-        for start in range(0, len(split), BATCH):
-            at = torch.arange(start, min(start + BATCH, len(split)))
-            outputs = module(tensors(module, split.inputs[start : start + BATCH]))
-            losses = loss(outputs, at)
-            found = torch.autograd.grad(losses[torch.isfinite(losses)].mean(), list(weights.values()))
-            moved = {key: (one.detach() * grad) for (key, one), grad in zip(weights.items(), found, strict=True)}
-            for group in groups:
-                change = sum(_by_unit(moved[id(_weight(module, cut))], cut) for cut in group.read)
-                totals[group.name] += torch.nan_to_num(change).square()  # type: ignore[arg-type]
-    return totals
-
-
-def strongest(scores: Tensor, sparsity: float, *, parts: int = 1) -> Tensor:
-    """Positions, rising, of what stays: in each of `parts` equal runs all but `round(sparsity * length)`, one at least.
-
-    >>> strongest(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]), 1 / 3, parts=2).tolist()
-    [0, 2, 3, 5]
-    """
-    runs = scores.reshape(parts, -1)
-    num = max(1, runs.shape[1] - round(sparsity * runs.shape[1]))
-    best = torch.argsort(runs, dim=1, descending=True, stable=True)[:, :num]
-    return (best + runs.shape[1] * torch.arange(parts)[:, None]).sort(dim=1).values.reshape(-1)
-
-
-def _weight(module: nn.Module, cut: Cut) -> Tensor:
-    found: Tensor = getattr(module.get_submodule(cut.layer), cut.tensor)
-    return found
-
-
-def _by_unit(numbers: Tensor, cut: Cut) -> Tensor:
-    """Sums of a tensor over everything that belongs to a unit, `(size,)`."""
-    line = numbers.detach().transpose(0, cut.dim).flatten(1).sum(dim=1)
-    return line[cut.places].sum(dim=1)
 
 
 def _readers(module: nn.Module, groups: Sequence[Group], stays: Mapping[tuple[str, str, int], Tensor]) -> Readers:
@@ -175,4 +117,4 @@ def _no_groups(system: System) -> Problem | None:
     following = "Prune before other treatments of the model, or use prune_magnitude"
     kind = type(model.module).__name__
     what = f"the units of its module ({kind}) cannot be taken out safely: of another kind, or changed by a treatment"
-    return Problem(what, FITS, following)
+    return Problem(what, _pruning.FITS, following)

@@ -17,11 +17,9 @@ from assay.models import MLP, Architecture, build, describe
 from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.wrapped import linear_layers
 from assay.registry import EVERY_TASK, treatment
-from assay.treatments import _common
+from assay.treatments import _common, _pruning
 from assay.treatments.model._refit import refitted
 from assay.values import Array, System
-
-PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 
 
 @treatment("model", moves=("lower:model_bytes",), tasks=EVERY_TASK)
@@ -61,7 +59,7 @@ def prune_magnitude(
         shrink(before.module, module, kept, _common.spread_rows(system.data.splits["validation"], calibration_num))
     else:
         module = copy.deepcopy(before.module)
-        zero_smallest(module, sparsity)
+        _pruning.zero_smallest(module, sparsity)
     module.eval()
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
     outcome = {**_outcome(before.module, module), "by_units": by_units}
@@ -71,7 +69,7 @@ def prune_magnitude(
 
 
 def _outcome(before: nn.Module, after: nn.Module) -> dict[str, Any]:
-    weights = [weight[stays] for weight, stays in prunable(after)]
+    weights = [weight[stays] for weight, stays in _pruning.prunable(after)]
     zeros, total = sum(int((one == 0).sum()) for one in weights), sum(one.numel() for one in weights)
     return {
         "bytes_before": describe(before)["num_bytes"],
@@ -81,36 +79,6 @@ def _outcome(before: nn.Module, after: nn.Module) -> dict[str, Any]:
         "hidden": [layer.out_features for layer in linear_layers(after).values()][:-1],
         "zero_share": zeros / total,
     }
-
-
-def prunable(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Every weight that may become 0, in the order of the module, and where `(same shape)` it is one that counts.
-
-    The padding row of an embedding is 0 by definition and does not count.
-    """
-    found: dict[int, tuple[Tensor, Tensor]] = {}  # a weight that is shared counts once
-    for layer in module.modules():
-        for name, parameter in layer.named_parameters(recurse=False):
-            if not isinstance(layer, PRUNED) or not name.startswith(("weight", "in_proj_weight")):
-                continue
-            counts = torch.ones_like(parameter, dtype=torch.bool)
-            if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:
-                counts[layer.padding_idx] = False
-            found.setdefault(id(parameter), (parameter.detach(), counts))
-    return list(found.values())
-
-
-def zero_smallest(module: nn.Module, sparsity: float) -> None:
-    """Set the `round(sparsity * n)` smallest of all n prunable weights to 0, in place; ties go by position."""
-    weights = prunable(module)
-    sizes = torch.cat([weight[counts].abs() for weight, counts in weights])
-    gone = torch.zeros(len(sizes), dtype=torch.bool)
-    gone[torch.argsort(sizes, stable=True)[: round(sparsity * len(sizes))]] = True
-    start = 0
-    for weight, counts in weights:
-        num = int(counts.sum())
-        weight[counts] = torch.where(gone[start : start + num], 0.0, weight[counts])
-        start += num
 
 
 def has_hidden_units(module: nn.Module) -> bool:
@@ -173,7 +141,7 @@ def _wrong_module(system: System, structured: bool | None) -> Problem | None:
         return None  # said already
     if "gradient" not in model.offers:
         return Problem("its weights are already rounded to few bits", next="Prune before quantising")
-    if not prunable(model.module):
+    if not _pruning.prunable(model.module):
         return Problem("it has no linear, convolutional, recurrent or embedding weights in float32")
     if structured and not isinstance(model.module, MLP):
         return Problem(

@@ -20,9 +20,7 @@ from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import EVERY_TASK, treatment
 from assay.train import Hooks, TrainRecipe, fit
 from assay.train.streams import stream_seed
-from assay.treatments import _common
-from assay.treatments.model.prune_channels import FITS, first_order, strongest
-from assay.treatments.model.prune_magnitude import prunable, zero_smallest
+from assay.treatments import _common, _pruning
 from assay.values import Data, Fitted, Recipe, Split, System, Task, digest_of, plain
 
 SCORED = 2048  # training rows that say how much a unit carries
@@ -32,13 +30,13 @@ class Zeros:
     """Which weights of a module are 0 now: called after every step, it puts them back to 0."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.masks = [weight != 0 for weight, _ in prunable(module)]
+        self.masks = [weight != 0 for weight, _ in _pruning.prunable(module)]
 
     def __call__(self, module: nn.Module) -> None:
         """In place; gradient steps, their momentum and weight decay have moved some."""
-        self.masks = [mask.to(weight.device) for mask, (weight, _) in zip(self.masks, prunable(module), strict=True)]
-        for mask, (weight, _) in zip(self.masks, prunable(module), strict=True):
-            weight.mul_(mask)
+        for at, (weight, _) in enumerate(_pruning.prunable(module)):
+            self.masks[at] = self.masks[at].to(weight.device)
+            weight.mul_(self.masks[at])
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class PrunedRecipe:
                 if self.units:
                     kept = take_out(module, whole, gone, split=split, task=base.task)
                 else:
-                    zero_smallest(module, gone)
+                    _pruning.zero_smallest(module, gone)
                     zeros = Zeros(module)
                 hooks = Hooks(
                     progress=base.progress,
@@ -113,12 +111,12 @@ def take_out(module: nn.Module, whole: Mapping[str, int], gone: float, *, split:
     """
     groups, trains = groups_of(module), {name: one.requires_grad for name, one in module.named_parameters()}
     rows = split.take(_common.spread_places(len(split), SCORED))
-    scores = first_order(module, groups, rows, task)
+    scores = _pruning.first_order(module, groups, rows, task)
     kept = {}
     for group in groups:
         run, now = whole[group.name] // group.parts, group.size // group.parts
         stays = max(1, run - round(gone * run))
-        kept[group.name] = strongest(scores[group.name], 1 - stays / now, parts=group.parts)
+        kept[group.name] = _pruning.strongest(scores[group.name], 1 - stays / now, parts=group.parts)
     keep(module, kept)
     for name, one in module.named_parameters():
         one.requires_grad_(trains[name])
@@ -172,7 +170,7 @@ def prune_and_retrain(
     recipe = PrunedRecipe(base, float(sparsity), bool(units), int(rounds), each)
     fitted = recipe.prune(before.module, system.data.splits["train"], data=system.data, seed=system.seed)
     after = _common.known(_common.module_of(fitted.model))
-    weights = torch.cat([weight[counts] for weight, counts in prunable(after)])
+    weights = torch.cat([weight[counts] for weight, counts in _pruning.prunable(after)])
     outcome = {
         "parameters_before": describe(before.module)["num_parameters"],
         "parameters_after": describe(after)["num_parameters"],
@@ -192,7 +190,7 @@ def _nothing_to_take(system: System, units: bool) -> Problem | None:
         return None  # said already
     if units and not groups_of(module):
         what = f"the units of its module ({type(module).__name__}) cannot be taken out safely"
-        return Problem(what, FITS, "Use units=False, which sets weights to zero and saves no bytes")
-    if not units and not prunable(module):
+        return Problem(what, _pruning.FITS, "Use units=False, which sets weights to zero and saves no bytes")
+    if not units and not _pruning.prunable(module):
         return Problem("it has no linear, convolutional, recurrent or embedding weights in float32")
     return None
