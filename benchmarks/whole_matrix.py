@@ -185,7 +185,7 @@ def passes_floor(audit: Audit, in_turns: float) -> float:
     Only rows of latencies (and those `in_turns` of the comparison) are of calls as small as what they measure.
     """
     kinds = {kind: num * (2 if "gradient" in kind else 1) for kind, num in audit.ledger.items() if kind != "references"}
-    timings = kinds.pop("latency", 0) + in_turns
+    timings = sum(kinds.pop(kind) for kind in list(kinds) if kind.startswith("passes, batch=")) + in_turns
     known = {one.slice for one in audit.measurements if one.metric == "latency_p50" and one.slice.startswith("batch=")}
     sizes = sorted(int(one.removeprefix("batch=")) for one in known)
     return sum(kinds.values()) * bare_row(audit.system) + (timings * timed_row(audit.system, sizes) if sizes else 0.0)

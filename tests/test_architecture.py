@@ -54,7 +54,7 @@ LAYERS = [
     {"observe"},
     {"access.allowance", "access.entrance", "access.gradients", "access.inversion"},
     {"access.handles"},
-    {"access.references", "access.canaries"},
+    {"access.references", "access.canaries", "access.timings"},
     {"probes", "treatments", "choose"},
     {"engine"},
     {"estimation.seeds"},

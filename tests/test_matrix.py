@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from assay import engine, matrix
+from assay.access import timings
+from assay.access.timings import in_turns
 from assay.errors import UsageError
 from assay.estimation.effects import Effect
-from assay.matrix import Cell, compare, in_turns, pareto_set, side_effects
+from assay.matrix import Cell, compare, pareto_set, side_effects
 from assay.observe import Workspace
 from assay.values import Array, Measurement, System
 from support import KnownModel, make_split
@@ -115,7 +117,7 @@ def test_timings_in_turns_share_the_slow_spells(
     known_system: System, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(matrix, "time", clock)
+    monkeypatch.setattr(timings, "time", clock)
     seconds = {"known": 1.0, "same": 1.0, "slower": 1.3}
     systems = [replace(known_system, name=name, model=Ticking(clock, s)) for name, s in seconds.items()]
     # As audited one by one the first was unlucky: the audit alone would call the others faster.
@@ -132,7 +134,7 @@ def test_rows_per_second_come_from_the_same_rounds(
     known_system: System, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr(matrix, "time", clock)
+    monkeypatch.setattr(timings, "time", clock)
     systems = [replace(known_system, name=name, model=Ticking(clock, 1.0)) for name in ("known", "same")]
     where = ("latency", "throughput", "batch=1")
     # The first audit met a slow machine, the second a fast one: their bounds do not even overlap.

@@ -17,8 +17,9 @@ import numpy as np
 from assay import registry, units
 from assay.access.allowance import Allowance, allowance
 from assay.access.canaries import ShowsSteps, canary_training, watched_training
-from assay.access.handles import Meter, Query, Retrain
+from assay.access.handles import Query, Retrain
 from assay.access.references import reference_models
+from assay.access.timings import Meter
 from assay.errors import AssayError
 from assay.meter import EnergyMeter, environment
 from assay.observe import Ledger, Workspace, batch_facts, observation_key, observe, run_model
@@ -251,6 +252,7 @@ def audit(
     workspace = workspace or Workspace()
     ledger, meter = Ledger(workspace.row_budget), EnergyMeter()
     meter.start()
+    clock = Meter(system, ledger, meter)
     chosen, skipped = applicable(system, probes)
     keys = {probe.name: _key(probe, system, workspace) for probe in chosen}
     stored = {probe.name: _load(keys[probe.name], workspace) for probe in chosen}
@@ -270,7 +272,7 @@ def audit(
         costs = probe.cost(sizes_of(system)) if probe.cost else {}
         part = allowance(costs, ledger.budget - ledger.total, passes) if probe.access & ROWS else Allowance()
         try:  # reference models are trained and treated here, and a treatment may refuse one of them
-            active = _active_needs(probe, system, observation, workspace, (ledger, meter, part))
+            active = _active_needs(probe, system, observation, workspace, (ledger, clock, part))
         except AssayError as error:
             found = stopped(probe, error)
         else:
@@ -304,7 +306,7 @@ def _active_needs(
     system: System,
     observation: Observation,
     workspace: Workspace,
-    counters: tuple[Ledger, EnergyMeter, Allowance],
+    counters: tuple[Ledger, Meter, Allowance],
 ) -> dict[str, Any]:
     ledger, meter, part = counters
     needs: dict[str, Any] = {}
@@ -312,7 +314,7 @@ def _active_needs(
         handle = Query(system, workspace, ledger, probe.name, part)
         needs |= {"query": handle, "gradient": handle}
     if "meter" in probe.access:
-        needs["meter"] = Meter(system, ledger, meter, probe.name)
+        needs["meter"] = meter
     if "retrain" in probe.access:
         named = probe.cost(sizes_of(system)) if probe.cost else {}
         references = reference_models(system, workspace, ledger) if "references" in named else ()

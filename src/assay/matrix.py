@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
-from assay.access.handles import keyed_rng
+from assay.access.timings import TIMED, in_turns
 from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.estimation.changes import told
 from assay.estimation.effects import Effect, above_floor, effects, flip_floor
 from assay.estimation.seeds import seed_differences
 from assay.observe import Ledger, Workspace
-from assay.values import Array, Audit, Measurement, System
+from assay.values import Audit, Measurement
 
 Key = tuple[str, str, str]
-TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
-NUM_BLOCKS, WARM = 30, 3  # blocks of rounds, after three rounds that do not count
-# Blocks of ten rounds, of five and three where a round is long by itself: else rows timed outnumber all others.
-MOST_ROUNDS, NUM_ROUNDS = 300, {64: 150, 256: 90}  # by batch size
 MOST_GROUPS = 3  # that a sentence names
-PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 
 
 @dataclass(frozen=True)
@@ -121,65 +113,6 @@ def _paired_measurements(audits: Sequence[Audit], workspace: Workspace) -> list[
         table |= {m.key: m for m in remeasure(one.system, observation, draws) if m.key in table}
         found.append(table)
     return found
-
-
-def in_turns(
-    systems: Sequence[System],
-    paired: Sequence[Mapping[Key, Measurement]],
-    workspace: Workspace,
-    *,
-    ledger: Ledger | None = None,
-) -> list[dict[Key, Measurement]]:
-    """Replace median latencies and throughputs by ones taken side by side: each round, every system, the same rows.
-
-    Definition: median over rounds of t / g, times the median of g, with g the geometric mean of the round's times.
-
-    Replicates resample whole blocks of three to ten rounds, the same for all systems, so that a slow spell of the
-    machine is shared and neighbouring rounds need not be independent. Each system's replicates also carry a factor of
-    its own with standard deviation PLACEMENT: where its weights lie in memory moves a time however many rounds are run.
-    """
-    found = [dict(table) for table in paired]
-    keys = [key for key in found[0] if key[1] == TIMED[0] and all(key in table for table in found)]
-    if len(systems) < 2:
-        return found
-    for key in keys:
-        batch_size = int(key[2].removeprefix("batch="))
-        if ledger is not None:
-            ledger.add("timing in turns", len(systems) * batch_size * (NUM_ROUNDS.get(batch_size, MOST_ROUNDS) + WARM))
-        seconds = _rounds(systems, batch_size)
-        # A slow spell multiplies all times of a round alike, so it leaves with the round's geometric mean.
-        pace = np.exp(np.log(seconds).mean(axis=0))
-        seconds = seconds / pace * np.median(pace)
-        rng = keyed_rng("rounds", *key)
-        blocks = rng.integers(NUM_BLOCKS, size=(workspace.num_draws, NUM_BLOCKS))
-        for table, mine in zip(found, seconds, strict=True):
-            replicates = np.median(mine.reshape(NUM_BLOCKS, -1)[blocks].reshape(workspace.num_draws, -1), axis=1)
-            replicates = replicates * (1 + PLACEMENT * rng.standard_normal(workspace.num_draws))
-            low, high = np.quantile(replicates, [(1 - workspace.level) / 2, (1 + workspace.level) / 2])
-            method = f"median of {mine.size} rounds in turns, block bootstrap, {PLACEMENT:.0%} for memory placement"
-            timed = replace(table[key], value=float(np.median(mine)), low=float(low), high=float(high), reason="")
-            counted = replace(timed, method=method, attempted=mine.size, scored=mine.size)
-            table[key] = replace(counted, replicates=replicates)
-            rows = (key[0], TIMED[1], key[2])
-            if rows in table:  # the same rounds the other way round: else the two could contradict each other
-                turned = replace(table[rows], value=batch_size / float(np.median(mine)), reason="", method=method)
-                turned = replace(turned, low=batch_size / float(high), high=batch_size / float(low))
-                table[rows] = replace(turned, attempted=mine.size, scored=mine.size, replicates=batch_size / replicates)
-    return found
-
-
-def _rounds(systems: Sequence[System], batch_size: int) -> Array:
-    """Seconds `(S, rounds)` of one forward pass of each system in each round, starting with another one each time."""
-    inputs = systems[0].data.splits["test"].inputs
-    seconds = np.empty((len(systems), NUM_ROUNDS.get(batch_size, MOST_ROUNDS) + WARM))
-    for number in range(seconds.shape[1]):
-        batch = inputs[(np.arange(batch_size) + number * batch_size) % len(inputs)]
-        for turn in range(len(systems)):
-            index = (turn + number) % len(systems)
-            started = time.perf_counter()
-            systems[index].model.outputs(batch)
-            seconds[index, number] = time.perf_counter() - started
-    return seconds[:, WARM:]
 
 
 def _family(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,7 +15,6 @@ from assay.access.entrance import Entrance, entrance_of
 from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, pull_back, pull_back_embedded
 from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
-from assay.meter import Energy, EnergyMeter
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, module_of, observe, run_model
 from assay.values import Array, Column, Groups, Measurement, Split, System, array_digest, digest_of, texts
@@ -348,46 +346,3 @@ class Retrain:
     def rng(self, name: str) -> np.random.Generator:
         """Keyed by the test rows as they are, not by the system."""
         return keyed_rng(name, self.system.data.splits["test"].digest)
-
-
-@dataclass(frozen=True)
-class Meter:
-    """Clock and energy of the system's own forward pass, on test rows."""
-
-    system: System
-    ledger: Ledger
-    audit_meter: EnergyMeter
-    kind: str = "meter"
-
-    @property
-    def num_bytes(self) -> int | None:
-        """Bytes of the stored weights, None when unknown."""
-        return self.system.model.num_bytes
-
-    def latency(self, batch_size: int, repeats: int) -> Array:
-        """Seconds of `repeats` forward passes `(repeats,)` after three to warm up, on rows that differ each time."""
-        inputs = self.system.data.splits["test"].inputs
-        self.ledger.add(self.kind, batch_size * (repeats + 3))
-        seconds = np.empty(repeats + 3)
-        for index in range(repeats + 3):
-            rows = (np.arange(batch_size) + index * batch_size) % len(inputs)
-            batch = inputs[rows]
-            started = time.perf_counter()
-            self.system.model.outputs(batch)
-            seconds[index] = time.perf_counter() - started
-        return seconds[3:]
-
-    def energy(self, batch_size: int, repeats: int) -> Energy:
-        """Energy of `repeats` forward passes of `batch_size` rows."""
-        inputs = self.system.data.splits["test"].inputs
-        batch = inputs[np.arange(batch_size) % len(inputs)]
-        self.ledger.add(self.kind, batch_size * repeats)
-        meter = EnergyMeter()
-        meter.start()
-        for _ in range(repeats):
-            self.system.model.outputs(batch)
-        return meter.stop()
-
-    def audit_energy(self) -> Energy:
-        """Energy of this audit so far."""
-        return self.audit_meter.read()

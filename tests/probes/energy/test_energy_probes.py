@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from assay.access.timings import Passes
 from assay.meter import Energy, EnergyMeter
 from assay.meter.joules import CpuEstimate
-from assay.probes.energy._timing import percentile
+from assay.probes.energy._timing import REPEATS, passes_of, percentile
 from assay.probes.energy.carbon_intensity import carbon_intensity
 from assay.probes.energy.energy_use import energy_use, of_training
-from assay.probes.energy.latency import REPEATS, latency, timed_rows
+from assay.probes.energy.latency import latency
 from assay.probes.energy.model_bytes import model_bytes
 from assay.probes.energy.roofline import Machine, measured_machine, roof
 from assay.registry import PROBES, Sizes
@@ -23,16 +24,12 @@ SIZES = Sizes(100, 100, 3, 2)
 class FakeMeter:
     num_bytes: int | None = 1000
     scale: float = 1.0
-    window: Energy = field(default_factory=lambda: Energy(20.48, 10.24, 40.96, "counter", "RAPL package-0", 1.0, 1.0))
+    window: Energy = field(default_factory=lambda: Energy(15.36, 7.68, 30.72, "counter", "RAPL package-0", 1.0, 1.0))
     rows: int = 0
 
-    def latency(self, batch_size: int, repeats: int) -> np.ndarray:
+    def passes(self, batch_size: int, repeats: int) -> Passes:
         self.rows += batch_size * (repeats + 3)
-        return self.scale * batch_size * np.random.default_rng(0).exponential(size=repeats)
-
-    def energy(self, batch_size: int, repeats: int) -> Energy:
-        self.rows += batch_size * repeats
-        return self.window
+        return Passes(self.scale * batch_size * np.random.default_rng(0).exponential(size=repeats), self.window)
 
     def audit_energy(self) -> Energy:
         return Energy(None, None, None, "not measured", "", 1.0, 1.0, "no reader")
@@ -79,7 +76,7 @@ def test_too_few_passes_have_no_upper_bound_for_the_tail_and_say_so():
 def test_latency_finds_a_planted_slow_system_and_counts_its_rows():
     meter = FakeMeter()
     fast, slow = by_key(latency(meter)), by_key(latency(FakeMeter(scale=2.0)))
-    assert timed_rows(SIZES) == {"latency": meter.rows}
+    assert sum(PROBES["latency"].cost(SIZES).values()) == meter.rows
     assert slow["latency_p50", "batch=1"].low > fast["latency_p50", "batch=1"].high
     one = fast["latency_p50", "batch=256"]
     rate = fast["throughput", "batch=256"]
@@ -120,7 +117,7 @@ def test_bytes_are_exact_or_unknown_with_a_reason():
 def test_energy_per_thousand_predictions_is_scaled_with_its_bounds():
     meter = FakeMeter()
     found = by_key(energy_use(meter, {}))
-    assert PROBES["energy_use"].cost(SIZES) == {"energy_use": meter.rows}
+    assert PROBES["energy_use"].cost(SIZES) == passes_of(256) == {"passes, batch=256": meter.rows}
     one = found["joules_per_1000_predictions", ""]
     assert (one.value, one.low, one.high) == (pytest.approx(2.0), pytest.approx(1.0), pytest.approx(4.0))
     assert one.method == "counter: RAPL package-0"
@@ -161,13 +158,13 @@ def test_training_energy_that_is_not_known_is_never_zero(facts):
 
 
 def test_carbon_adds_its_parts_as_the_standard_has_it():
-    meter = FakeMeter()  # 20.48 J in 1 s for 5,120 rows
+    meter = FakeMeter()  # 15.36 J in 1 s for 7,680 rows
     found = by_key(carbon_intensity(meter, {"grid": "FRA"}))
-    assert meter.rows == PROBES["carbon_intensity"].cost(SIZES)["carbon_intensity"] == 5120
+    assert PROBES["carbon_intensity"].cost(SIZES) == {"passes, batch=256": meter.rows}
     used = found["electricity_carbon_per_1000_predictions", ""]
     made = found["embodied_carbon_per_1000_predictions", ""]
-    assert used.value == pytest.approx(4.0 / 3.6e6 * 56)  # 4 J for 1,000 rows
-    assert made.value == pytest.approx(1e6 * (1 / 5.12) / (4 * 365.25 * 86400) / 64)
+    assert used.value == pytest.approx(2.0 / 3.6e6 * 56)  # 2 J for 1,000 rows
+    assert made.value == pytest.approx(1e6 * (1 / 7.68) / (4 * 365.25 * 86400) / 64)
     whole = found["carbon_per_1000_predictions", ""]
     assert (whole.value, whole.low, whole.high) == pytest.approx(
         (used.value + made.value, used.low + made.low, used.high + made.high)

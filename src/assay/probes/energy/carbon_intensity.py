@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 from assay import stats
 from assay.meter.grid import JOULES_PER_KWH, SERVER_CORES, SERVER_ERROR, SERVER_GRAMS, SERVER_SECONDS, intensity
+from assay.probes.energy._timing import REPEATS, passes_of
 from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access.handles import Meter
+    from assay.access.timings import Meter
     from assay.meter import Energy
 
 BATCH = 256
-REPEATS = 20
 
 
-@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"carbon_intensity": BATCH * REPEATS})
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: passes_of(BATCH))
 def carbon_intensity(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Software carbon intensity of 1,000 predictions, and its parts.
 
-    Definition: SCI = (E I + M) per R, R = 1,000 predictions. E: energy of 20 passes of 256 rows, scaled; I: grams for a
-        kilowatt-hour, as declared in the facts (`grid`: a number, or a country code), else the world average with the
-        range of the table; M = TE (TiR / EL) (RR / ToR): TE = `embodied_grams` (else 1,000 kg, a rack server), EL =
-        four years, TiR = seconds that R takes, RR / ToR = 1 of 64 cores.
-    Shapes: three numbers; 5,120 rows.
+    Definition: SCI = (E I + M) per R, R = 1,000 predictions. E: energy of the 30 passes of 256 rows that are timed,
+        scaled; I: grams for a kilowatt-hour, as declared in the facts (`grid`: a number, or a country code), else the
+        world average with the range of the table; M = TE (TiR / EL) (RR / ToR): TE = `embodied_grams` (else 1,000 kg,
+        a rack server), EL = four years, TiR = seconds that R takes, RR / ToR = 1 of 64 cores.
+    Shapes: three numbers; 30 passes of 256 rows after three to warm up.
     Direction: lower is better; unit grams.
     Limits: a yearly average of a country, not the hour's marginal plant; embodied figures are thin, and taken to be
         right within half. Bounds add those of energy, place and making. No network, no cooling, no offsets.
@@ -39,8 +39,8 @@ def carbon_intensity(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement
     >>> round(electricity(window, {"grid": "FRA"}, per=1.0).value, 6)
     56.0
     """
-    window = meter.energy(BATCH, REPEATS)
-    per = 1000 / (BATCH * REPEATS)
+    window = meter.passes(BATCH, REPEATS[BATCH]).energy
+    per = 1000 / (BATCH * REPEATS[BATCH])
     used, made = electricity(window, facts, per=per), embodied(window.seconds * per, facts)
     about: dict[str, Any] = {"unit": "grams", "better": "lower"}
     return [

@@ -6,26 +6,27 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from assay import stats
+from assay.probes.energy._timing import REPEATS, passes_of
 from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access.handles import Meter
+    from assay.access.timings import Meter
     from assay.meter import Energy
 
 BATCH = 256
-REPEATS = 40
 
 
-@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"energy_use": BATCH * REPEATS})
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: passes_of(BATCH))
 def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Joules of training the system once, of 1,000 predictions, and of this audit so far.
 
     Definition: joules of a window, by the best reader there is: a counter (NVML, RAPL), power integrated, or CPU
-    seconds x watts; `method` names which, and its source. Predictions: 40 passes of 256 rows, scaled to 1,000 rows.
+    seconds x watts; `method` names which, and its source. Predictions: the 30 passes of 256 rows that are timed,
+    scaled to 1,000 rows.
     Training: as the training run reported it, and where it reported only CPU seconds, those x the watts of this CPU.
-    Shapes: three numbers; 10,240 rows.
+    Shapes: three numbers; 30 passes of 256 rows after three to warm up.
     Direction: lower is better.
     Limits: bounds are of the reader, not of the weather of the machine; counters see other processes too, an estimate
     leaves out idle power, memory, cooling. A number that is not measured is undefined with its reason, never 0.
@@ -35,7 +36,7 @@ def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     >>> of_training({}).reason
     'the training run reported neither energy nor CPU seconds'
     """
-    answering = of_window(meter.energy(BATCH, REPEATS), per=1000 / (BATCH * REPEATS))
+    answering = of_window(meter.passes(BATCH, REPEATS[BATCH]).energy, per=1000 / (BATCH * REPEATS[BATCH]))
     about: dict[str, Any] = {"unit": "joules", "better": "lower"}
     return [
         stats.measured(answering, "joules_per_1000_predictions", headline=True, **about),

@@ -5,36 +5,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from assay import stats
-from assay.probes.energy._timing import WARM_UP, percentile
-from assay.registry import EVERY_TASK, Sizes, probe
+from assay.probes.energy._timing import REPEATS, passes_of, percentile
+from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access.handles import Meter
-
-REPEATS = {
-    1: 370,
-    8: 370,
-    64: 370,
-    256: 60,
-}  # batch size: timed passes; 368 are needed for an upper bound of the 99th percentile
+    from assay.access.timings import Meter
 
 
-def timed_rows(sizes: Sizes) -> dict[str, int]:
-    """Every row that is run, warming up included; the same for any system."""
-    return {"latency": sum(size * (repeats + WARM_UP) for size, repeats in REPEATS.items())}
-
-
-@probe("energy", tasks=EVERY_TASK, cost=timed_rows)
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: passes_of(*REPEATS))
 def latency(meter: Meter) -> list[Measurement]:
     """Seconds from raw rows to outputs, one row, 8, 64 and 256 rows at a time.
 
     Definition: the 50th and 99th percentile over timed passes: the ceil(q n)-th smallest of n. Bounds are order
     statistics l and u with P(l <= Binomial(n, q) < u) >= 0.95: no shape of the distribution is assumed.
     throughput = batch size / 50th percentile.
-    Shapes: 370 passes of 1, 8 and 64 rows, 60 of 256 (whose 99th percentile has no upper bound), on test rows that
-        differ each time.
+    Shapes: 370 passes of one row, 120 of 8, 60 of 64 and 30 of 256 rows, on test rows that differ each time. Only of
+        one row has the 99th percentile an upper bound.
     Direction: seconds lower is better, rows per second higher.
     Limits: this machine, its load and its thread count at that moment; the model alone, without network or queue;
     passes follow each other and are not independent, so a slow spell of the machine is not in the bounds.
@@ -48,7 +36,7 @@ def latency(meter: Meter) -> list[Measurement]:
     """
     found: list[Measurement] = []
     for size, repeats in REPEATS.items():
-        seconds = meter.latency(size, repeats)
+        seconds = meter.passes(size, repeats).seconds
         where = f"batch={size}"
         middle, tail = percentile(seconds, 0.5), percentile(seconds, 0.99)
         about: dict[str, Any] = {"slice": where, "attempted": len(seconds)}

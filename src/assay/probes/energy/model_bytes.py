@@ -11,7 +11,7 @@ from assay.stats import Estimate
 from assay.values import Measurement
 
 if TYPE_CHECKING:
-    from assay.access.handles import Meter
+    from assay.access.timings import Meter
 
 
 @probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {}, version=2)

@@ -12,7 +12,7 @@ import numpy as np
 from assay import stats
 from assay.models.adapters.module import evaluation
 from assay.models.cost import card
-from assay.probes.energy._timing import WARM_UP, percentile
+from assay.probes.energy._timing import REPEATS, passes_of, percentile
 from assay.registry import EVERY_TASK, probe
 from assay.stats import Estimate
 from assay.values import Array, Measurement
@@ -20,10 +20,9 @@ from assay.values import Array, Measurement
 if TYPE_CHECKING:
     import torch
 
-    from assay.access.handles import Meter
+    from assay.access.timings import Meter
 
 BATCH = 64
-REPEATS = 60
 SIDE = 512  # of the square matrices whose product gives the peak
 WORDS = 1 << 23  # float32 numbers that are copied for the bandwidth: 32 MiB, more than caches hold
 ROUNDS = 5
@@ -38,7 +37,7 @@ class Machine:
     bandwidth: float
 
 
-@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"roofline": BATCH * (REPEATS + WARM_UP + 1)})
+@probe("energy", tasks=EVERY_TASK, cost=lambda sizes: {"roofline": BATCH, **passes_of(BATCH)})
 def roofline(meter: Meter) -> list[Measurement]:
     """Operations and bytes of one answer, their ratio, and the share of the attainable speed that is reached.
 
@@ -46,7 +45,7 @@ def roofline(meter: Meter) -> list[Measurement]:
         batch + inputs) / batch, batch = 64; arithmetic_intensity = operations / bytes; attained_share = operations a
         second at the median of 60 passes / min(peak, intensity x bandwidth), peak from a 512 x 512 float32 product and
         bandwidth from a copy of 32 MiB (read and written), the best of five rounds, once a process.
-    Shapes: four numbers; 64 passes of 64 rows.
+    Shapes: four numbers; the passes of 64 rows that are timed, and one whose outputs are counted.
     Direction: operations and bytes lower, attained share higher is better, intensity neither; units FLOP, bytes, FLOP
         per byte, share.
     Limits: bytes are what must move if nothing stays in a cache and no layers are fused, so the roof is a low one and
@@ -64,10 +63,10 @@ def roofline(meter: Meter) -> list[Measurement]:
         return [_one(Estimate(None, None, None, "none", None, NO_MODULE), *about) for about in METRICS]
     module: torch.nn.Module = system.model.module  # type: ignore[attr-defined]
     inputs = system.data.splits["test"].inputs
-    meter.ledger.add(meter.kind, BATCH)
+    meter.ledger.add("roofline", BATCH)
     num_bytes = moved_bytes(system.model, module, inputs[np.arange(BATCH) % len(inputs)]) / BATCH
     machine = _machine_of(torch.get_num_threads())
-    seconds = percentile(meter.latency(BATCH, REPEATS), 0.5)
+    seconds = percentile(meter.passes(BATCH, REPEATS[BATCH]).seconds, 0.5)
     best = roof(machine, flops / num_bytes)
     attained = [None if s is None else flops * BATCH / s / best for s in (seconds.value, seconds.high, seconds.low)]
     share = Estimate(attained[0], attained[1], attained[2], seconds.method, None, seconds.reason)
