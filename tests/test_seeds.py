@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from assay import engine
-from assay.estimation.seeds import is_retrained, seed_differences
+from assay.estimation.seeds import alike_in, is_retrained, seed_differences
 from assay.matrix import compare
 from assay.observe import Ledger, Workspace
-from assay.values import Data, Fitted, Split, Step, System
+from assay.values import Data, Fitted, Measurement, Split, Step, System
 from support import KnownModel
 
 PROBES = ["accuracy", "input_noise", "explanation_stability"]
@@ -106,3 +106,27 @@ def test_a_verdict_needs_the_seed_noise(known_system: System, workspace: Workspa
     accuracy = cells["accuracy", "accuracy", ""].effect
     assert accuracy is not None
     assert accuracy.verdict == "worse"
+
+
+def test_what_is_the_same_number_in_both_needs_no_reference_models(known_system: System, workspace: Workspace) -> None:
+    def numbers(flips: float, change: float, noise: float) -> dict[tuple[str, str, str], Measurement]:
+        told = (
+            ("numeric", "flips", flips, 0.0),
+            ("numeric", "largest", change, None),
+            ("noise", "x", noise, 0.1),
+        )
+        made = [Measurement(p, m, value, low, low, 0.95, "m", "fraction", "lower") for p, m, value, low in told]
+        return {one.key: one for one in made}
+
+    assert alike_in(numbers(0.0, 1.0, 0.1), numbers(0.0, 2.0, 0.3)) == {"numeric"}, "the largest has no interval"
+    assert alike_in(numbers(0.0, 1.0, 0.1), numbers(0.1, 1.0, 0.1)) == {"noise"}
+    first, second = (trained(known_system, seed, Moody()) for seed in (1, 2))
+    ledger = Ledger(10**9)
+    few = seed_differences(first, second, workspace=workspace, ledger=ledger, alike=frozenset({"input_noise"}))
+    assert "input_noise" not in ledger.rows
+    all_of_them = seed_differences(first, second, workspace=workspace, ledger=ledger)
+    assert ledger.rows["input_noise"] > 0
+    assert few is not None
+    assert all_of_them is not None
+    assert {key: all_of_them[key] for key in few} == few
+    assert {key[0] for key in all_of_them.keys() - few.keys()} == {"input_noise"}

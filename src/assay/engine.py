@@ -162,7 +162,15 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
     if probe.family == "data":  # who the system is for is declared beside the data, not in its digest
         about.append(system.data.source.get("population"))
     how = [probe.name, probe.version, probe.options, code_digest(probe)]
-    return ["measurements", 3, how, system.digest, split, draws, about]
+    return ["measurements", 4, how, _whose(probe, system), split, draws, about]
+
+
+def _whose(probe: Probe, system: System) -> Any:
+    """A probe of the data that asks the model nothing says the same of every system on these data."""
+    if probe.family != "data" or probe.observables or probe.cost is None or probe.cost(sizes_of(system)):
+        return system.digest
+    recipe = system.recipe.digest if system.recipe is not None else None
+    return [system.data.digest, system.task.digest, recipe, system.seed]
 
 
 def code_digest(probe: Probe) -> str:

@@ -10,7 +10,7 @@ from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.estimation.changes import told
 from assay.estimation.effects import Effect, above_floor, effects, flip_floor
-from assay.estimation.seeds import seed_differences
+from assay.estimation.seeds import alike_in, seed_differences
 from assay.observe import Ledger, Workspace
 from assay.values import Audit, Measurement
 
@@ -60,8 +60,8 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     keys = tuple(dict.fromkeys(m.key for one in audits for m in one.measurements if m.headline))
     baseline = audits[0].system
     spreads = {
-        one.system.name: seed_differences(baseline, one.system, workspace=workspace, ledger=ledger)
-        for one in audits[1:]
+        one.name: seed_differences(baseline, one, workspace=workspace, ledger=ledger, alike=alike_in(paired[0], found))
+        for one, found in zip(systems[1:], paired[1:], strict=True)
     }
     headline = _family(paired, spreads, set(keys), workspace.level)
     slices = {key for found in paired for key in found if not _is_curve_of_group(key)} - set(keys)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import cache, partial
 
 from assay.access.handles import Query
 from assay.access.references import reference_models
@@ -12,7 +12,8 @@ from assay.engine import applicable, code_digest, draws_for, measure, passive_ne
 from assay.errors import TreatmentError
 from assay.observe import Ledger, Workspace, observe
 from assay.registry import Probe
-from assay.values import Measurement, System
+from assay.stats import Draws
+from assay.values import Measurement, Observation, System
 
 Key = tuple[str, str, str]
 CHEAP = 2  # times the test rows: query probes up to this cost are measured on every reference model
@@ -30,17 +31,23 @@ def is_retrained(baseline: System, treated: System) -> bool:
 
 
 def seed_differences(
-    baseline: System, treated: System, *, workspace: Workspace, ledger: Ledger
+    baseline: System,
+    treated: System,
+    *,
+    workspace: Workspace,
+    ledger: Ledger,
+    alike: frozenset[str] = frozenset(),
 ) -> Mapping[Key, tuple[float, ...]] | None:
     """Treated minus baseline over reference models of equal half and seed; None when no seed lies between the two.
 
     Where both have the same reference models (one recipe, two seeds), each is compared with the next one instead: a
     difference to itself would be 0 and say nothing. Without a recipe on either side nothing can be trained: None.
+    Query probes named in `alike` are not asked: see `alike_in`.
     """
     if not is_retrained(baseline, treated) or baseline.recipe is None or treated.recipe is None:
         return None
     try:
-        before, after = (_all_points(one, workspace, ledger) for one in (baseline, treated))
+        before, after = (_all_points(one, alike, workspace, ledger) for one in (baseline, treated))
     except TreatmentError:  # a treatment refuses a reference model: what the seed moves is then not known
         return {}
     if [digest for digest, _ in before] == [digest for digest, _ in after]:
@@ -49,29 +56,54 @@ def seed_differences(
     return {key: tuple(a[key] - b[key] for (_, a), (_, b) in zip(after, before, strict=True)) for key in keys}
 
 
-def _all_points(system: System, workspace: Workspace, ledger: Ledger) -> list[tuple[str, dict[Key, float]]]:
+def alike_in(before: Mapping[Key, Measurement], after: Mapping[Key, Measurement]) -> frozenset[str]:
+    """Probes of which all that has an interval is the same number in both systems.
+
+    A difference of 0 is called nothing, so no verdict needs to know what the seed moves there.
+    """
+    both = before.keys() & after.keys()
+    moved = {key[0] for key in both if before[key].low is not None and before[key].value != after[key].value}
+    return frozenset(key[0] for key in both) - moved
+
+
+def _all_points(
+    system: System, alike: frozenset[str], workspace: Workspace, ledger: Ledger
+) -> list[tuple[str, dict[Key, float]]]:
     found = reference_models(system, workspace.quietly(), ledger)
-    return [(one.system.digest, _points(one.system, workspace, ledger)) for one in found]
+    return [(one.system.digest, _points(one.system, alike, workspace, ledger)) for one in found]
 
 
-def _points(system: System, workspace: Workspace, ledger: Ledger) -> dict[Key, float]:
+def _points(system: System, alike: frozenset[str], workspace: Workspace, ledger: Ledger) -> dict[Key, float]:
     """Values of a reference model on the test rows; remembered, since several comparisons need them."""
     probes, _ = applicable(system, None)
-    cheap = [probe for probe in probes if _is_cheap(probe, system)]
-    asked = [[probe.name, probe.version, probe.options, code_digest(probe)] for probe in probes]
-    key = ["points", 3, system.digest, system.data.splits["test"].digest, asked]
+    passive = [probe for probe in probes if not probe.access]
+    cheap = [probe for probe in probes if _is_cheap(probe, system) and probe.name not in alike]
+    few = replace(workspace, num_draws=2)  # the point values do not depend on the draws
+
+    @cache
+    def recorded() -> tuple[Observation, Draws]:
+        observation = observe(system, "test", want=frozenset(), workspace=workspace, ledger=ledger)
+        return observation, draws_for([system], [observation], few)
+
+    def asked(probe: Probe) -> Sequence[Measurement]:
+        handle = Query(system, workspace, ledger, probe.name)
+        return measure(probe, passive_needs(system, *recorded()) | {"query": handle})
+
+    found = _remembered(system, passive, workspace, lambda: remeasure(system, *recorded()))
+    for probe in cheap:
+        found |= _remembered(system, [probe], workspace, partial(asked, probe))
+    return found
+
+
+def _remembered(
+    system: System, probes: Sequence[Probe], workspace: Workspace, work: Callable[[], Sequence[Measurement]]
+) -> dict[Key, float]:
+    about = [[probe.name, probe.version, probe.options, code_digest(probe)] for probe in probes]
+    key = ["points", 4, system.digest, system.data.splits["test"].digest, about]
     stored = workspace.cache.get(key)
     if stored is None:
-        observation = observe(system, "test", want=frozenset(), workspace=workspace, ledger=ledger)
-        few = replace(workspace, num_draws=2)  # the point values do not depend on the draws
-        draws = draws_for([system], [observation], few)
-        found: list[Measurement] = list(remeasure(system, observation, draws))
-        needs = passive_needs(system, observation, draws)
-        for probe in cheap:
-            found += measure(probe, needs | {"query": Query(system, workspace, ledger, probe.name)})
-        facts: dict[str, Any] = {"points": [[*m.key, m.value] for m in found if m.value is not None]}
-        workspace.cache.put(key, {}, facts)
-        stored = ({}, facts)
+        stored = ({}, {"points": [[*one.key, one.value] for one in work() if one.value is not None]})
+        workspace.cache.put(key, *stored)
     return {(probe, metric, where): value for probe, metric, where, value in stored[1]["points"]}
 
 

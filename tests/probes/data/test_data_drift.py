@@ -1,11 +1,13 @@
 """Drift is found where it was planted and not where nothing moved; distances agree with SciPy and brute force."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.stats import kstwobign
 
+from assay import engine
 from assay.access.handles import Query
 from assay.data.quality.drift import (
     bins,
@@ -153,3 +155,19 @@ def test_empty_sides_and_constant_columns_say_nothing():
     alike = features([Column("c", "categorical", ("a",))], np.zeros((5, 1)), np.zeros((4, 1)))[0]
     assert column_p_value(alike) == (1.0, None)
     assert holm(np.array([0.2])).tolist() == [0.2]
+
+
+def test_what_is_of_the_data_alone_is_measured_once_for_all_systems(known_system, workspace, monkeypatch):
+    asked = []
+    module = sys.modules["assay.probes.data.data_drift"]
+    joint = module._joint
+    monkeypatch.setattr(module, "_joint", lambda *given: asked.append(1) or joint(*given))
+    other = replace(known_system, name="other", model=KnownModel(0.01))
+    assert other.digest != known_system.digest
+    both = [engine.audit(one, probes=["data_drift"], workspace=workspace) for one in (known_system, other)]
+    assert [one.digest for one in both[0].measurements] == [one.digest for one in both[1].measurements]
+    assert len(asked) == 1
+    fewer = known_system.data.splits["train"].take(np.arange(100))
+    changed = replace(known_system.data, splits={**known_system.data.splits, "train": fewer})
+    engine.audit(replace(other, data=changed), probes=["data_drift"], workspace=workspace)
+    assert len(asked) == 2
