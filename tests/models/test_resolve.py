@@ -58,7 +58,7 @@ FUNCTIONS: Mapping[str, Any] = {
     "cnn_residual": (residual, {"width": 3, "norm": "group"}),
     "cnn_mirrored": (residual, {"width": 3}),
     "cnn_tanh": (tanh, {"hidden": 8}),
-    "scattering": (scattering_network, {"num_angles": 4, "num_groups": 1}),
+    "scattering": (scattering_network, {"num_angles": 4, "num_groups": 1, "deskew": True}),
     "gan_generator": (generator, {"width": 3}),
     "gan_discriminator": (discriminator, {"width": 3}),
     "rnn": (Recurrent.__init__, {"num_hidden": 3, "bidirectional": False}),

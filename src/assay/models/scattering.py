@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from assay.errors import ModelError, Problem
 from assay.models import from_signature, register_architecture
+from assay.models.deskew import Deskew
 from assay.models.image import image_shape
 from assay.values import Array, Column
 
@@ -125,12 +126,16 @@ class ScatteringNetwork(nn.Module):
 
     Nothing is learned from the training pictures but the layer, not even a mean: what private training needs. What
     `prepare` made of pictures `(N, D)` may be given in their place, so that a training loop runs the wavelets once.
-    Limits: made for small grey pictures; linear in features that know no objects. Raises ModelError for other inputs.
+    With `deskew`, each picture is set upright first, by its own moments (`Deskew`): for digits and characters on a
+    ground of 0. Limits: made for small grey pictures; linear in features that know no objects. Raises ModelError for
+    other inputs.
 
     Source: Tramèr & Boneh 2021, "Differentially Private Learning Needs Better Features", section 3.
     """
 
-    def __init__(self, shape: Sequence[int], num_outputs: int, *, num_angles: int = 8, num_groups: int = 27) -> None:
+    def __init__(
+        self, shape: Sequence[int], num_outputs: int, *, num_angles: int = 8, num_groups: int = 27, deskew: bool = False
+    ) -> None:
         super().__init__()
         channels, height, width = shape
         self.shape = tuple(shape)
@@ -139,7 +144,8 @@ class ScatteringNetwork(nn.Module):
         if num_outputs < 1 or num_groups < 1 or num_maps % num_groups:
             what = f"{num_outputs} outputs, {num_groups} groups of {num_maps} maps"
             raise ModelError(Problem(what, f"1 output or more, and groups that divide {num_maps}"))
-        self.body = nn.Sequential(scattering, nn.GroupNorm(num_groups, num_maps, affine=False), nn.Flatten())
+        layers = [scattering, nn.GroupNorm(num_groups, num_maps, affine=False), nn.Flatten()]
+        self.body = nn.Sequential(*([Deskew()] if deskew else []), *layers)
         self.head = nn.Linear(num_maps * -(-height // STRIDE) * -(-width // STRIDE), num_outputs)
 
     def encode(self, inputs: Array) -> Tensor:
@@ -171,10 +177,11 @@ class ScatteringNetwork(nn.Module):
 
 
 def scattering_network(
-    columns: Sequence[Column], *, num_outputs: int, num_angles: int = 8, num_groups: int = 27
+    columns: Sequence[Column], *, num_outputs: int, num_angles: int = 8, num_groups: int = 27, deskew: bool = False
 ) -> ScatteringNetwork:
     """See `ScatteringNetwork`; `num_groups` must divide the number of maps (81 a channel for 8 angles)."""
-    return ScatteringNetwork(image_shape(columns), num_outputs, num_angles=num_angles, num_groups=num_groups)
+    shape = image_shape(columns)
+    return ScatteringNetwork(shape, num_outputs, num_angles=num_angles, num_groups=num_groups, deskew=deskew)
 
 
 def _build(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
