@@ -6,11 +6,15 @@ import hashlib
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
+from assay.train import Hooks, fit, loop
 from assay.train.streams import stream_seed
+from assay.values import Array
+from train_kit import task_of
 
-USES = ["order", "augmentation", "random starts", "noise"]
+USES = ["augmentation 0", "augmentation 1", "random starts", "watched random starts", "adversary", "generated rows"]
 
 
 def draws(seed: int) -> torch.Tensor:
@@ -40,5 +44,39 @@ def test_a_stream_is_the_seed_and_the_use_and_nothing_else() -> None:
 
 def test_seeds_that_a_cpu_generator_takes_for_one_are_told_apart() -> None:
     found = {stream_seed(seed, use) for seed in (0, 1, 1 << 32, 1 << 33, 1 << 80, -1) for use in USES}
-    assert len(found) == 24
+    assert len(found) == 6 * len(USES)
     assert all(0 <= one < 1 << 32 for one in found)
+
+
+def correlations(left: Array, right: Array) -> Array:
+    """Of each column of one with each of the other, in standard deviations of what chance gives."""
+    left, right = ((one - one.mean(axis=0)) / one.std(axis=0) for one in (left, right))
+    found: Array = left.T @ right / len(left) ** 0.5
+    return found
+
+
+def test_dropout_tells_nothing_of_the_order_though_both_begin_at_the_same_words() -> None:
+    """Over 4,000 seeds: where the first rows go, and what the first mask drops; words as they are for other builds."""
+    places, masks, words = [], [], []
+    for seed in range(4000):
+        places.append(torch.randperm(1001, generator=torch.Generator().manual_seed(seed))[:12])
+        masks.append(torch.empty(12).bernoulli_(0.5, generator=torch.Generator().manual_seed(seed)))
+        words.append(torch.rand(12, generator=torch.Generator().manual_seed(seed)))
+    order, dropped, drawn = (torch.stack(one).double().numpy() for one in (places, masks, words))
+    assert np.abs(correlations(order, dropped)).max() < 4.5
+    assert np.abs(correlations(order, (drawn < 0.5).astype(float))).max() < 4.5
+    assert np.abs(correlations(drawn, (drawn < 0.5).astype(float))).max() > 50  # what sharing a stream looks like
+
+
+def test_augmentation_has_a_stream_that_is_not_that_of_order_and_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def record(_: object, batch: torch.Tensor, generator: torch.Generator, **__: object) -> torch.Tensor:
+        seen.append(generator.get_state().clone())
+        return batch
+
+    monkeypatch.setattr(loop, "augment", record)
+    module, split, task, settings, columns = task_of("image")
+    fit(module, split, task=task, settings=settings, seed=4, hooks=Hooks(columns=columns))
+    assert not seen[0].equal(torch.Generator().manual_seed(4).get_state())
+    assert seen[0].equal(torch.Generator().manual_seed(stream_seed(4, "augmentation 0")).get_state())

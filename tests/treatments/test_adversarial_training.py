@@ -14,6 +14,7 @@ from assay.models import Architecture
 from assay.observe import Workspace
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
+from assay.train.streams import stream_seed
 from assay.treatments.train._inner import Around, Collapse
 from assay.treatments.train.adversarial_training import adversarial_training
 from assay.values import Column, Data, Groups, Split
@@ -162,6 +163,22 @@ def test_reference_models_are_trained_the_same_way_and_without_validation_too(li
     assert len(fitted.facts["robust_curve"]) == 2
     again = treated.recipe.fit(half, without, 7)
     assert again.model.digest == fitted.model.digest
+
+
+def test_random_starts_share_no_stream_with_order_augmentation_or_the_watch(light, monkeypatch):
+    seen = {}
+    worst = Around.worst
+
+    def record(self, module, inputs, rows, *, loss, num_steps, draw):
+        seen.setdefault(module.training, draw.get_state().clone())  # the watch asks a module that is not training
+        return worst(self, module, inputs, rows, loss=loss, num_steps=num_steps, draw=draw)
+
+    monkeypatch.setattr(Around, "worst", record)
+    monkeypatch.setattr(Collapse, "look", lambda self, module: self._right(module.eval(), 1) < 0)
+    adversarial_training(light, radius=RADIUS)
+    uses = [1, stream_seed(1, "augmentation 0")]
+    states = [*seen.values(), *(torch.Generator().manual_seed(one).get_state() for one in uses)]
+    assert len({state.numpy().tobytes() for state in states}) == 4
 
 
 def test_pictures_move_by_grey_levels():

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from assay import engine, registry
 from assay.access.references import reference_models
 from assay.errors import TreatmentError
-from assay.models import Architecture
+from assay.models import Architecture, gan
 from assay.models.store import load_system, save_system
 from assay.observe import Ledger, Workspace
 from assay.tasks import task_of
@@ -113,6 +114,20 @@ def test_it_is_the_same_again_and_from_a_folder(trained, treated, tmp_path):
     assert loaded.recipe.digest == treated.recipe.digest
     others = ({"ratio": 0.5}, {"num_steps": 5}, {"width": 9}, {"columns": ("race",)}, {"base": recipe_of(treated.data)})
     assert len({replace(treated.recipe, **one).digest for one in others} | {treated.recipe.digest}) == 6
+
+
+def test_the_noise_of_generated_rows_has_a_stream_that_is_not_that_of_training_the_generator(treated, monkeypatch):
+    randn, states = torch.randn, []
+
+    def record(*shape, generator=None):
+        states.extend([] if generator is None else [generator.get_state().clone()])  # None: noise of training
+        return randn(*shape, generator=generator)
+
+    monkeypatch.setattr(gan.torch, "randn", record)
+    monkeypatch.setattr(generated, "_MADE", {})
+    treated.recipe.generated(treated.data.splits["train"], treated.data, treated.seed)
+    assert len(states) == 1
+    assert not states[0].equal(torch.Generator().manual_seed(treated.seed).get_state())
 
 
 def test_reference_models_learn_from_a_gan_of_their_own_half(treated):

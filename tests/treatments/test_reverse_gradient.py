@@ -114,6 +114,16 @@ def test_entropy_is_that_of_groups_given_the_label():
     assert loss.entropy == pytest.approx(told)
 
 
+def test_the_adversary_does_not_begin_as_a_copy_of_the_model(plain):
+    split, recipe = plain.data.splits["train"], plain.recipe
+    adversary = ReversedLoss(split, recipe, ReversalSettings(("sex",)), seed=3).adversary
+    module = recipe.make_module(split, plain.data, 3)
+    own, other = (next(p for p in one.parameters() if p.ndim == 2).detach().reshape(-1) for one in (adversary, module))
+    num = min(len(own), len(other))
+    assert num >= 64
+    assert abs(np.corrcoef(own[:num], other[:num])[0, 1]) < 4 / num**0.5
+
+
 def test_digest_covers_what_changes_it(plain):
     base = ReversalSettings(("sex",))
     changes = ({"columns": ("race",)}, {"given": "label"}, {"strength": 2.0}, {"warmup": 0.5})

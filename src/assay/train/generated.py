@@ -17,6 +17,7 @@ from assay.digests import digest_of
 from assay.models.gan import GanSettings, fit_gan
 from assay.models.store import base_from_json, register_recipe
 from assay.train.recipe import TrainRecipe
+from assay.train.streams import stream_seed
 from assay.train.traces import FACT
 from assay.values import Array, Column, Data, Fitted, Groups, Recipe, Split
 
@@ -25,6 +26,7 @@ POOL = 16_384  # rows that the GAN passes over, the same number of every cell
 NUMBERS = 32_000_000  # in those rows: fewer of large pictures
 BATCH = 64
 MOST_PASSES, LEAST_STEPS = 40, 500  # a GAN of few rows makes fewer steps than it is allowed
+STREAMS = 2  # version of how draws are seeded: in the digest, for other draws make other rows
 LARGEST = 8  # sets of generated rows kept in memory
 _MADE: dict[str, Split] = {}  # by digest of what they are made from: an audit asks again for what training made
 
@@ -43,7 +45,7 @@ class AugmentRecipe:
     def digest(self) -> str:
         """Over the base recipe and all that changes what is generated."""
         own = [self.columns, self.ratio, self.num_steps, self.width]
-        return digest_of(["AugmentRecipe", self.base.digest, *own])
+        return digest_of(["AugmentRecipe", STREAMS, self.base.digest, *own])
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
@@ -81,7 +83,7 @@ class AugmentRecipe:
         settings = GanSettings(epochs=epochs, batch_size=min(BATCH, len(pool)), width=self.width)
         told = self.base.progress
         gan = fit_gan(pool, data.columns, len(cells.counts), settings=settings, seed=seed, progress=told)
-        inputs = settled(gan.sample(labels, seed=seed), split.inputs, data.columns)
+        inputs = settled(gan.sample(labels, seed=stream_seed(seed, "generated rows")), split.inputs, data.columns)
         return cells.rows(split, labels, inputs, columns=data.columns)
 
 

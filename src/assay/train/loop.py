@@ -25,6 +25,7 @@ from assay.train.progress import Live
 from assay.train.schedules import learning_rate
 from assay.train.settings import TrainSettings
 from assay.train.state import Position, State
+from assay.train.streams import stream_seed
 from assay.train.updates import Average, clip_gradients, make_optimizer
 from assay.train.watching import METRICS, Watch
 from assay.train.workers import Alone, Workers
@@ -33,7 +34,6 @@ from assay.values import Column, Progress, Split, Task, digest_of, plain, quiet
 __all__ = ["Hooks", "Loss", "TrainSettings", "check_split", "fit", "learning_rate", "task_loss", "threads"]
 
 COST_ROWS = 16  # whose mean cost is that of one example
-NOISE_SEED = 1 << 32  # keeps the draws of augmentation apart from those of the order
 APART = 0x9E3779B1  # between the seeds of workers; above 32 bits a CPU's generator would not see it
 Perturb = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (module, inputs (n, ...), rows (n,)) -> inputs (n, ...)
 
@@ -257,6 +257,9 @@ def threads(number: int) -> Iterator[None]:
 def _training(run: _Run, task: Task, seed: int) -> Iterator[State]:
     """Training mode inside, evaluation mode after; order of rows, augmentation and dropout all come from `seed`.
 
+    Augmentation has a stream of its own. Order and dropout begin at the same words and are uncorrelated all the same
+    (`tests/train/test_streams.py` measures it): a place is a word modulo the rows left, a mask is of its high bits.
+
     Images are trained in the memory layout that convolutions are fastest in (channels last), and left in the usual one,
     so that a module answers with the same bits as the one that is loaded from its file.
     """
@@ -275,7 +278,7 @@ def _training(run: _Run, task: Task, seed: int) -> Iterator[State]:
                 Average(module, settings.average),
                 Watch(module, hooks.validation, task, settings.patience),
                 torch.Generator().manual_seed(seed),
-                torch.Generator().manual_seed(seed + NOISE_SEED + others),
+                torch.Generator().manual_seed(stream_seed(seed, f"augmentation {hooks.workers.rank}")),
             )
     finally:
         if is_image:

@@ -39,7 +39,8 @@ class TrainRecipe:
     @cached_property
     def digest(self) -> str:
         """Of architecture, task and settings; not of the data."""
-        return digest_of(["TrainRecipe", self.architecture, self.task.digest, self.settings])
+        drawn = ["augmentation has a stream of its own"] if self.settings.augment else []  # other weights than before
+        return digest_of(["TrainRecipe", self.architecture, self.task.digest, self.settings, *drawn])
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data; the task comes from the data again."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 from assay.errors import Problem
 from assay.registry import treatment
 from assay.train import TrainRecipe, task_loss
+from assay.train.streams import stream_seed
 from assay.treatments import _common
 from assay.treatments.train import _around
 from assay.values import Array, Data, Fitted, Split, System, digest_of
@@ -24,6 +25,7 @@ from assay.values import Array, Data, Fitted, Split, System, digest_of
 Given = Literal["nothing", "label"]
 WIDTH = 32  # of the adversary's one hidden layer
 RATE, STEPS = 1e-2, 2  # of the adversary: its learning rate, and steps for each of the model's
+STREAMS = 2  # version of how draws are seeded: in the digest, for other draws train other weights
 SCALE = 4.0  # log-odds are shown to it as tanh(z / SCALE): a model cannot shout it down
 
 
@@ -47,7 +49,7 @@ class ReversalRecipe:
     @cached_property
     def digest(self) -> str:
         """Over the base recipe and every setting."""
-        return digest_of(["ReversalRecipe", self.base.digest, self.settings])
+        return digest_of(["ReversalRecipe", STREAMS, self.base.digest, self.settings])
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
@@ -83,7 +85,7 @@ class ReversedLoss:
         self.recent: list[float] = []
         width = 2 * self.num_labels * (self.num_labels if self.sees_label else 1)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(stream_seed(seed, "adversary"))  # from `seed` itself come the first weights of the model
             self.adversary = nn.Sequential(nn.Linear(width, WIDTH), nn.ReLU(), nn.Linear(WIDTH, num_groups))
         self.optimizer = torch.optim.Adam(self.adversary.parameters(), lr=RATE)
 
