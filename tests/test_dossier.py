@@ -21,6 +21,7 @@ from assay.evidence.openpart import parse_json, to_json
 from assay.evidence.receipts import Receipt, instant
 from assay.evidence.signing import open_envelope
 from assay.policy import judge
+from assay.treatments._counts import FEW
 from assay.values import Finding, Measurement
 
 FILES = [
@@ -254,6 +255,30 @@ def test_categories_that_name_persons_are_refused_and_notes_on_cells_stay_with_t
     with pytest.raises(DossierError, match="'job' are 110 values"):
         kit.make(tmp_path / "told", told)
     assert not (tmp_path / "told").exists()
+
+
+def test_medians_and_small_counts_of_training_rows_stay_with_the_owner(tmp_path):
+    audited = kit.audit()
+    data = audited.system.data
+    source = {
+        "num_rows": 1000,
+        "missing": {"age": 3, "hours": 57, "job": 0},
+        "imputed": {"age": {"median": 41.0625, "rows": 3}, "hours": {"median": 38.5, "rows": 57}},
+        "duplicates": {"test_rows_also_in_train": 2, "test_rows": 250},
+    }
+    few = replace(audited, system=replace(audited.system, data=replace(data, source=source)))
+    kit.make(tmp_path / "few", few)
+    text = (tmp_path / "few" / "open" / "dossier.json").read_text()
+    assert "41.0625" not in text
+    assert "38.5" not in text
+    by = "the median of the training rows"
+    assert json.loads(text)["data"]["source"] == {
+        "num_rows": 1000,
+        "missing": {"age": FEW, "hours": 60, "job": FEW},
+        "imputed": {"age": {"by": by, "rows": FEW}, "hours": {"by": by, "rows": 60}},
+        "duplicates": {"test_rows_also_in_train": FEW, "test_rows": 250},
+    }
+    assert few.system.data.source == source
 
 
 def test_one_measurement_per_person_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from assay.errors import ServeError
 from assay.evidence.signing import Signer
 from assay.models import store
+from assay.models.store import load_system
 from assay.serve import admission
 from assay.serve.admission import TRUSTED, Served, admit
 from assay.serve.background import synthetic_rows
@@ -176,6 +178,26 @@ def test_only_the_groups_that_the_rule_reads_are_asked_for(
     grouped = admit(file_tiny(by_sex(tiny), tmp_path / "grouped", signer, bound=0.3))
     assert [column.name for column in grouped.data.group_columns] == ["sex", "race"]
     assert [column.name for column in grouped.group_columns] == ["sex"]
+
+
+def test_a_median_stands_for_a_missing_number_and_is_not_in_the_open_part(
+    tiny: System, signer: Signer, tmp_path: Path
+) -> None:
+    source = {"imputed": {"age": {"median": 41.0625, "rows": 3}}}
+    declared = replace(tiny, data=replace(tiny.data, source=source))
+    folder = file_tiny(declared, tmp_path / "filled", signer)
+    assert "41.0625" not in (folder / "open" / "dossier.json").read_text()
+    with calling(admit(folder)) as caller:
+        found, known = (caller.predict({**GOOD, "age": age}).json()["predictions"] for age in (None, 41.0625))
+        assert found == known
+        assert caller.predict({**GOOD, "hours": None}).status_code == 422
+    assert load_system(folder / "system", declared.data).digest == tiny.digest
+
+
+def test_dossiers_whose_open_part_has_the_medians_are_served_as_before(tiny: System) -> None:
+    old = replace(tiny.data, source={"imputed": {"age": {"median": 40.0, "rows": 3}}})
+    parts = store.Parts(tiny.model, tiny.task, tiny.decision, tiny.digest)
+    assert admission._filling(old, parts) is old
 
 
 def test_made_up_rows_fill_every_range_evenly() -> None:

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from assay.treatments._counts import FEW, LEAST_DOUBT, NOT_TOLD, told
+from assay.treatments._counts import FEW, LEAST_DOUBT, NOT_TOLD, about, told
 from assay.treatments.data.drop_duplicates import drop_duplicates
 from assay.treatments.data.drop_suspected_labels import drop_suspected_labels
 from assay.treatments.data.resample_groups import resample_groups
@@ -33,6 +33,17 @@ def test_a_small_count_could_be_five_numbers_for_whoever_knows_the_total(parts, 
                 assert max(possible) <= word + 5
                 assert min(possible) >= word - 5
     assert any(FEW in words for _, words in seen) or parts == 1
+
+
+def test_one_count_of_a_known_whole_is_told_as_its_parts_are():
+    for whole in range(60):
+        counts = defaultdict(list)
+        for count in range(whole + 1):
+            counts[about(count, of=whole)].append(count)
+        assert whole == 0 or len(counts.pop(FEW, range(LEAST_DOUBT))) >= LEAST_DOUBT
+        counts.pop(NOT_TOLD, None)
+        assert all(abs(word - count) <= 5 for word, possible in counts.items() for count in possible)
+    assert [about(count) for count in (0, 9, 10, 14, 15)] == [FEW, FEW, 10, 10, 20]
 
 
 def with_a_small_cell(data):

@@ -32,10 +32,10 @@ def encode_rows(data: Data | Sequence[Column], rows: Rows, *, unknown: UnknownNa
     """
     columns = data.columns if isinstance(data, Data) else tuple(data)
     allowed = {column.name for column in columns}
-    fills: Mapping[str, Any] = {}
+    fills: dict[str, float] = {}
     if isinstance(data, Data):
         allowed |= {column.name for column in data.group_columns}
-        fills = data.source.get("imputed", {})
+        fills = {name: one["median"] for name, one in data.source.get("imputed", {}).items() if "median" in one}
     problems = Problems()
     inputs = np.empty((len(rows), len(columns)), dtype=np.float32)
     for i, (column, cells) in enumerate(_read(rows, columns, allowed, problems)):
@@ -129,7 +129,7 @@ def _read(
                 yield column, from_list(column, [row[column.name] for row in rows])
 
 
-def _numbers(name: str, cells: Cells, fill: Any, problems: Problems) -> Array:
+def _numbers(name: str, cells: Cells, fill: float | None, problems: Problems) -> Array:
     if cells.wrong.any():
         problems.error(f"column {name!r} is not a number but {cells.kinds} in {rows_text(cells.wrong)}", "a number")
     if cells.missing.any() and fill is None:
@@ -138,7 +138,7 @@ def _numbers(name: str, cells: Cells, fill: Any, problems: Problems) -> Array:
     if outside.any():
         problems.error(f"column {name!r} is not finite, or too large, in {rows_text(outside)}", "within ±3.4e38")
     fine = ~(outside | cells.missing | cells.wrong)
-    return np.where(fine, cells.values, 0.0 if fill is None else fill["median"])
+    return np.where(fine, cells.values, 0.0 if fill is None else fill)
 
 
 def _codes(column: Column, cells: Cells, unknown: UnknownName, problems: Problems) -> Array:

@@ -14,6 +14,7 @@ from assay.evidence.quotes import FEWEST_TEXTS, SHORTEST, SHORTEST_UNSPACED, quo
 from assay.evidence.receipts import Receipt
 from assay.evidence.strict_json import loads
 from assay.policy import Policy, overall
+from assay.treatments._counts import MEDIAN, about
 from assay.units.text import is_unspaced
 from assay.values import Audit, Column, Data, Dossier, Finding, Measurement, NotApplicable, System
 
@@ -149,9 +150,28 @@ def _data(data: Data) -> dict[str, Any]:
         "positive": data.positive,
         **_label_names(data.label_names),
         "splits": {name: {"num_rows": len(split), "digest": split.digest} for name, split in data.splits.items()},
-        # What the reader noticed quotes cells with their row numbers: that stays with the owner.
-        "source": {name: plain(fact) for name, fact in data.source.items() if name != "problems"},
+        "source": _source(data),
     }
+
+
+def _source(data: Data) -> dict[str, Any]:
+    """What is known of where the rows come from, and about how many of them lack a cell or repeat a training row.
+
+    What the reader noticed quotes cells with their row numbers, and a median of training rows is the cell of one of
+    them, or lies between two: both stay with the owner, and the median with the system, which answers with it.
+    """
+    found = {name: plain(fact) for name, fact in data.source.items() if name != "problems"}
+    whole = int(found.get("num_rows") or sum(map(len, data.splits.values())))
+    if "missing" in found:
+        found["missing"] = {name: about(count, of=whole) for name, count in found["missing"].items()}
+    if "imputed" in found:
+        rows = {name: about(one["rows"], of=whole) for name, one in found["imputed"].items()}
+        found["imputed"] = {name: {"by": MEDIAN, "rows": num} for name, num in rows.items()}
+    if "duplicates" in found:
+        whole = found["duplicates"]["test_rows"]
+        shared = about(found["duplicates"]["test_rows_also_in_train"], of=whole)
+        found["duplicates"] = {"test_rows_also_in_train": shared, "test_rows": whole}
+    return found
 
 
 def _label_names(names: Sequence[str]) -> dict[str, list[str]]:

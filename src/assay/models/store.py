@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,6 +77,7 @@ class Parts:
     decision: Decision
     system_digest: str
     lineage: tuple[Step, ...] = ()
+    medians: Mapping[str, float] = field(default_factory=dict)  # by column: what stands for a missing number
 
 
 def register_decision(name: str, builder: DecisionBuilder) -> None:
@@ -92,7 +93,8 @@ def register_recipe(name: str, builder: RecipeBuilder) -> None:
 def save_system(system: System, folder: str | Path) -> Path:
     """Write a system into `folder`, at once or not at all; a system that was there before is replaced.
 
-    Data are named by digest, not copied; training facts, lineage, and a recipe that can be written are. Raises
+    Data are named by digest, not copied; training facts, lineage, and a recipe that can be written are, and the medians
+    that stand for missing numbers where the data declare so: they are numbers of training rows, as weights are. Raises
     ModelError for a model that cannot be stored (an endpoint, a live estimator, a module without a registered
     architecture) and for a folder that holds something else; StorageError when the disk does not take it.
     """
@@ -100,12 +102,14 @@ def save_system(system: System, folder: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
     model, contents = _model_to_json(system)
+    medians = {name: one["median"] for name, one in system.data.source.get("imputed", {}).items()}
+    told = {"name": system.data.name, "columns": system.data.columns, "label": system.data.label, "medians": medians}
     manifest = canonical(
         {
             "format": FORMAT,
             "name": system.name,
             "model": model,
-            "data": {"name": system.data.name, "columns": system.data.columns, "label": system.data.label},
+            "data": told,
             "task": system.task,
             "decision": system.decision.to_json(),
             "recipe": _recipe_to_json(system.recipe),
@@ -198,19 +202,17 @@ def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | 
         recorded = dict(manifest["digests"])
         whole = [model.digest, recorded["data"], task.digest, decision.digest, manifest["lineage"]]
         lineage = tuple(Step(**step) for step in manifest["lineage"])
+        medians = dict(manifest["data"].get("medians", {}))  # older folders lack them
         found = {"model": model.digest, "task": task.digest, "decision": decision.digest, "system": digest_of(whole)}
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
-    wrong = [
-        Problem(f"the {name} loaded from {folder} is not the one recorded")
-        for name in found
-        if found[name] != recorded.get(name)
-    ]
+    other = [name for name, one in found.items() if one != recorded.get(name)]
+    wrong = [Problem(f"the {name} loaded from {folder} is not the one recorded") for name in other]
     if isinstance(model, OnnxModel) and model.content is None:
         wrong.append(Problem(f"{folder} keeps weights outside its one model file"))
     if wrong:
         raise ModelError(wrong)
-    return Parts(model, task, decision, found["system"], lineage)
+    return Parts(model, task, decision, found["system"], lineage, medians)
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> nn.Module:
@@ -345,9 +347,7 @@ def _digests(system: System) -> dict[str, str]:
     return {name: part.digest for name, part in (*parts, ("system", system))}
 
 
-def _read(
-    folder: Path, path: Path, sums: Mapping[str, str] | None = None
-) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+def _read(folder: Path, path: Path, sums: Sums | None = None) -> tuple[Mapping[str, Any], Sums]:
     """The manifest, verified (against `sums` where given) and parsed, and the SHA-256 of every file."""
     if not path.is_file():
         raise ModelError(Problem(f"{folder} is not a system folder", "a folder written by assay", "Train one first"))

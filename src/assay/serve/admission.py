@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def admit(folder: Path, *, allow_failed: bool = False, allow_unsigned: bool = Fa
         declared = _declared(dossier.about["data"])
         parts = load_parts(folder / "system", declared, sums=None if sums is None else _system_sums(sums))
         _agrees(dossier, parts)
-        return _served(dossier, declared, parts, (found, tuple(warnings)))
+        return _served(dossier, _filling(declared, parts), parts, (found, tuple(warnings)))
     except ServeError:
         raise
     except AssayError as error:
@@ -137,6 +137,16 @@ def _declared(about: Mapping[str, Any]) -> Data:
         source=about["source"],
         label_names=tuple(about.get("label_names", ())),
     )
+
+
+def _filling(declared: Data, parts: Parts) -> Data:
+    """The declaration with the medians that stand for missing numbers: the open part says only that some do.
+
+    Older dossiers have the medians there, and older system folders none.
+    """
+    told = declared.source.get("imputed", {})
+    fills = {name: {**told.get(name, {}), "median": median} for name, median in parts.medians.items()}
+    return replace(declared, source={**declared.source, "imputed": {**told, **fills}}) if fills else declared
 
 
 def _agrees(dossier: Dossier, parts: Parts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 FEWEST_ROWS = 10  # of a group, a cell or a client: below it, counts and means would be of persons
+MEDIAN = "the median of the training rows"  # instead of it: the cell of a row, or between those of two
 FEW, NOT_TOLD = f"fewer than {FEWEST_ROWS}", "not told"
 LEAST_DOUBT = 5  # numbers that a small count could be
 
@@ -33,3 +34,14 @@ def told(counts: Mapping[str, int]) -> dict[str, int | str]:
     if small and highest - lowest + 1 < LEAST_DOUBT:
         return dict.fromkeys(counts, NOT_TOLD)
     return {name: FEW if name in small else tens[name] for name in counts}
+
+
+def about(count: int, *, of: int | None = None) -> int | str:
+    """One count as `told` tells it beside what is left of the whole `of`; None: nobody is told a whole.
+
+    >>> about(57, of=1000), about(3, of=1000), about(3)
+    (60, 'fewer than 10', 'fewer than 10')
+    """
+    if of is None:
+        return FEW if count < FEWEST_ROWS else (count + 5) // 10 * 10
+    return told({"these": count, "others": of - count})["these"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from assay.data.quality.missing import missing
 from assay.registry import EVERY_TASK, treatment
-from assay.treatments import _common
+from assay.treatments import _common, _counts
 from assay.treatments.data import _rows
 from assay.values import Column, Split, System
 
@@ -22,7 +22,8 @@ def fill_missing(system: System) -> System:
     that have it. Sensitive columns and labels are not touched: an unknown group stays unknown. Limits: that a cell was
     missing may itself tell something, and is lost; the filled system was measured on filled test rows, so where test
     has missing cells it cannot be compared row by row with the one before; inputs that the system is asked about later
-    are not filled. Raises TreatmentError without recipe, for images or texts, or where a column with missing cells has
+    are not filled. The outcome tells about how many cells were filled (anybody may read it), and no median. Raises
+    TreatmentError without recipe, for images or texts, or where a column with missing cells has
     no value in train.
 
     Source: Little and Rubin 2019, Statistical analysis with missing data, 3rd edition, section 4.2 (unconditional
@@ -43,7 +44,11 @@ def fill_missing(system: System) -> System:
         system,
         [_common.unless(not empty, f"no training row has a value of {', '.join(empty)}", following="Leave it out")],
     )
-    outcome = {"filled": counts, "values": {name: _shown(columns, name, values[name]) for name in _touched(counts)}}
+    filled = {
+        name: {column: _counts.about(num, of=len(system.data.splits[name])) for column, num in found.items()}
+        for name, found in counts.items()
+    }
+    outcome = {"filled": filled, "values": {name: _shown(columns, name, values[name]) for name in _touched(counts)}}
     return _rows.again(system, splits, treatment="fill_missing", parameters={}, outcome=outcome)
 
 
@@ -78,4 +83,4 @@ def _touched(counts: dict[str, dict[str, int]]) -> list[str]:
 
 def _shown(columns: tuple[Column, ...], name: str, value: float | None) -> Any:
     column = next(one for one in columns if one.name == name)
-    return column.categories[int(value)] if column.kind == "categorical" and value is not None else value
+    return column.categories[int(value)] if column.kind == "categorical" and value is not None else _counts.MEDIAN
