@@ -125,6 +125,26 @@ def test_on_a_linear_system_the_exact_robust_accuracy_is_found(norm):
         assert found["adversarial_accuracy", "radius=0"].value == 1
 
 
+class Crowd(Linear):
+    """Rows asked together are answered b more readily than a row asked alone."""
+
+    def forward(self, inputs):
+        return super().forward(inputs) + torch.tensor([0.0, 0.1]) * (len(inputs) > 1)
+
+
+def test_a_row_that_breaks_only_beside_others_holds():
+    handle = table(Crowd(weights()))
+    found = search(scope_on(handle, "linf"), EFFORTS["table"])
+    margin = np.abs((handle.inputs[:, :NUM_COLUMNS].astype(np.float64) - 0.5) @ weights())
+    reach, rows_of_a = RADIUS["linf"] * np.abs(weights()).sum(), handle.labels == 0
+    alone = margin <= reach
+    assert (rows_of_a & ~alone & (margin <= reach + 0.1)).sum() >= 3, "what only a batch breaks"
+    assert found.right.all()
+    for attack, broken in found.broken.items():
+        assert not (broken & ~alone).any(), attack
+    assert np.array_equal(~found.holds[rows_of_a], alone[rows_of_a])
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_each_attack_by_gradient_reaches_it_alone(norm):
     handle = table(Linear(weights()))

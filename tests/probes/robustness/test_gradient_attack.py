@@ -99,6 +99,22 @@ def test_on_a_linear_system_the_exact_robust_accuracy_is_found():
     assert sum(one.value * one.attempted for one in parts) == pytest.approx(robust.value * len(rows))
 
 
+def test_what_is_wrong_only_beside_other_rows_counts_for_nothing():
+    class Crowd(Linear):
+        """Rows asked together are answered b more readily than a row asked alone."""
+
+        def forward(self, inputs):
+            return super().forward(inputs) + torch.tensor([0.0, 0.3]) * (len(inputs) > 1)
+
+    handle, rows = access(Crowd(np.ones(NUM_COLUMNS))), access(Linear(np.ones(NUM_COLUMNS))).rows(NUM_ROWS)
+    margin = (handle.inputs[rows, :NUM_COLUMNS].astype(np.float64) - 0.5).sum(axis=1)
+    found, robust = run(handle)
+    assert ((margin < 0) & (margin > -0.3)).sum() > 10, "answered b, which is wrong, in any batch"
+    assert found["robust_accuracy", "radius=0"].value == 1
+    _, exactly = run(access(Linear(np.ones(NUM_COLUMNS))))
+    assert robust.value >= exactly.value - 0.003
+
+
 def test_a_planted_brittle_system_is_told_from_a_robust_one():
     # The label is in columns 0 to 5; a system that leans on a thin margin in every column at once breaks at once.
     thin = access(Linear(np.ones(NUM_COLUMNS)), labels=None)

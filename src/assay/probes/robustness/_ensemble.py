@@ -17,7 +17,7 @@ from scipy.stats import binomtest
 from assay.probes.robustness._apgd import FIRST_STEP, Climbed, Climbs, climb, cross_entropy
 from assay.probes.robustness._fab import approach
 from assay.probes.robustness._scope import Scope
-from assay.probes.robustness._square import margins, scatter
+from assay.probes.robustness._square import MOST_AT_ONCE, margins, scatter
 from assay.values import Array
 
 MOST_TARGETS = 9  # Croce and Hein 2020, section 6
@@ -59,7 +59,8 @@ class Effort:
         first += self.pool + MOST_SHARED * SHARED * (1 + self.shared)
         second = targets * (1 + self.target)
         third = MOST_ROUNDS * len(ROUND) * (1 + self.full) + near * (1 + self.fab)
-        return first + second + third + 2 + self.watched_squares + max(self.full_squares, self.near_squares)
+        fourth = 2 + self.watched_squares + max(self.full_squares, self.near_squares)
+        return first + second + third + fourth + MOST_AT_ONCE  # the points that break it are asked again alone
 
 
 # Of a picture as AutoAttack spends them; a table's row has few columns, and its searches end sooner.
@@ -132,9 +133,9 @@ class _Hunt:
     def begin(cls, scope: Scope, effort: Effort) -> _Hunt:
         """Answers, slopes, one full step along the sign, and random points: one look at every row."""
         everyone, num = np.arange(len(scope.labels)), len(scope.labels)
-        logits, _ = scope.look(np.zeros_like(scope.low), everyone)
+        logits, wrong = scope.look(np.zeros_like(scope.low), everyone)
         answers, none = scope.answers(logits, scope.inputs, everyone), np.zeros(num, dtype=bool)
-        found = Found((answers == scope.labels) & (answers >= 0), answers < 0, answers, none.copy(), none.copy())
+        found = Found(~wrong, wrong & (answers < 0), answers, none.copy(), none.copy())
         own = np.arange(logits.shape[1]) == scope.labels[:, None]
         order = np.argsort(np.where(own, np.inf, -np.nan_to_num(logits)), axis=1, kind="stable")
         targets = order[:, : min(MOST_TARGETS, logits.shape[1] - 1)]

@@ -92,10 +92,10 @@ class Scope:
         return found if self.whole is None else np.where(self.whole.reshape(shape[1:]), np.round(found), found)
 
     def look(self, steps: Array, at: Array) -> tuple[Array, Array]:
-        """Logits `(A, K)`, and whether the answer is wrong `(A,)`."""
+        """Logits `(A, K)`, and whether the answer is wrong `(A,)`, also to a row asked alone."""
         raw = self.raw(self.settle(steps, at), at)
         logits = self.query.fresh_logits(raw, batch_size=BATCH)
-        return logits, self._wrong(logits, raw, at)
+        return logits, self._wrong(logits, raw, steps, at)
 
     def slopes(self, steps: Array, at: Array, objective: Objective) -> tuple[Array, Array, Array, Array]:
         """The objective `(A,)`, its gradient `(A, D)` by unit coordinates, logits, and whether the answer is wrong."""
@@ -110,15 +110,24 @@ class Scope:
         slopes = gradients.reshape(len(at), -1)
         slopes *= self.width
         values = np.where(np.isfinite(values), values, -np.inf)
-        return values, slopes, logits, self._wrong(logits, raw, at)
+        return values, slopes, logits, self._wrong(logits, raw, steps, at)
 
     def answers(self, logits: Array, raw: Array, at: Array) -> Array:
         """The system's answers `(A,)`, decision rule included; -1 = errored."""
         system = self.query.system
         return system.decision.decide(system.task.probabilities(logits), raw, self.groups.take(at))
 
-    def _wrong(self, logits: Array, raw: Array, at: Array) -> Array:
+    def _wrong(self, logits: Array, raw: Array, steps: Array, at: Array) -> Array:
+        """Whether each answer `(A,)` is wrong; within the radius only if it still is when the row is asked alone.
+
+        Sums are rounded otherwise in another batch: without this a row on the edge could break thanks to the others.
+        """
         wrong: Array = self.answers(logits, raw, at) != self.labels[at]
+        again = np.flatnonzero(wrong)
+        again = again[self.within(steps[again], at[again])] if len(again) else again
+        if len(again):
+            alone, raw, at = self.query.fresh_logits(raw[again], batch_size=1), raw[again], at[again]
+            wrong[again] = self.answers(alone, raw, at) != self.labels[at]
         return wrong
 
     def clip(self, steps: Array, at: Array) -> Array:

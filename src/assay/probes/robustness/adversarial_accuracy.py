@@ -40,7 +40,7 @@ def usual_radius(query: Query, norm: Norm) -> float:
     return L2_RADIUS["table" if kind == "table" else "grey" if query.columns[0].shape[0] == 1 else "colour"]
 
 
-@probe("robustness", cost=most_rows, modalities=("table", "image"), deep=True, version=2)
+@probe("robustness", cost=most_rows, modalities=("table", "image"), deep=True, version=3)
 def adversarial_accuracy(
     gradient: Query,
     draws: Draws,
@@ -57,20 +57,23 @@ def adversarial_accuracy(
     ones on the rows that came nearest, nearest first, until a stretch of a tenth of them yields nothing. Steps that
     broke rows are shared: every row that holds is climbed from those that bring it nearest (attack=shared). L-infinity
     (slice ""): 0.05 for tables, 0.1 for grey pictures, 8/255 for colour. L2 (norm=l2): 0.1, 1.5, 0.5. Whole-number
-    columns stay whole; pixels are not rounded. attack_success: of the rows an attack was run on, the share it broke.
+    columns stay whole; pixels are not rounded. What breaks in a batch is asked again alone, and counts only if it then
+    breaks too: numbers are rounded otherwise in another batch. attack_success: of the rows an attack was run on, the
+    share it broke.
     single_step_overstatement = accuracy under one signed step (FGSM) - adversarial_accuracy.
     Shapes: at most 500 keyed test rows, 200 pictures; categorical columns do not move.
     Direction: adversarial_accuracy higher is better. It is undefined where gradients are masked: where random points,
     a single step or random squares break rows that climbing gradients does not (one-sided exact sign test at 5 %), or
     most gradients are 0; the reason then gives the bound that random squares at full length (5,000 tries) leave.
     Limits: an upper bound, never a certificate (see certified_radius); a defence built against these attacks may pass
-    them; says nothing of categorical edits. More rows share more steps: a larger sample searches each row a little
-    harder. A system that gives every row one answer is robust and useless: said so.
+    them; says nothing of categorical edits. Other rows of the sample decide where a row is searched, never whether a
+    point counts: more rows share more steps, and a larger sample searches each row a little harder. A system that gives
+    every row one answer is robust and useless: said so.
     Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness", section 6; Andriushchenko et al. 2020
     (Square); Carlini et al. 2019, section 3 (signs of masked gradients).
 
     >>> most_rows(Sizes(num_test=100, num_train=0, num_units=2, num_outputs=2))
-    {'adversarial_accuracy': 649600}
+    {'adversarial_accuracy': 651200}
     """
     kind = modality(gradient.columns)
     rows = gradient.rows(NUM_ROWS[kind] if num_rows is None else num_rows)
