@@ -154,6 +154,9 @@ def test_gradient_shap_estimates_the_mean_of_integrated_gradients_over_starts() 
     exact = [integrated_gradients(one.pull, row, start[None], of_logit(TARGET))[0] for start in starts]
     drawn = gradient_shap(one.pull, row, starts, of_logit(TARGET), num_points=2000, rng=np.random.default_rng(0))
     np.testing.assert_allclose(drawn[0], np.mean(exact, axis=0), atol=0.08 * np.abs(exact).max())
+    own = np.broadcast_to(starts, (5, *starts.shape))
+    again = gradient_shap(one.pull, row, own, of_logit(TARGET), num_points=2000, rng=np.random.default_rng(0))
+    np.testing.assert_array_equal(again, drawn)
 
 
 def test_rules_integrate_what_they_promise() -> None:

@@ -101,14 +101,16 @@ def integrated_inside(
 def gradient_shap(
     pull: Pull, rows: Array, starts: Array, objective: Objective, *, num_points: int, rng: np.random.Generator
 ) -> Array:
-    """GradientSHAP: the mean over `num_points` random starts out of `(b, ...)` and random places on the line.
+    """GradientSHAP: the mean over `num_points` random starts out of `(B, ...)` and random places on the line.
 
-    Estimates the mean of integrated gradients over starts; each point is unbiased for it. Limits: its error falls with
-    the root of the number of points only. Source: Erion et al. 2021, section 2.2 (expected gradients).
+    `starts` is `(R, B, ...)` where each row has its own. Estimates the mean of integrated gradients over starts; each
+    point is unbiased for it. Limits: its error falls with the root of the number of points only. Source: Erion et al.
+    2021, section 2.2 (expected gradients).
     """
-    chosen = rng.integers(len(starts), size=(len(rows), num_points))
+    chosen = rng.integers(starts.shape[starts.ndim - rows.ndim], size=(len(rows), num_points))
     places = rng.random((len(rows), num_points))
-    return along(pull, rows, Points(starts[chosen], places, np.full(num_points, 1 / num_points)), objective)
+    drawn = starts[chosen] if starts.ndim == rows.ndim else starts[np.arange(len(rows))[:, None], chosen]
+    return along(pull, rows, Points(drawn, places, np.full(num_points, 1 / num_points)), objective)
 
 
 def input_times_gradient(pull: Pull, rows: Array, starts: Array, objective: Objective) -> Array:

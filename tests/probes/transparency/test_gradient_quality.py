@@ -21,6 +21,7 @@ from assay.probes.transparency.explanation_infidelity import explanation_infidel
 from assay.probes.transparency.explanation_randomisation import explanation_randomisation, measure, redrawn
 from assay.probes.transparency.explanation_sensitivity import explanation_sensitivity
 from assay.probes.transparency.gradient_attributions import gradient_attributions
+from assay.probes.transparency.gradient_methods import METHODS, gradient_methods
 from assay.probes.transparency.gradient_sensitivity import gradient_sensitivity
 from assay.stats import Draws, make_draws
 from assay.tasks import Argmax, Classification, Identity, Regression, task_of
@@ -237,6 +238,49 @@ def test_the_word_that_tells_the_class_is_found_by_gradients(name: str) -> None:
     gain = rolled["rollout_faithfulness_gain", ""]
     assert (gain.value is None) == (name != "transformer")
     assert name == "transformer" or gain.reason == "the model has no attention"
+
+
+def test_other_gradient_methods_are_measured_and_input_times_gradient_is_blind_where_the_answer_is_flat() -> None:
+    class Flat(Formula):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            score = 4 * torch.tanh(8 * inputs[:, 0]) + inputs[:, 1]
+            return torch.stack([-score / 2, score / 2], dim=1) if self.binary else score[:, None]
+
+    query, draws = setting(Flat(binary=False), binary=False)
+    found = named(gradient_methods(query, query.system.task, draws))
+    sizes = {
+        (method, name): found["gradient_attribution", f"method={method} & feature={name}"].value
+        for method in ("gradient_shap", "input_times_gradient")
+        for name in ("strong", "weak", "nothing")
+    }
+    assert sizes["gradient_shap", "strong"] > 3 * sizes["gradient_shap", "weak"]
+    assert sizes["input_times_gradient", "strong"] < sizes["gradient_shap", "strong"] / 3
+    assert max(size for (_, name), size in sizes.items() if name == "nothing") == 0
+    rows = query.inputs[_gradients.sample(query)]
+    weak = np.abs(rows[:, 1] - query.background[:, 1].mean()).mean()
+    assert sizes["input_times_gradient", "weak"] == pytest.approx(weak, rel=1e-5)
+    drawn, at_once = (found["gradient_faithfulness_gain", f"method={one}"] for one in ("gradient_shap", METHODS[1]))
+    assert drawn.replicates is not None
+    assert at_once.replicates is not None
+    assert np.quantile(drawn.replicates - at_once.replicates, 0.025) > 0, "paired, row by row"
+    agreements = [found["gradient_shapley_agreement", f"method={one}"].value for one in METHODS]
+    assert agreements[0] > agreements[1]
+    assert ("gradient_deletion_gain", "method=gradient_shap & baseline=mean") in found
+
+
+def test_a_hidden_category_has_no_way_and_gets_nothing_from_any_method() -> None:
+    query, draws = setting(Formula())
+    columns = (*COLUMNS[:3], Column("square", "categorical", tuple("abcdefgh")))
+    splits = {
+        name: replace(split, inputs=np.abs(np.round(split.inputs)).astype(np.float32))
+        for name, split in query.system.data.splits.items()
+    }
+    data = replace(query.system.data, columns=columns, splits=splits)
+    query = Query(replace(query.system, data=data), Workspace(), Ledger(10**8), "test")
+    found = named(gradient_methods(query, query.system.task, draws))
+    for method in METHODS:
+        assert found["gradient_attribution", f"method={method} & feature=square"].value == 0
+        assert found["gradient_attribution", f"method={method} & feature=strong"].value > 0.01
 
 
 def test_an_own_objective_can_be_explained(pictures) -> None:
