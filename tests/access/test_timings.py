@@ -51,10 +51,10 @@ def test_the_first_stage_asks_for_as_many_rounds_as_the_noise_needs() -> None:
         spread: np.median([rounds_needed(noisy(rng, np.ones(5), FIRST, spread), 300) for _ in range(100)])
         for spread in (0.005, 0.05, 0.5)
     }
-    assert asked[0.005] == 2 * NUM_BLOCKS
+    assert asked[0.005] == NUM_BLOCKS
     assert 0.5 < asked[0.05] / (1.2533 * 0.05 / ENOUGH) ** 2 < 2
     assert asked[0.5] == 300
-    assert rounds_needed(np.zeros((2, FIRST)), 90) == 2 * NUM_BLOCKS, "a clock that does not move"
+    assert rounds_needed(np.zeros((2, FIRST)), 90) == NUM_BLOCKS, "a clock that does not move"
 
 
 @pytest.mark.parametrize("spread", [0.02, 0.08])
@@ -80,5 +80,5 @@ def test_rounds_are_counted_in_both_stages(known_system: System, workspace: Work
     ledger = Ledger(10**9)
     found = in_turns([known_system, known_system], [{key: one}, {key: one}], workspace, ledger=ledger)
     scored = found[0][key].scored
-    assert 2 * NUM_BLOCKS <= scored <= MOST_ROUNDS[256]
+    assert NUM_BLOCKS <= scored <= MOST_ROUNDS[256]
     assert ledger.rows == {"timing in turns": 2 * 256 * (WARM_UP + FIRST + scored)}

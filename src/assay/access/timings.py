@@ -18,7 +18,7 @@ TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
 PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 FIRST, NUM_BLOCKS = 8, 15  # rounds of the first stage; blocks of the second
 ENOUGH = PLACEMENT / 2  # standard error of a median: with none at all the interval would be a ninth narrower
-MOST_ROUNDS = {64: 150, 256: 90}  # by batch size, else 300: where a round is long by itself
+MOST_ROUNDS = {64: 90, 256: 45}  # by batch size, else 300: on a busy machine rounds of many rows would cost most of all
 
 Key = tuple[str, str, str]
 
@@ -139,13 +139,13 @@ def rounds_needed(first: Array, most: int) -> int:
     """Rounds after which a median's own standard error is about ENOUGH, from the seconds `(S, R)` of a first stage.
 
     (1.2533 s / ENOUGH)^2 rounds, s^2 = the mean over systems of the square of 1.4826 x median |log(t / g) - its
-    median|; a multiple of NUM_BLOCKS, two rounds a block at least.
+    median|; a multiple of NUM_BLOCKS, at most `most`: then the interval is as much wider as the machine was busy.
     """
     log = np.log(np.maximum(first, 1e-12))
     log -= log.mean(axis=0)
     spreads = 1.4826 * np.median(np.abs(log - np.median(log, axis=1, keepdims=True)), axis=1)
     blocks = np.ceil(float(np.square(1.2533 * spreads / ENOUGH).mean()) / NUM_BLOCKS)
-    return int(np.clip(blocks, 2, most // NUM_BLOCKS)) * NUM_BLOCKS
+    return int(np.clip(blocks, 1, most // NUM_BLOCKS)) * NUM_BLOCKS
 
 
 def _of_rounds(seconds: Array, num_draws: int, rng: np.random.Generator) -> tuple[Array, list[Array]]:
