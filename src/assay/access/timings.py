@@ -18,7 +18,7 @@ TIMED = ("latency_p50", "throughput")  # what is taken again, in turns
 PLACEMENT = 0.02  # systems of one architecture were up to 1.2 % apart in the same rounds (LOG.md)
 FIRST, NUM_BLOCKS = 8, 15  # rounds of the first stage; blocks of the second
 ENOUGH = PLACEMENT / 2  # standard error of a median: with none at all the interval would be a ninth narrower
-MOST_ROUNDS = {64: 90, 256: 45}  # by batch size, else 300: on a busy machine rounds of many rows would cost most of all
+MOST_ROUNDS = {64: 60, 256: 30}  # by batch size, else 300: on a busy machine rounds of many rows would cost most of all
 
 Key = tuple[str, str, str]
 

@@ -24,7 +24,7 @@ SIZES = Sizes(100, 100, 3, 2)
 class FakeMeter:
     num_bytes: int | None = 1000
     scale: float = 1.0
-    window: Energy = field(default_factory=lambda: Energy(15.36, 7.68, 30.72, "counter", "RAPL package-0", 1.0, 1.0))
+    window: Energy = field(default_factory=lambda: Energy(10.24, 5.12, 20.48, "counter", "RAPL package-0", 1.0, 1.0))
     rows: int = 0
 
     def passes(self, batch_size: int, repeats: int) -> Passes:
@@ -158,13 +158,13 @@ def test_training_energy_that_is_not_known_is_never_zero(facts):
 
 
 def test_carbon_adds_its_parts_as_the_standard_has_it():
-    meter = FakeMeter()  # 15.36 J in 1 s for 7,680 rows
+    meter = FakeMeter()  # 10.24 J in 1 s for 5,120 rows
     found = by_key(carbon_intensity(meter, {"grid": "FRA"}))
     assert PROBES["carbon_intensity"].cost(SIZES) == {"passes, batch=256": meter.rows}
     used = found["electricity_carbon_per_1000_predictions", ""]
     made = found["embodied_carbon_per_1000_predictions", ""]
     assert used.value == pytest.approx(2.0 / 3.6e6 * 56)  # 2 J for 1,000 rows
-    assert made.value == pytest.approx(1e6 * (1 / 7.68) / (4 * 365.25 * 86400) / 64)
+    assert made.value == pytest.approx(1e6 * (1 / 5.12) / (4 * 365.25 * 86400) / 64)
     whole = found["carbon_per_1000_predictions", ""]
     assert (whole.value, whole.low, whole.high) == pytest.approx(
         (used.value + made.value, used.low + made.low, used.high + made.high)

@@ -14,7 +14,7 @@ LEVEL = 0.95
 WARM_UP = 3  # passes that the meter runs and does not report
 # Batch size: timed passes, the same for all probes of this family, so that they read the same ones. An upper bound of
 # the 99th percentile takes 368; of many rows at once a pass varies less, and costs more.
-REPEATS = {1: 370, 8: 120, 64: 60, 256: 30}
+REPEATS = {1: 370, 8: 120, 64: 40, 256: 20}
 
 
 def passes_of(*batch_sizes: int) -> dict[str, int]:

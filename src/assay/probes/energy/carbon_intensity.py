@@ -24,11 +24,11 @@ BATCH = 256
 def carbon_intensity(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Software carbon intensity of 1,000 predictions, and its parts.
 
-    Definition: SCI = (E I + M) per R, R = 1,000 predictions. E: energy of the 30 passes of 256 rows that are timed,
+    Definition: SCI = (E I + M) per R, R = 1,000 predictions. E: energy of the 20 passes of 256 rows that are timed,
         scaled; I: grams for a kilowatt-hour, as declared in the facts (`grid`: a number, or a country code), else the
         world average with the range of the table; M = TE (TiR / EL) (RR / ToR): TE = `embodied_grams` (else 1,000 kg,
         a rack server), EL = four years, TiR = seconds that R takes, RR / ToR = 1 of 64 cores.
-    Shapes: three numbers; 30 passes of 256 rows after three to warm up.
+    Shapes: three numbers; 20 passes of 256 rows after three to warm up.
     Direction: lower is better; unit grams.
     Limits: a yearly average of a country, not the hour's marginal plant; embodied figures are thin, and taken to be
         right within half. Bounds add those of energy, place and making. No network, no cooling, no offsets.

@@ -23,10 +23,10 @@ def energy_use(meter: Meter, facts: Mapping[str, Any]) -> list[Measurement]:
     """Joules of training the system once, of 1,000 predictions, and of this audit so far.
 
     Definition: joules of a window, by the best reader there is: a counter (NVML, RAPL), power integrated, or CPU
-    seconds x watts; `method` names which, and its source. Predictions: the 30 passes of 256 rows that are timed,
+    seconds x watts; `method` names which, and its source. Predictions: the 20 passes of 256 rows that are timed,
     scaled to 1,000 rows.
     Training: as the training run reported it, and where it reported only CPU seconds, those x the watts of this CPU.
-    Shapes: three numbers; 30 passes of 256 rows after three to warm up.
+    Shapes: three numbers; 20 passes of 256 rows after three to warm up.
     Direction: lower is better.
     Limits: bounds are of the reader, not of the weather of the machine; counters see other processes too, an estimate
     leaves out idle power, memory, cooling. A number that is not measured is undefined with its reason, never 0.

@@ -43,7 +43,7 @@ def roofline(meter: Meter) -> list[Measurement]:
 
     Definition: flops_per_example from torch's counter; bytes_per_example = (weights + 2 x outputs of every layer x
         batch + inputs) / batch, batch = 64; arithmetic_intensity = operations / bytes; attained_share = operations a
-        second at the median of 60 passes / min(peak, intensity x bandwidth), peak from a 512 x 512 float32 product and
+        second at the median of 40 passes / min(peak, intensity x bandwidth), peak from a 512 x 512 float32 product and
         bandwidth from a copy of 32 MiB (read and written), the best of five rounds, once a process.
     Shapes: four numbers; the passes of 64 rows that are timed, and one whose outputs are counted.
     Direction: operations and bytes lower, attained share higher is better, intensity neither; units FLOP, bytes, FLOP
