@@ -19,12 +19,12 @@ def fill_missing(system: System) -> System:
     """Fill missing cells of every split by a rule fitted on train alone, and train again.
 
     A missing number becomes the median, a missing (or never seen) category the most frequent one, of the training rows
-    that have it. Sensitive columns and labels are not touched: an unknown group stays unknown. Limits: that a cell was
-    missing may itself tell something, and is lost; the filled system was measured on filled test rows, so where test
-    has missing cells it cannot be compared row by row with the one before; inputs that the system is asked about later
-    are not filled. The outcome tells about how many cells were filled (anybody may read it), and no median. Raises
-    TreatmentError without recipe, for images or texts, or where a column with missing cells has
-    no value in train.
+    that have it. Sensitive columns and labels are not touched: an unknown group stays unknown. The outcome, which
+    anybody may read, tells about how many cells were filled, and no median. Limits: that a cell was missing may itself
+    tell something, and is lost; the filled system was measured on filled test rows, so where test has missing cells it
+    cannot be compared row by row with the one before; inputs that the system is asked about later are not filled.
+    Raises TreatmentError without recipe, for images or texts, or where a column with missing cells has no value in
+    train.
 
     Source: Little and Rubin 2019, Statistical analysis with missing data, 3rd edition, section 4.2 (unconditional
     means), with the median, which one far value does not move.
