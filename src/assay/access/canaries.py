@@ -9,12 +9,13 @@ import numpy as np
 from assay.access.handles import Canaries, Released, keyed_rng
 from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace
+from assay.train.streams import seeds_apart
 from assay.units.text import is_unspaced, words
 from assay.values import Array, Data, Groups, Split, System, digest_of, plain
 
 MAX_CANARIES = 1000
 MAX_GRADIENTS = 2000  # canaries that are gradients: each costs one weight, and the training is as long as before
-SEED = 3000  # of the canary training: never the system's own, whose noise the audited weights would cancel
+SEED = 3000  # of the canary training, or the next where it is the system's own, whose noise the weights would cancel
 STRETCH = 10.0  # numbers lie up to this many ranges away from the lowest
 NUM_WORDS = 12
 
@@ -74,7 +75,8 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     num = num_canaries(len(train))
     if num < 4:
         raise ModelError(Problem(f"{len(train)} training rows are too few for canaries", "16 or more"))
-    key = digest_of(["canaries", 1, system.recipe.digest, system.data.digest, num])
+    (seed,) = seeds_apart(SEED, 1, own=system.seed)
+    key = digest_of(["canaries", 2, system.recipe.digest, system.data.digest, num, seed])
     stored = workspace.cache.get(key)
     if stored is not None:
         return Canaries(stored[0]["labels"], stored[0]["included"], stored[0]["logits"], stored[1]["facts"])
@@ -83,7 +85,7 @@ def canary_training(system: System, workspace: Workspace, ledger: Ledger) -> Can
     included = rng.random(num) < 0.5
     kept = train.take(np.sort(rng.permutation(len(train))[num // 2 :]))
     workspace.progress(f"{system.name}: a training with canaries", 0, 1)
-    fitted = system.recipe.fit(kept.joined(canaries.take(np.flatnonzero(included))), system.data, SEED)
+    fitted = system.recipe.fit(kept.joined(canaries.take(np.flatnonzero(included))), system.data, seed)
     ledger.add("canaries", num)
     outputs = np.asarray(fitted.model.outputs(canaries.inputs))
     logits = system.task.logits(outputs, fitted.model.outputs_are)
@@ -114,7 +116,8 @@ def watched_training(system: System, workspace: Workspace) -> Released | None:
     num = min(MAX_GRADIENTS, len(train) // 4) // 2 * 2
     if num < 4:
         raise ModelError(Problem(f"{len(train)} training rows are too few for canaries", "16 or more"))
-    key = digest_of(["known gradients", 1, recipe.digest, system.data.digest, num])
+    (seed,) = seeds_apart(SEED, 1, own=system.seed)
+    key = digest_of(["known gradients", 2, recipe.digest, system.data.digest, num, seed])
     stored = workspace.cache.get(key)
     if stored is not None:
         return Released(**stored[0], facts=stored[1]["facts"])
@@ -122,7 +125,7 @@ def watched_training(system: System, workspace: Workspace) -> Released | None:
     included = rng.random(num) < 0.5
     kept = train.take(np.sort(rng.permutation(len(train))[num // 2 :]))
     workspace.progress(f"{system.name}: a training seen from inside", 0, 1)
-    found = recipe.fit_watched(kept, system.data, SEED, included)
+    found = recipe.fit_watched(kept, system.data, seed, included)
     arrays = {name: getattr(found, name) for name in ("sums", "included", "batch_sizes", "times_drawn")}
     workspace.cache.put(key, arrays, {"facts": plain(found.facts)})
     return found

@@ -14,10 +14,12 @@ from assay.errors import ModelError, Problem
 from assay.observe import Ledger, Workspace, observe
 from assay.tasks import decision_of
 from assay.tasks.lottery import Drawn
+from assay.train.streams import seeds_apart
 from assay.values import Array, Fitted, Step, System, array_digest, digest_of
 
 _TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage treatment meets the same reference models
 MAX_TRAINED = 64
+SEED = 1000  # of the first
 
 
 def halves(rows: Array, num: int, data_digest: str) -> list[Array]:
@@ -49,15 +51,15 @@ def reference_models(system: System, workspace: Workspace, ledger: Ledger) -> tu
 
     Trained by the recipe on halves of the training split; treatments of the model and serve stages are then applied to
     them again from the lineage, with the same half as training rows, so a model-stage treatment costs no training.
-    Raises ModelError without a recipe.
+    None has the seed of the system: what the two share would then look like what is learnt from the rows. Raises
+    ModelError without a recipe.
     """
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe to train reference models with"))
     train = system.data.splits["train"]
     masks = halves(train.rows, workspace.num_references, digest_of([train.rows, train.labels]))
     found = []
-    for index, mask in enumerate(masks):
-        seed = 1000 + index
+    for index, (mask, seed) in enumerate(zip(masks, seeds_apart(SEED, len(masks), own=system.seed), strict=True)):
         workspace.progress(f"{system.name}: reference models", index, len(masks))
         reference = _reference(system, mask, seed)
         logits = partial(_logits, reference, workspace, ledger)

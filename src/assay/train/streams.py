@@ -22,3 +22,15 @@ def stream_seed(seed: int, use: str) -> int:
     (4086467376, 3877915229, 2731408789)
     """
     return int.from_bytes(hashlib.sha256(f"{use}\0{seed}".encode()).digest()[:BYTES], "little")
+
+
+def seeds_apart(first: int, num: int, *, own: int) -> list[int]:
+    """`num` seeds in a row from `first` on, or from the first after them where a system's `own` seed is among them.
+
+    Seeds that a CPU generator of torch takes for the same one (equal in 32 bits) count as the same.
+
+    >>> seeds_apart(1000, 2, own=0), seeds_apart(1000, 2, own=1001)
+    ([1000, 1001], [1002, 1003])
+    """
+    begin = first + num if (own - first) % 256**BYTES < num else first
+    return list(range(begin, begin + num))
