@@ -1,5 +1,8 @@
 """A simple system is copied from few questions, one that answers at random is not, and the curve is what it says."""
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -110,3 +113,21 @@ def test_the_loop_written_out_is_that_of_autograd_and_adam_to_the_bit():
         optimizer.step()
     made = imitate(points, shares, seed=5)
     assert all(torch.equal(one, two) for one, two in zip(plain.parameters(), made.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_a_student_is_trained_once_for_all_systems_it_imitates_alike(small_data, monkeypatch):
+    module = sys.modules["assay.probes.security.model_extraction"]
+    taught = []
+    monkeypatch.setattr(module, "imitate", lambda *given, **options: taught.append(1) or imitate(*given, **options))
+    monkeypatch.setattr(module, "QUERIES", (20, 40, 80))
+    workspace, found = Workspace(key=b"key", num_draws=10), []
+    for slope in (0.05, 0.02):  # one answers otherwise, and is asked the same
+        model = KnownModel(slope)
+        system = System(f"slope {slope}", model, small_data, task_of(small_data), Argmax())
+        found.append(engine.audit(system, probes=["model_extraction"], workspace=workspace))
+        alone = engine.audit(system, probes=["model_extraction"], workspace=replace(workspace, memory={}))
+        assert [one.digest for one in alone.measurements] == [one.digest for one in found[-1].measurements]
+    # Three ways and three sizes, each twice where it was asked alone; the second system shares three of its nine.
+    assert len(taught) == 9 + 9 + 6 + 9
+    assert found[0].ledger["model_extraction"] == found[1].ledger["model_extraction"] == 80

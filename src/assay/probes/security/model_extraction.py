@@ -13,7 +13,7 @@ from assay.probes.security._student import Coordinates, answers_of, imitate
 from assay.registry import Sizes, probe
 from assay.stats import Draws
 from assay.units.text import words
-from assay.values import Array, Measurement, Task, modality, texts
+from assay.values import Array, Measurement, Split, Task, modality, texts
 
 if TYPE_CHECKING:
     from assay.access.handles import Query
@@ -51,11 +51,10 @@ def model_extraction(query: Query, predictions: Array, task: Task, draws: Draws)
     >>> round(float(area(np.array([[0.6, 0.8, 0.9]]))[0]), 3)
     0.762
     """
-    rng = query.rng("extraction")
     errored = int((predictions < 0).sum())
     about: dict[str, Any] = {"unit": "fraction", "better": "lower", "attempted": len(predictions), "errored": errored}
     found: list[Measurement] = []
-    for way, lesson in _lessons(query, task, rng).items():
+    for way, lesson in _lessons(query, task).items():
         agree = _agreements(query, lesson, predictions)
         whole = none = undefined("student", "no question was answered, so nothing can be learnt", draws.level)
         taught = {num: rows for num, rows in agree.items() if rows is not None}
@@ -80,12 +79,10 @@ class Lesson(NamedTuple):
     known: Array
 
 
-def _lessons(query: Query, task: Task, rng: np.random.Generator) -> dict[str, Lesson]:
+def _lessons(query: Query, task: Task) -> dict[str, Lesson]:
     """What can be learnt in each way; of the system itself no more than its limit lets anyone ask."""
-    made = questions(query, max(QUERIES), rng)
-    places = rng.integers(0, len(query.groups), len(made))
     train = query.system.data.splits["train"]
-    order = rng.permutation(len(train))[: max(QUERIES)]
+    made, places, order = _drawn(query, train)
     limit = limit_of(query.system.lineage)
     asked = made if limit is None else made[: limit.rows]
     one_hot = np.eye(task.num_outputs)
@@ -99,6 +96,20 @@ def _lessons(query: Query, task: Task, rng: np.random.Generator) -> dict[str, Le
         "probabilities": Lesson(asked, shares, known),
         "public": Lesson(train.inputs[order], one_hot[np.maximum(train.labels[order], 0)], np.ones(len(order), bool)),
     }
+
+
+def _drawn(query: Query, train: Split) -> tuple[Array, Array, Array]:
+    """Questions, the test rows whose groups they borrow, and the order of training rows: of the data alone."""
+    cache = query.workspace.cache.in_memory()
+    key = ["questions", 1, query.columns, train.digest, query.system.data.splits["test"].digest]
+    stored = cache.get(key)
+    if stored is None:
+        rng = query.rng("extraction")
+        made = questions(query, max(QUERIES), rng)
+        places = rng.integers(0, len(query.groups), len(made))
+        stored = ({"made": made, "places": places, "order": rng.permutation(len(train))[: max(QUERIES)]}, {})
+        cache.put(key, *stored)
+    return stored[0]["made"], stored[0]["places"], stored[0]["order"]
 
 
 def _agreements(query: Query, lesson: Lesson, predictions: Array) -> dict[int, Array | None]:
@@ -123,11 +134,25 @@ def area(agreement: Array) -> Array:
 
 def _agreement(query: Query, inputs: Array, targets: Array, predictions: Array) -> Array:
     """`(N,)` bool: the student trained on these answers gives the system's answer."""
-    coder = Coordinates(query.columns, inputs)
-    seed = int(query.rng("student").integers(1 << 31))
-    student = imitate(coder.of(inputs), targets, seed=seed)
-    agreed: Array = answers_of(student, coder.of(query.inputs)) == predictions
+    agreed: Array = _answers(query, inputs, targets) == predictions
     return agreed
+
+
+def _answers(query: Query, inputs: Array, targets: Array) -> Array:
+    """`(N,)` answers of the student of these lessons to the test rows.
+
+    Remembered for the run: what is public teaches every system's copy the same, and so do answers that are equal.
+    """
+    seed = int(query.rng("student").integers(1 << 31))
+    cache = query.workspace.cache.in_memory()
+    key = ["student", 1, query.columns, inputs, targets, query.system.data.splits["test"].digest, seed]
+    stored = cache.get(key)
+    if stored is None:
+        coder = Coordinates(query.columns, inputs)
+        student = imitate(coder.of(inputs), targets, seed=seed)
+        stored = ({"answers": answers_of(student, coder.of(query.inputs))}, {})
+        cache.put(key, *stored)
+    return stored[0]["answers"]
 
 
 def questions(query: Query, num: int, rng: np.random.Generator) -> Array:
