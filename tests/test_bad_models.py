@@ -112,3 +112,58 @@ def test_a_module_in_training_mode_answers_as_in_evaluation_and_stays_as_it_was(
     with torch.no_grad():
         expected = module.eval()(torch.from_numpy(inputs)).numpy()
     np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_what_any_library_says_of_memory_is_understood(small_data):
+    class Unlike(Exception):
+        """Of no known base, as ONNX Runtime's."""
+
+    told = [
+        RuntimeError("MPS backend out of memory (MPS allocated: 9.0 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        Unlike("[ONNXRuntimeError] : 6 : Failed to allocate memory for requested buffer of size 123"),
+    ]
+    for number, error in enumerate(told):
+        found = audited(Narrow(60, error, f"told {number}"), small_data, "accuracy")
+        assert found.environment["rows a batch"] <= 60
+    with pytest.raises(Unlike, match="shape"):
+        audited(Narrow(60, Unlike("wrong shape"), "another"), small_data, "accuracy")
+
+
+class NarrowModule(torch.nn.Module):
+    """A module with room for so many rows, gradients or not."""
+
+    def __init__(self, room):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.room = torch.nn.Linear(4, 2), room
+
+    def forward(self, inputs):
+        if len(inputs) > self.room:
+            raise RuntimeError("MPS backend out of memory")
+        return self.linear(inputs)
+
+
+def test_gradients_that_do_not_fit_are_taken_of_fewer_rows_and_are_the_same(small_data):
+    found = {}
+    for room in (10**6, 50):
+        HALVED.clear()
+        system = System("narrow", ModuleModel(NarrowModule(room)), small_data, task_of(small_data), Argmax())
+        names = ["gradient_attack", "gradient_sensitivity", "class_agreement"]
+        found[room] = engine.audit(system, probes=names, workspace=Workspace(key=b"k", num_draws=50))
+        assert not [one.reason for one in found[room].measurements if "stopped" in one.reason]
+    assert found[50].environment["rows a batch"] <= 50
+    wide, narrow = ([one.value for one in found[room].measurements] for room in (10**6, 50))
+    np.testing.assert_allclose(np.array(narrow, float), np.array(wide, float), rtol=1e-5, atol=1e-6)
+
+
+def test_a_probe_that_meets_any_error_leaves_the_others(small_data):
+    class Picky(KnownModel):
+        def outputs(self, inputs):
+            if self.num_rows >= len(small_data.splits["test"]):
+                raise AssertionError("only rows I know")  # no RuntimeError, no ValueError
+            return super().outputs(inputs)
+
+    found = audited(Picky(), small_data, "accuracy", "input_noise")
+    reasons = {one.probe: one.reason for one in found.measurements}
+    assert reasons["input_noise"] == "the probe stopped: AssertionError: only rows I know"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import os
+import re
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from assay.values import Array, Observation, Progress, Split, System, digest_of,
 if TYPE_CHECKING:
     import torch
 
+Answer = TypeVar("Answer")
 BATCH = 8192
 WHITE_BATCH = 1024  # with gradients every activation is kept
 HALVED: dict[str, int] = {}  # rows a batch by system, where BATCH rows did not fit into memory
@@ -92,7 +94,7 @@ def run_model(system: System, inputs: Array) -> Array:
         batch = inputs[start : start + size]
         try:
             logits = system.task.logits(system.model.outputs(batch), system.model.outputs_are)
-        except (MemoryError, RuntimeError) as error:
+        except Exception as error:  # that of ONNX Runtime is no RuntimeError
             if len(batch) < 2 or not _out_of_memory(error):
                 raise
             size = HALVED[system.digest] = len(batch) // 2
@@ -108,9 +110,24 @@ def run_model(system: System, inputs: Array) -> Array:
     return np.concatenate(parts)
 
 
+def halving(system: System, size: int, run: Callable[[int], Answer]) -> Answer:
+    """`run(rows a batch)`, again with half as many where memory runs out, down to one; remembered as in `run_model`."""
+    while True:
+        size = min(size, HALVED.get(system.digest, size))
+        try:
+            return run(size)
+        except Exception as error:
+            if size < 2 or not _out_of_memory(error):
+                raise
+            HALVED[system.digest] = size // 2
+
+
+_NO_ROOM = re.compile(r"out of memory|can't allocate memory|failed to allocate memory|alloc_failed", re.IGNORECASE)
+
+
 def _out_of_memory(error: Exception) -> bool:
-    """NumPy's MemoryError, torch's OutOfMemoryError, and what its allocator on a CPU says instead."""
-    told = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    """NumPy's MemoryError, torch's OutOfMemoryError, and what torch's other devices, cuBLAS and ONNX Runtime say."""
+    told = type(error).__name__ == "OutOfMemoryError" or _NO_ROOM.search(str(error)) is not None
     return told or isinstance(error, MemoryError)
 
 
@@ -225,12 +242,18 @@ def _white_box_pass(system: System, split: Split) -> tuple[Array, Mapping[str, A
     linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
     if not linear:
         raise ModelError(Problem(f"{system.name} has no linear layer to read embeddings from"))
-    seen: list[torch.Tensor] = []
-    hook = linear[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    return halving(system, WHITE_BATCH, lambda size: _white_batches(system, split, linear[-1], size))
+
+
+def _white_batches(system: System, split: Split, last: torch.nn.Linear, size: int) -> tuple[Array, Mapping[str, Array]]:
+    import torch
+
+    module, seen = module_of(system), list[torch.Tensor]()
+    hook = last.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     logits, gradients = [], []
     try:
-        for start in range(0, len(split), WHITE_BATCH):
-            rows = slice(start, start + WHITE_BATCH)
+        for start in range(0, len(split), size):
+            rows = slice(start, start + size)
             if system.data.modality == "text":
                 outputs = system.model.outputs(split.inputs[rows])
             else:

@@ -16,7 +16,7 @@ from assay.access.gradients import CACHED_NUMBERS, Cotangent, Embedded, embed, p
 from assay.access.inversion import Inverted, first_linear, match, solve
 from assay.errors import ModelError, Problem
 from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is_attending
-from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, module_of, observe, run_model
+from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, halving, module_of, observe, run_model
 from assay.values import Array, Column, Groups, Measurement, Split, System, array_digest, digest_of, texts
 
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
@@ -189,8 +189,10 @@ class Query:
             num_outputs = self.system.task.num_outputs
             return np.empty((0, num_outputs), dtype=np.float32), np.empty(inputs.shape, dtype=np.float32)
         self.ledger.add(self.kind, len(inputs))
-        batch_size = _rows_a_batch(inputs)
-        logits, gradients = pull_back(module_of(self.system), inputs, cotangent, batch_size=batch_size)
+        module = module_of(self.system)
+        logits, gradients = halving(
+            self.system, _rows_a_batch(inputs), lambda size: pull_back(module, inputs, cotangent, batch_size=size)
+        )
         if not self.numeric.all():
             gradients[:, ~self.numeric] = 0
         return logits, gradients
@@ -205,7 +207,8 @@ class Query:
     ) -> tuple[Array, Array]:
         """`logits_and_gradients` at `points (M, ...)` behind the entrance: gradients of that shape; counts M rows."""
         self.ledger.add(self.kind, len(points))
-        return pull_back(entrance.rest, points, cotangent, batch_size=_rows_a_batch(self.inputs))
+        most = _rows_a_batch(self.inputs)
+        return halving(self.system, most, lambda size: pull_back(entrance.rest, points, cotangent, batch_size=size))
 
     @cached_property
     def can_embed(self) -> bool:
@@ -238,7 +241,8 @@ class Query:
             return np.empty((0, self.system.task.num_outputs), dtype=np.float32), np.empty(at.vectors.shape, np.float32)
         self.ledger.add(self.kind, len(at.vectors))
         module = module_of(self.system)
-        return pull_back_embedded(module, at, cotangent, batch_size=_rows_a_batch(at.vectors))
+        most = _rows_a_batch(at.vectors)
+        return halving(self.system, most, lambda size: pull_back_embedded(module, at, cotangent, batch_size=size))
 
 
 def _rows_a_batch(inputs: Array) -> int:
