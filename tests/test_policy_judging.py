@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from assay.estimation.needed import smallest_group
 from assay.estimation.widen import widened
 from assay.policy import EXIT_CODES, EXIT_USAGE, OUTCOMES, judge, outcome, overall, parse_policy
 from assay.values import Finding, Measurement, NotApplicable
@@ -397,3 +398,15 @@ def test_a_system_that_never_answers_passes_no_rule():
     gap, least = judge(policy, [mute])
     assert (gap.verdict, least.verdict) == ("inconclusive", "fail")
     assert "all 500 examples were errored" in gap.reason
+
+
+def test_a_group_without_rows_is_not_called_the_smallest():
+    def of(name, num, metric="selection_rate"):
+        return _measurement(0.5, 0.4, 0.6, metric, slice=name, attempted=num, scored=num)
+
+    empty = [
+        of("sex=other", 35, "swap_shift"),
+        of("sex=other", 80, "group_share"),
+    ]  # of all rows, and of rows put into it
+    rest = [of("sex=f", 39), of("sex=m", 41), of("sex=f", 41, "swap_shift"), of("sex=m", 39, "swap_shift")]
+    assert smallest_group("sex", [*empty, *rest]) == ("sex=f", 39)

@@ -15,6 +15,7 @@ from assay.values import Measurement
 
 TOO_SMALL = "too small to judge"
 MOST_REQUIRED = 10_000_000  # more rows than this are no advice: the value stands at its bound
+OF_OTHERS = ("group_share", "swap_")  # metrics with a group's name that a group without rows has as well
 MOST = 10**9  # examples: more is no advice
 
 
@@ -104,7 +105,8 @@ def smallest_group(slice: str, measurements: Iterable[Measurement]) -> tuple[str
         return None
     for one in measurements:
         parts = [part.partition("=") for part in one.slice.split(" & ")]
-        if [part[0] for part in parts] == columns and all(part[1] for part in parts) and one.scored:
+        of_group = [part[0] for part in parts] == columns and all(part[1] for part in parts)
+        if of_group and one.scored and not one.metric.startswith(OF_OTHERS):
             seen.setdefault(one.slice, []).append(one.scored)
     sizes = {name: mode(found) for name, found in seen.items()}
     return min(sizes.items(), key=lambda pair: pair[1]) if len(sizes) > 1 else None
