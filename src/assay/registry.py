@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache
 from types import MappingProxyType
 from typing import Any, Literal
@@ -221,7 +222,12 @@ def choose(names: list[str] | None, table: Mapping[str, Any]) -> list[Any]:
     """Entries by name, in the table's order; every unknown name is reported at once."""
     if names is None:
         return [table[name] for name in sorted(table)]
-    unknown = [Problem(f"{name!r} is not known", ", ".join(sorted(table))) for name in names if name not in table]
+    unknown = [
+        Problem(f"{name!r} is not known", ", ".join(sorted(table)), f"Did you mean {near[0]}?" if near else "")
+        for name in dict.fromkeys(names)
+        if name not in table
+        for near in [get_close_matches(name, table, 1)]
+    ]
     if unknown:
         raise RegistryError(unknown)
     return [table[name] for name in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 from assay import engine, registry
 from assay.dossier import Extras, file_dossier
-from assay.errors import AssayError, Problem, TreatmentError
+from assay.errors import AssayError, Problem, StorageError, UsageError
 from assay.evidence.openpart import MATRIX_SCHEMA
 from assay.evidence.receipts import Receipt, record_plan
 from assay.evidence.sealed import sealed_files
@@ -19,6 +19,7 @@ from assay.models.store import save_system
 from assay.observe import Workspace, one_thread
 from assay.policy import Policy, judge, load_policy, overall
 from assay.tasks import decision_of, task_of
+from assay.treatments._options import check_options
 from assay.values import (
     Audit,
     Data,
@@ -71,19 +72,13 @@ def system_of(model: Model, data: Data, *, name: str = "system", recipe: Recipe 
 def treat(system: System, treatment: str, *, options: Mapping[str, Any] | None = None) -> System:
     """Apply a treatment by name, or several in order joined by "+". The input system is not changed.
 
-    `options` go to the treatment that has them. Raises TreatmentError for unknown names or options, or a misfit.
+    `options` go to the treatment that has them. Raises TreatmentError for unknown or odd options, or a misfit, and
+    RegistryError for unknown names.
     """
     registry.load()
     names = [name.strip() for name in treatment.split("+")]
     chosen: list[registry.Treatment] = registry.choose(names, registry.TREATMENTS)
-    known = {name for one in chosen for name in one.options}
-    wrong = [
-        Problem(f"{treatment} has no option {name!r}", ", ".join(sorted(known)) or "no options")
-        for name in options or {}
-        if name not in known
-    ]
-    if wrong:
-        raise TreatmentError(wrong)
+    check_options(treatment, chosen, options or {})
     for one in chosen:
         system = one.function(system, **{name: value for name, value in (options or {}).items() if name in one.options})
     return system
@@ -133,8 +128,7 @@ def compare_treatments(
     rules = policy if isinstance(policy, Policy) else load_policy(policy)
     workspace = workspace or owner_workspace()
     registry.load()
-    for chain in treatments:  # every unknown name before any work
-        registry.choose([name.strip() for name in chain.split("+")], registry.TREATMENTS)
+    _require_chains(treatments)
     receipt = _fix(rules)
     audits, errored = [_measure(system, rules, probes, workspace)], {}
     for number, chain in enumerate(treatments):
@@ -143,13 +137,24 @@ def compare_treatments(
         try:
             treated = replace(treat(system, chain), name=f"{system.name}+{chain}")
             audits.append(_measure(treated, rules, probes, inside))
+        except StorageError:  # a full disk says nothing of a treatment: what was measured is remembered
+            raise
         except AssayError as error:
             errored[chain] = str(error).replace("\n", " ")
-        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # those of ONNX Runtime or polars share no base
             errored[chain] = f"it stopped: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
     matrix = compare(audits, workspace=workspace, errored=errored)
     how = (rules, len(audits), workspace)
     return Comparison(tuple(_judge(one, receipt, how) for one in audits), matrix)
+
+
+def _require_chains(treatments: Sequence[str]) -> None:
+    """Every unknown name and every repetition, before any work."""
+    chains = [[name.strip() for name in chain.split("+")] for chain in treatments]
+    registry.choose([name for chain in chains for name in chain], registry.TREATMENTS)
+    twice = sorted({"+".join(chain) for chain in chains if chains.count(chain) > 1})
+    if twice:
+        raise UsageError(Problem(f"{', '.join(twice)} is named more than once", "each treatment, or chain a+b, once"))
 
 
 def _inside(workspace: Workspace, number: int, total: int) -> Workspace:

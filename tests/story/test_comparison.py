@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from assay import registry, story
+from assay.errors import RegistryError, StorageError, TreatmentError, UsageError
 from assay.models.adapters.endpoint import CallableModel
 from assay.observe import Workspace
 from assay.values import Array, Data, System
@@ -90,3 +92,49 @@ def test_a_comparison_that_was_stopped_goes_on_where_it_stood(
     for mine, theirs in zip(resumed.judged, whole.judged, strict=True):
         assert [one.digest for one in mine.audit.measurements] == [one.digest for one in theirs.audit.measurements]
     assert resumed.matrix.sentences == whole.matrix.sentences
+
+
+def test_a_name_given_twice_is_told_before_any_work(counting: tuple[System, Counting]) -> None:
+    system, function = counting
+    with pytest.raises(UsageError, match="quantize_int8 is named more than once"):
+        compared(system, None, ["quantize_int8", "round_outputs", " quantize_int8"])
+    assert not function.rows
+
+
+def test_an_error_of_no_known_base_leaves_the_others_and_a_full_disk_stops(
+    counting: tuple[System, Counting], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry.load()
+    errors = [OSError("the socket closed"), StorageError("no space left")]
+
+    def broken(system: System, **options: Any) -> System:
+        raise errors.pop(0)
+
+    entry = replace(registry.TREATMENTS["round_outputs"], function=broken)
+    monkeypatch.setitem(registry.TREATMENTS, "round_outputs", entry)
+    found = compared(counting[0], None, ["round_outputs", "group_thresholds"]).matrix
+    assert found.errored == {"round_outputs": "it stopped: OSError: the socket closed"}
+    with pytest.raises(StorageError):  # what a disk does is not told as what a treatment does
+        compared(counting[0], None, ["round_outputs", "group_thresholds"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"sparsity": "abc"}, "sparsity is 'abc'. Allowed: a number"),
+        ({"sparsity": True}, "sparsity is True. Allowed: a number"),
+        ({"structured": 1.5, "sparsty": 1}, "structured is 1.5. Allowed: true or false"),
+    ],
+)
+def test_an_option_of_another_kind_is_a_sentence(counting: tuple[System, Counting], options: Any, said: str) -> None:
+    with pytest.raises(TreatmentError, match=re.escape(said)) as caught:
+        story.treat(counting[0], "prune_magnitude", options=options)
+    assert len(caught.value.problems) == len(options)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(counting: tuple[System, Counting]) -> None:
+    for name, near in (("prune_magnitud", "prune_magnitude"), ("quantise_int8", "quantize_int8")):
+        with pytest.raises(RegistryError, match=rf"Did you mean {near}\?$"):
+            story.treat(counting[0], name)
+    with pytest.raises(RegistryError, match=r"weigh_classes\.$"):  # nothing is near
+        story.treat(counting[0], "xyz")
