@@ -1,9 +1,10 @@
 """Three sites train together and keep their rows: aggregator and clients are processes on this machine (NVIDIA FLARE).
 
-python recipes/federate.py [FOLDER] [--kill 2]    needs the extra: pip install 'assay[federation]'
+python recipes/federate.py [FOLDER] [--kill 2] [--sites]    needs the extra: pip install 'assay[federation]'
 
 The process of the third site is killed in the middle of round 2 (`--kill 0`: never): training goes on without it, and
 the dossier says so. FLARE runs this same file in each site's process, with `--start`; there it reads that site's rows.
+With `--sites` aggregator and sites have certificates and log in over TLS, as between machines; else FLARE simulates.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def site(start: str) -> None:
 
     def accident(number: int) -> None:
         if name == f"site-{SITES}" and str(number + 1) == os.environ.get("ASSAY_KILL_IN_ROUND"):
+            if os.environ.get("ASSAY_KILL_SITE"):  # a machine that goes down takes the site's own process with it
+                os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
     answer_rounds(start, own, before_answer=accident)
@@ -57,10 +60,11 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", default="demo/federate")
     parser.add_argument("--start", help="given by FLARE to the process of a site")
     parser.add_argument("--kill", default="2", help="round in which the third site's process dies")
+    parser.add_argument("--sites", action="store_true", help="with certificates, as between machines")
     options = parser.parse_args()
     if options.start:
         return site(options.start)
-    os.environ["ASSAY_KILL_IN_ROUND"] = options.kill
+    os.environ |= {"ASSAY_KILL_IN_ROUND": options.kill, "ASSAY_KILL_SITE": "1" if options.sites else ""}
     data, rows = parts()
     few = replace(data, splits={**data.splits, "train": rows[0].take(np.arange(500))})
     recipe = TrainRecipe(
@@ -68,11 +72,18 @@ def main() -> None:
     )
     start = assay.train_system(few, name="start", recipe=recipe)
     settings = FederatedSettings(num_clients=SITES, num_rounds=ROUNDS, local=LocalSettings(batch_size=64))
-    system = federate_on_flare(start, Path(__file__), settings=settings, folder=options.folder, round_seconds=20)
+    system = federate_on_flare(
+        start,
+        Path(__file__),
+        settings=settings,
+        folder=options.folder,
+        round_seconds=20,
+        on_sites=options.sites,
+    )
     judged = assay.audit(system, probes=["accuracy", "equalized_odds_difference"])
     dossier = assay.file(judged, Path(options.folder) / "dossier")
     outcome = dossier.about["system"]["lineage"][-1]["outcome"]
-    print({name: outcome[name] for name in ("rounds", "updates", "clients_gone", "clients_lost")})
+    print({name: outcome[name] for name in ("run", "rounds", "updates", "clients_gone", "clients_lost")})
     print(f"verdict: {judged.verdict}; evidence {dossier.evidence_id[:16]} in {dossier.path}")
 
 

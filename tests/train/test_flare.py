@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import safetensors.numpy
 import torch
@@ -40,15 +41,17 @@ class Losing:
 
 @needs_flare
 @pytest.mark.slow
-def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp_path):
+@pytest.mark.parametrize("sites", [(), ("--sites",)], ids=["simulator", "sites"])
+def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp_path, sites):
+    """In the simulator the client's process is killed; of a site with certificates all processes, as of a machine."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"),
         "OMP_NUM_THREADS": "1",
         "ASSAY_HOME": str(tmp_path / "h"),
     }
-    command = [sys.executable, str(RECIPE), str(tmp_path), "--kill", "2"]
+    command = [sys.executable, str(RECIPE), str(tmp_path), "--kill", "2", *sites]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, env=environment, cwd=tmp_path, check=False
+        command, capture_output=True, text=True, timeout=400, env=environment, cwd=tmp_path, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads((tmp_path / "result.json").read_text())
@@ -56,6 +59,9 @@ def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp
     filed = json.loads((tmp_path / "dossier" / "open" / "dossier.json").read_text())["system"]
     outcome = filed["lineage"][-1]["outcome"]
     assert (outcome["clients"], outcome["clients_gone"], outcome["clients_lost"], outcome["updates"]) == (3, 1, 4, 11)
+
+    assert outcome["run"].endswith("sites with certificates" if sites else "its simulator")
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(one.info["cmdline"] or ())]
 
     data = load_adult()
     train, start = data.splits["train"], tmp_path / "system"
@@ -69,6 +75,40 @@ def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp
     found = safetensors.numpy.load((tmp_path / "result.safetensors").read_bytes())["weights"]
     assert torch.equal(torch.from_numpy(found), federation.weights)
     assert (tally.clients_lost, tally.updates, tally.examples) == (4, 11, told["examples"])
+
+
+TWO_ROOTS = """
+import shutil, sys
+from pathlib import Path
+from assay.errors import ModelError
+from assay.train.federation import flare_sites
+
+folder, sites = Path(sys.argv[1]), ["site-1", "site-2"]
+kits, foreign = (flare_sites.provision(folder / name, sites, workflow="x") for name in ("own", "foreign"))
+told = (kits / "site-2" / "startup" / "fed_client.json").read_text()
+shutil.rmtree(kits / "site-2")
+shutil.copytree(foreign / "site-2", kits / "site-2")
+(kits / "site-2" / "startup" / "fed_client.json").write_text(told)
+with flare_sites.started(kits, sites):
+    flare_sites._logged_in(kits, 1).close()
+    flare_sites.JOIN_SECONDS = 10
+    try:
+        flare_sites._logged_in(kits, 2)
+    except ModelError as error:
+        print("one alone:", error)
+"""
+
+
+@needs_flare
+@pytest.mark.slow
+def test_a_site_with_a_certificate_of_another_root_does_not_get_in(tmp_path):
+    """Its kit is of the same name, and it knows where the aggregator is. In a process of its own: libraries warn."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", TWO_ROOTS, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert "one alone: the 2 FLARE sites did not log in" in done.stdout, done.stdout + done.stderr
+    told = (tmp_path / "own" / "assay" / "prod_00" / "site-2" / "log.txt").read_text().lower()
+    assert "certificate" in told
 
 
 @needs_flare

@@ -1,7 +1,7 @@
 """Federated training between processes, on NVIDIA FLARE: the same rounds and the same work, with clients of their own.
 
 `federate_on_flare` starts an aggregator and its clients on this machine, over loopback; each client runs a script that
-calls `answer_rounds` with its own rows. Between machines the same two parts run in provisioned FLARE sites.
+calls `answer_rounds` with its own rows: in FLARE's simulator, or in provisioned sites as between machines.
 """
 
 from __future__ import annotations
@@ -28,19 +28,28 @@ from assay.values import Data, Step, System, plain
 
 PLAN, START, RESULT, TOLD = "plan.json", "start.safetensors", "result.safetensors", "result.json"
 WORKFLOW = "assay.train.federation.flare_server.Averaging"
+SPARE_SECONDS = 180  # for a job on sites to be handed out, and its clients to start
 
 
 def federate_on_flare(
-    system: System, script: str | Path, *, settings: FederatedSettings, folder: str | Path, round_seconds: int = 60
+    system: System,
+    script: str | Path,
+    *,
+    settings: FederatedSettings,
+    folder: str | Path,
+    round_seconds: int = 60,
+    on_sites: bool = False,
 ) -> System:
     """Train `system` further with clients in processes of their own; the result has no recipe: rows are elsewhere.
 
     Each client runs `script` with `--start` and the folder of the system. A client that has not answered a round after
     `round_seconds` (a minute more in the first, in which clients start) is left out from then on; the outcome says how
     many were. `folder` keeps the plan, the result and FLARE's logs. Without losses the weights are those of the
-    simulation from the same start, to the bit. Limits: the aggregator is trusted with every update; epsilon and secure
-    sums are simulated only. FLARE's job simulator: no certificates, everything on this machine. Raises
-    MissingExtraError without nvflare, ModelError for what cannot be run so, and when the job fails.
+    simulation from the same start, to the bit. `on_sites`: aggregator and clients get keys and certificates of one
+    root, log in over TLS with both sides' certificates, and the job is submitted to them, as it is between machines
+    (some 20 s to begin with); else FLARE's job simulator runs them, without certificates.
+    Limits: the aggregator is trusted with every update; epsilon and secure sums are simulated only; everything on this
+    machine. Raises MissingExtraError without nvflare, ModelError for what cannot be run so, and when the job fails.
     """
     if importlib.util.find_spec("nvflare") is None:
         raise MissingExtraError("nvflare", "federation")
@@ -49,16 +58,17 @@ def federate_on_flare(
     module = copy.deepcopy(model.module)
     flat = FlatWeights(module)
     _write(system, folder, settings, flat, round_seconds)
-    status = _run(folder, script, int(settings.num_clients or 0))
+    status = (_run_on_sites if on_sites else _run_simulated)(folder, script, settings, round_seconds)
     if status or not (folder / TOLD).is_file():
-        what = f"the FLARE job ended with status {status} and {'a' if (folder / TOLD).is_file() else 'no'} result"
+        what = f"the FLARE job ended with status {status or 0} and {'a' if (folder / TOLD).is_file() else 'no'} result"
         raise ModelError(Problem(what, next=f"Its logs are in {folder / 'flare'}"))
     told = json.loads((folder / TOLD).read_text("utf-8"))
     flat.values.copy_(torch.from_numpy(safetensors.numpy.load((folder / RESULT).read_bytes())["weights"]))
     flat.release()
     gone = {client for one in told.pop("gone") for client in one}
     curve = told.pop("curve")
-    outcome = {"run": "NVIDIA FLARE", "clients": settings.num_clients, "clients_gone": len(gone), **told}
+    run = "NVIDIA FLARE, sites with certificates" if on_sites else "NVIDIA FLARE, its simulator"
+    outcome = {"run": run, "clients": settings.num_clients, "clients_gone": len(gone), **told}
     outcome["aggregator"] = "it sees every client's update"
     parameters = {**plain(settings), "round_seconds": round_seconds}
     step = Step("federated_averaging", "train", parameters, system.digest, outcome)
@@ -144,8 +154,27 @@ def _write(system: System, folder: Path, settings: FederatedSettings, flat: Flat
     write_atomic(local / "resources.json", json.dumps(allowed).encode())
 
 
-def _run(folder: Path, script: Path, num_clients: int) -> int:
-    """Run the job to its end; FLARE's status."""
+def _run_simulated(folder: Path, script: Path, settings: FederatedSettings, _: int) -> str:
+    """Run the job to its end in FLARE's simulator; what went wrong."""
+    num = int(settings.num_clients or 0)
+    job = _job(folder, script, num)
+    status = int(job.simulator_run(str(folder / "flare"), threads=num, log_config="ERROR") or 0)
+    return str(status) if status else ""
+
+
+def _run_on_sites(folder: Path, script: Path, settings: FederatedSettings, round_seconds: int) -> str:
+    """Run the job to its end in sites with certificates; what went wrong."""
+    from assay.train.federation.flare_sites import provision, run_on_sites
+
+    num = int(settings.num_clients or 0)
+    sites = [f"site-{number + 1}" for number in range(num)]
+    kits = provision(folder / "flare" / "sites", sites, workflow=WORKFLOW)
+    seconds = SPARE_SECONDS + settings.num_rounds * round_seconds
+    status = run_on_sites(_job(folder, script, num), kits, sites, seconds=seconds)
+    return "" if status == "FINISHED:COMPLETED" else status
+
+
+def _job(folder: Path, script: Path, num_clients: int) -> Any:
     from nvflare.job_config.api import FedJob
     from nvflare.job_config.script_runner import FrameworkType, ScriptRunner
 
@@ -156,4 +185,4 @@ def _run(folder: Path, script: Path, num_clients: int) -> int:
     for number in range(num_clients):
         told = f"--start {folder / 'system'}"
         job.to(ScriptRunner(str(script), told, framework=FrameworkType.NUMPY), f"site-{number + 1}")
-    return int(job.simulator_run(str(folder / "flare"), threads=num_clients, log_config="ERROR") or 0)
+    return job
