@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from assay.train import Hooks, fit, loop
-from assay.train.streams import stream_seed
-from assay.values import Array
+from assay.errors import UsageError
+from assay.train import Hooks, fit, loop, train_system
+from assay.train.streams import check_seed, stream_seed
+from assay.values import Array, Data
 from train_kit import task_of
 
 USES = ["augmentation 0", "augmentation 1", "random starts", "watched random starts", "adversary", "generated rows"]
@@ -80,3 +81,10 @@ def test_augmentation_has_a_stream_that_is_not_that_of_order_and_dropout(monkeyp
     fit(module, split, task=task, settings=settings, seed=4, hooks=Hooks(columns=columns))
     assert not seen[0].equal(torch.Generator().manual_seed(4).get_state())
     assert seen[0].equal(torch.Generator().manual_seed(stream_seed(4, "augmentation 0")).get_state())
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32, (1 << 32) + 7])
+def test_a_seed_that_would_train_the_model_of_another_is_refused(small_data: Data, seed: int) -> None:
+    with pytest.raises(UsageError, match=f"the seed of a training is {seed}"):
+        train_system(small_data, seed=seed)
+    check_seed((1 << 32) - 1)

@@ -18,6 +18,7 @@ from assay.data.splits import keyed_hash
 from assay.errors import Problem, UsageError
 from assay.stats import Draws, Estimate, make_draws, mean
 from assay.tasks import task_of
+from assay.train.streams import check_seed
 from assay.values import Array, Data, Model, Progress, digest_of, quiet
 
 __all__ = ["Advice", "Budget", "Choice", "Outlook", "Point", "Row", "Target", "choose"]
@@ -99,10 +100,12 @@ def choose(
     Limits: a candidate that only shines on many rows can be dropped early; the validation rows are used for every
     choice, so the chosen model's value there is too good by a little: audit it on test; when the minutes run out, the
     chosen model is still trained on all rows, and intervals may lack the seeds (`is_partial`). Source: Jamieson and
-    Talwalkar 2016 (successive halving), section 3. Raises UsageError when nothing fits the budget, or data are too few.
+    Talwalkar 2016 (successive halving), section 3. Raises UsageError when nothing fits the budget, data are too few,
+    or the seed is not 0 to 2^32 - 1.
     """
     started, budget = time.perf_counter(), budget or Budget()
     check_target(target, task_of(data))
+    check_seed(seed)
     tried = tuple(candidates_for(data) if candidates is None else candidates)
     search = _prepare(data, target, tried, seed)
     left = _within(search, tried, budget)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from assay.errors import Problem, UsageError
+
 BYTES = 4  # a CPU generator of torch keeps 32 bits of a seed: an offset above them gives the same stream again
 
 
@@ -34,3 +36,10 @@ def seeds_apart(first: int, num: int, *, own: int) -> list[int]:
     """
     begin = first + num if (own - first) % 256**BYTES < num else first
     return list(range(begin, begin + num))
+
+
+def check_seed(seed: int) -> None:
+    """Raise UsageError for a training's seed of which a generator keeps a part: two such would train one model."""
+    if not 0 <= seed < 256**BYTES:
+        what = f"the seed of a training is {seed}"
+        raise UsageError(Problem(what, "0 to 2^32 - 1", "Take a smaller one: generators keep 32 bits of it"))

@@ -13,6 +13,7 @@ from assay.train.checkpoints import Checkpoints
 from assay.train.images import image_recipe
 from assay.train.recipe import TrainRecipe
 from assay.train.settings import TrainSettings
+from assay.train.streams import check_seed
 from assay.train.texts import text_recipe
 from assay.values import Data, Progress, Recipe, System, quiet
 
@@ -36,8 +37,9 @@ def train_system(
 
     Without a recipe: `default_recipe(data)`. With `checkpoints` a run that was killed goes on where it stood. Raises
     ModelError for labels that cannot be trained on, divergence, or checkpoints of another run; UsageError for
-    checkpoints of a recipe that has a loop of its own.
+    checkpoints of a recipe that has a loop of its own, and for a seed that is not 0 to 2^32 - 1.
     """
+    check_seed(seed)
     chosen = default_recipe(data) if recipe is None else recipe
     if checkpoints is not None and not isinstance(chosen, TrainRecipe):
         raise UsageError(Problem(f"a {type(chosen).__name__} makes no checkpoints", "TrainRecipe", "Leave them out"))
