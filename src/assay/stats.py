@@ -41,9 +41,8 @@ __all__ = [
     "worsts",
 ]
 
-CHUNK = 1 << 22  # weights held in one go
-EXACT = 1 << 24  # float32 holds every whole number below
-MANY = 40  # cells above which rows are counted one by one rather than multiplied
+CHUNK = 3 << 18  # weights held in one go: 6 MiB stay in a cache
+MANY = 256  # cells above which rows are counted one by one rather than multiplied
 SMALL = 4096  # rows of a subset up to which any number are kept
 
 
@@ -83,14 +82,18 @@ class Draws:
             raise UsageError(Problem(f"codes run from {seen.min()} to {seen.max()}", f"0 to {num_cells - 1}"))
         if constant:
             return cell.merge(self._class_counts, cells, num_cells)
-        if num_cells > MANY and len(self._unit_sizes) == self.num_rows:  # a unit is a row: no table of zeros and ones
-            own = np.empty(self.num_rows, dtype=np.int64)
-            own[self._units] = codes
-            drawn = [np.bincount(own, weights=one, minlength=num_cells) for one in self._multiplicity]
-            return np.stack([np.bincount(own, minlength=num_cells).astype(np.float64), *drawn])
-        pairs = self._units.astype(np.int64) * num_cells + codes
-        totals = np.bincount(pairs, minlength=len(self._unit_sizes) * num_cells).reshape(-1, num_cells)
-        return self._weigh(totals.astype(np.float64))
+        if len(self._unit_sizes) < self.num_rows:  # units are blocks of rows
+            pairs = self._units.astype(np.int64) * num_cells + codes
+            totals = np.bincount(pairs, minlength=len(self._unit_sizes) * num_cells).reshape(-1, num_cells)
+            return self._weigh(totals.astype(np.float64))
+        if num_cells <= MANY:
+            table = np.zeros((self.num_rows, num_cells), dtype=np.int8)
+            table[self._units, codes] = 1
+            return self._weigh(table)
+        own = np.empty(self.num_rows, dtype=np.int64)
+        own[self._units] = codes
+        drawn = [np.bincount(own, weights=one, minlength=num_cells) for one in self._multiplicity]
+        return np.stack([np.bincount(own, minlength=num_cells).astype(np.float64), *drawn])
 
     def sums(self, values: Array) -> Array:
         """Totals `(1 + B, P)` of finite columns `(N, P)` or `(N,)`; set errored rows to 0. Raises UsageError.
@@ -174,24 +177,23 @@ class Draws:
     def _weigh(self, totals: Array) -> Array:
         """(1 + B, P) from unit totals `(U, P)`, in chunks of draws: no (B, N) array of weights exists.
 
-        Whole numbers are added in float32 where no sum can reach 2^24: exact, and twice as fast.
+        Small whole numbers are added as bytes where a unit is a row: exact, and many times as fast.
         """
         result = np.concatenate([totals.sum(axis=0, keepdims=True), np.empty((self.num_draws, totals.shape[1]))])
+        if len(totals) == self.num_rows and cell.are_small_whole(totals):
+            result[1:] = cell.whole_product(self._multiplicity, totals)
+            return result
         num_units = cell.num_units_of(self.sizes)
-        exact = len(totals) == self.num_rows and np.abs(totals).max(initial=0) * max(1, self.num_rows) < EXACT
-        if exact and np.array_equal(totals, np.rint(totals)):
-            totals = totals.astype(np.float32)
-        step = max(1, (CHUNK if totals.dtype == np.float64 else CHUNK // 4) // max(1, len(totals)))
-        room = np.empty((min(step, self.num_draws), len(totals)), dtype=totals.dtype)
-        for begin in range(0, self.num_draws, step):
-            part = slice(1 + begin, min(1 + begin + step, len(result)))
+        parts = cell.parts_of(self.num_draws, max(1, CHUNK // max(1, len(totals))))
+        room = np.empty((parts[0].stop, len(totals)))
+        for part in parts:
             weights = room[: part.stop - part.start]
-            np.copyto(weights, self._multiplicity[begin : begin + step])
+            np.copyto(weights, self._multiplicity[part])
             if len(totals) < self.num_rows:  # blocks differ in size: hold the class counts exactly
                 held = np.add.reduceat(weights * self._unit_sizes, cell.starts_of(num_units), axis=1)
-                scale = np.divide(self._class_counts[part], held, out=np.zeros_like(held), where=held > 0)
+                scale = np.divide(self._class_counts[1:][part], held, out=np.zeros_like(held), where=held > 0)
                 weights *= np.repeat(scale, num_units, axis=1)
-            result[part] = weights @ totals
+            result[1:][part] = weights @ totals
         return result
 
 

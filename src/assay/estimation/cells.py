@@ -20,6 +20,8 @@ BLOCK = 1 << 16  # rows looked at in one go: a block's 64-bit copy stays in the 
 MAX_TABLE = 1 << 22  # entries of a lookup table
 SHORT = 13  # bits of MAX_CLASSES
 PRODUCT = 64  # cells up to which counts are added by one matrix product
+SMALL_WHOLE = 63  # a pair of products with a byte fits into 16 bits, which is what some processors add in
+TOGETHER = 1 << 15  # numbers drawn in one go: of small samples many draws, so that they do not pay for calls
 
 
 def derive(key: bytes, name: str) -> bytes:
@@ -151,6 +153,48 @@ def look_up(table: Array, codes: Array) -> Array:
     return np.frombuffer(codes.tobytes().translate(table.tobytes()[:256].ljust(256)), dtype=np.uint8)
 
 
+def parts_of(num: int, most: int) -> list[slice]:
+    """Slices that cover `num`, of about `most` each and alike: short ones, and not of eights, have other kernels.
+
+    >>> parts_of(20, 12)
+    [slice(0, 16, None), slice(16, 20, None)]
+    """
+    size = -(-num // (8 * max(1, -(-num // most)))) * 8
+    return [slice(begin, min(begin + size, num)) for begin in range(0, num, max(1, size))]
+
+
+def are_small_whole(values: Array) -> bool:
+    """Whether `whole_product` takes these numbers.
+
+    >>> are_small_whole(np.array([1.0, -63.0])), are_small_whole(np.array([0.5])), are_small_whole(np.array([64.0]))
+    (True, False, False)
+    """
+    if values.dtype == np.int8:
+        return True
+    return bool(np.abs(values).max(initial=0) <= SMALL_WHOLE and np.array_equal(values, np.rint(values)))
+
+
+def whole_product(weights: Array, values: Array) -> Array:
+    """`weights @ values` of bytes below 128 `(B, U)` and of small whole numbers `(U, P)`, exact, as float64 `(B, P)`.
+
+    Processors multiply bytes several times as fast as floats, and no copy of the weights is made; the product is
+    `torch._int_mm`, which is whole numbers throughout.
+
+    >>> whole_product(np.array([[2, 0, 1]], dtype=np.uint8), np.array([[1], [5], [-3]])).tolist()
+    [[-1.0]]
+    """
+    import torch
+
+    num = values.shape[1]
+    if not values.size:
+        return np.zeros((len(weights), num))
+    table = np.zeros((len(values), num if num == 1 else -(-num // 16) * 16), dtype=np.int8)  # 16 at a time: faster
+    table[:, :num] = values
+    product = torch._int_mm(torch.from_numpy(weights.view(np.int8)), torch.from_numpy(table))
+    found: Array = product.numpy()[:, :num].astype(np.float64)
+    return found
+
+
 def first_rows(classes: Array, num_classes: int) -> Array:
     """One row of each class, `(K,)`; stops reading as soon as every class was seen.
 
@@ -236,15 +280,13 @@ def pick_units(class_counts: Array, sizes: Array, rng: np.random.Generator) -> A
     starts = starts_of(num_units)
     drawn = np.rint(class_counts * (num_units / np.maximum(sizes, 1))).astype(np.int64)
     drawn = np.maximum(drawn, class_counts > 0)
-    result = np.empty((len(class_counts), int(num_units.sum())), dtype=np.uint8)
-    most, wide = int(drawn.sum(axis=1).max(initial=0)), num_units.astype(np.float64)
-    room, places = np.empty(most), np.empty(most, dtype=np.int64)
-    for row, repeats in enumerate(drawn):
-        num = int(repeats.sum())
-        chance, picked = room[:num], places[:num]
-        rng.random(out=chance)
-        chance *= wide.repeat(repeats)
-        picked[:] = chance
-        picked += starts.repeat(repeats)
-        result[row] = np.bincount(picked, minlength=result.shape[1])
+    num, wide = int(num_units.sum()), num_units.astype(np.float64)
+    result = np.empty((len(class_counts), num), dtype=np.uint8)
+    for part in parts_of(len(drawn), max(1, TOGETHER // max(1, num))):
+        repeats, rows = drawn[part].ravel(), np.arange(len(drawn[part]))
+        chance = rng.random(int(repeats.sum()))
+        chance *= np.tile(wide, len(rows)).repeat(repeats)
+        picked = chance.astype(np.int64)
+        picked += np.add.outer(rows * num, starts).ravel().repeat(repeats)
+        result[part] = np.bincount(picked, minlength=len(rows) * num).reshape(len(rows), num)
     return result
