@@ -60,3 +60,31 @@ def test_looking_up_bytes_is_taking():
         for num in (900, len(codes)):
             found = cells.look_up(table, codes[:num].astype(kind))
             np.testing.assert_array_equal(found, table[codes[:num]])
+
+
+@pytest.mark.parametrize("num_columns", [1, 2, 15, 16, 17, 200])
+def test_products_of_bytes_are_exact(num_columns):
+    rng = np.random.default_rng(num_columns)
+    weights = np.minimum(rng.poisson(2, (30, 2_000)), 127).astype(np.uint8)
+    weights[0] = 127
+    values = rng.integers(-cells.SMALL_WHOLE, cells.SMALL_WHOLE + 1, (2_000, num_columns)).astype(np.float64)
+    values[:, 0] = cells.SMALL_WHOLE  # 127 times that, 2,000 times over: no sum is saturated
+    assert cells.are_small_whole(values)
+    np.testing.assert_array_equal(cells.whole_product(weights, values), weights.astype(np.int64) @ values)
+    assert not cells.are_small_whole(values + 1)
+    assert not cells.are_small_whole(values + 1e-9)
+
+
+def test_units_drawn_many_draws_at_a_time_are_those_drawn_one_by_one():
+    sizes = np.array([3, 1, 40, 500])
+    counts = np.random.default_rng(1).multinomial(544, sizes / 544, size=101).astype(float)
+    found, rng = cells.pick_units(counts, sizes, cells.generator(b"key", "units")), cells.generator(b"key", "units")
+    for row, repeats in zip(found, counts.astype(int), strict=True):
+        own = sizes.repeat(repeats)
+        places = (rng.random(544) * own).astype(int) + cells.starts_of(sizes).repeat(repeats)
+        np.testing.assert_array_equal(row, np.bincount(places, minlength=544))
+
+
+@pytest.mark.parametrize(("num", "most"), [(0, 5), (1, 1), (1000, 48), (1000, 10**6), (7, 100)])
+def test_parts_cover_everything_once(num, most):
+    assert [at for part in cells.parts_of(num, most) for at in range(num)[part]] == list(range(num))

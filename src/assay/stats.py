@@ -174,6 +174,11 @@ class Draws:
     def _multiplicity(self) -> Array:
         return cell.pick_units(self._class_counts[1:], self.sizes, cell.generator(self.seed, "units"))
 
+    @cached_property
+    def _wide(self) -> Array:
+        """The multiplicity as what it is multiplied with, of a sample so small that both are kept."""
+        return self._multiplicity.astype(np.float64)
+
     def _weigh(self, totals: Array) -> Array:
         """(1 + B, P) from unit totals `(U, P)`, in chunks of draws: no (B, N) array of weights exists.
 
@@ -182,6 +187,9 @@ class Draws:
         result = np.concatenate([totals.sum(axis=0, keepdims=True), np.empty((self.num_draws, totals.shape[1]))])
         if len(totals) == self.num_rows and cell.are_small_whole(totals):
             result[1:] = cell.whole_product(self._multiplicity, totals)
+            return result
+        if len(totals) == self.num_rows and self._multiplicity.size <= CHUNK:
+            result[1:] = self._wide @ totals
             return result
         num_units = cell.num_units_of(self.sizes)
         parts = cell.parts_of(self.num_draws, max(1, CHUNK // max(1, len(totals))))

@@ -159,10 +159,12 @@ def mean_discrepancy(reference: Array, current: Array, rng: np.random.Generator)
     Gaussian kernel of the median distance (Gretton et al. 2012, section 8); p = (1 + #{permuted >= seen}) / 500.
     """
     points = np.concatenate([reference, current]).astype(np.float32)
-    squares = np.square(points).sum(axis=1)
-    away = np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0)
-    median = float(np.median(away[:-1:4, 1::4]))  # pairs of two different rows: a sixteenth of them is plenty
-    kernel = np.exp(-away / (median or 1.0))
+    squares, kernel = np.square(points).sum(axis=1), 2 * points @ points.T
+    np.subtract(squares[:, None] + squares, kernel, out=kernel)  # squared distances; in place, for they are many
+    np.maximum(kernel, 0, out=kernel)
+    median = float(np.median(kernel[:-1:4, 1::4]))  # pairs of two different rows: a sixteenth of them is plenty
+    np.divide(np.negative(kernel, out=kernel), median or 1.0, out=kernel)
+    np.exp(kernel, out=kernel)
     np.fill_diagonal(kernel, 0)
     first = np.zeros((NUM_PERMUTATIONS + 1, len(points)), dtype=np.float32)
     first[0, : len(reference)] = 1

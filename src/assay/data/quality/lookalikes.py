@@ -80,11 +80,10 @@ def classes(rows: Array) -> Array:
     """
     found: Array = np.zeros(len(rows), dtype=np.int64)
     for column in rows.T:
-        values, codes = np.unique(column, return_inverse=True)
+        values = np.unique(column)
         found *= len(values)
-        found += codes.reshape(-1)
-        del codes  # as large as the rest, while the largest step is still to come
-        found = np.unique(found, return_inverse=True)[1].reshape(-1)
+        found += np.searchsorted(values, column)
+        found = np.searchsorted(np.unique(found), found)  # a sort and a search take half of sorting with places
     return found
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import gammaln
@@ -51,11 +52,32 @@ def passes(query: Query, task: Task, *, inputs: Array | None = None, name: str =
     Equal names draw equal coalitions, so every probe that asks for the plain ones shares one run. Explained is the
     positive class of two, else each row's most probable class; in regression the predicted value.
     """
-    rows, ground = query.inputs[sample(query)] if inputs is None else inputs, query.ground
+    if inputs is not None:
+        return _passes(query, task, inputs, name)
+
+    def made() -> Mapping[str, Array | None]:
+        return {**vars(_passes(query, task, query.inputs[sample(query)], name)), "num_columns": None}
+
+    found: Any = _remembered(query, name, made)
+    return Masked(**{"place": None, **found, "num_columns": query.ground.count})
+
+
+def _passes(query: Query, task: Task, rows: Array, name: str) -> Masked:
+    ground = query.ground
     return masked_passes(
         query.probabilities, rows, ground,
         num_coalitions=_coalitions(budget_of(query), ground.count), rng=query.rng(name), target=targets(query, task),
     )  # fmt: skip
+
+
+def _remembered(query: Query, name: str, make: Callable[[], Mapping[str, Array | None]]) -> Mapping[str, Array]:
+    """The arrays that `make` gives for the keyed sample: made once for all probes that ask for them."""
+    cache, key = query.workspace.cache.in_memory(), ["made", name, query.system.digest, sample(query)]
+    stored = cache.get(key)
+    if stored is None:
+        stored = {what: one for what, one in make().items() if one is not None}, {}
+        cache.put(key, *stored)
+    return stored[0]
 
 
 def _coalitions(allowed: Budget, num_units: int) -> int:
@@ -119,6 +141,11 @@ def unit(task: Task) -> str:
 def bounds(task: Task) -> Bounds:
     """Between which a difference of two explained outputs must lie."""
     return (-1, 1) if task.classes else (None, None)
+
+
+def lime_weights(query: Query, task: Task, is_unused: Array) -> Array:
+    """`local_weights` of the plain masked passes."""
+    return _remembered(query, "lime", lambda: {"found": local_weights(passes(query, task), is_unused)})["found"]
 
 
 def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:

@@ -37,7 +37,7 @@ def explanation_faithfulness(query: Query, task: Task, draws: Draws) -> list[Mea
     """
     rows, is_unused = _masked.sample(query), _masked.unused(query)
     masked = _masked.passes(query, task)
-    values, weights = _masked.attributions(masked, is_unused).values, _masked.local_weights(masked, is_unused)
+    values, weights = _masked.attributions(masked, is_unused).values, _masked.lime_weights(query, task, is_unused)
     rng = query.rng("faithfulness")
     ranks = _curves.orders([values, weights], rng)
     areas = _curves.areas(

@@ -35,7 +35,7 @@ def explanation_infidelity(query: Query, task: Task, draws: Draws) -> list[Measu
     """
     rows, is_unused = _masked.sample(query), _masked.unused(query)
     masked, again = _masked.passes(query, task), _masked.passes(query, task, name="masked again")
-    values, weights = _masked.attributions(masked, is_unused).values, _masked.local_weights(masked, is_unused)
+    values, weights = _masked.attributions(masked, is_unused).values, _masked.lime_weights(query, task, is_unused)
     places = np.arange(len(rows))
     found = []
     for metric, one in (("infidelity", values), ("lime_infidelity", weights)):

@@ -33,7 +33,7 @@ def lime_attributions(query: Query, task: Task, draws: Draws) -> list[Measuremen
     """
     rows = _masked.sample(query)
     masked, is_unused = _masked.passes(query, task), _masked.unused(query)
-    weights, values = _masked.local_weights(masked, is_unused), _masked.attributions(masked, is_unused).values
+    weights, values = _masked.lime_weights(query, task, is_unused), _masked.attributions(masked, is_unused).values
     is_usable = _masked.finite(values, weights)
     sample, told = draws.of(rows), _units.told(query, values)
     found = _units.means(told, weights, is_usable, draws=sample, task=task, metric="lime_weight")
