@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
 from assay.treatments import _common
-from assay.treatments.train._forms import Form
+from assay.treatments.train._forms import Form, Scratch
 from assay.treatments.train._layers import Run, rule_of
 from assay.treatments.train._recurrent import Recorded, begun, can_record
 from assay.treatments.train._row_gradients import Losses, RowGradients
@@ -54,6 +54,7 @@ class ClippedSums:
         self.trained = [one for one in module.parameters() if one.requires_grad]
         self.in_place = [layer for layer in module.modules() if getattr(layer, "inplace", False) is True]
         self.rows: RowGradients | None = None
+        self.scratch = Scratch()
         self.innermost = True  # channels of pictures
         self._sizes: dict[torch.Size, int] = {}  # bytes of one row, by its shape
         self.method = "one forward and one backward pass"
@@ -87,16 +88,17 @@ class ClippedSums:
         norms = []
         num = self.rows_at_once(inputs)
         num = -(-len(inputs) // -(-len(inputs) // num))  # parts of one size
-        for start in range(0, len(inputs), num):
-            at = torch.arange(start, min(start + num, len(inputs)), device=inputs.device)
-            forms = self._forms(inputs if num >= len(inputs) else inputs[start : start + num], at, losses)
-            squared = torch.stack([lengths for _, lengths in forms])  # (L, n)
-            norms.append(squared.sum(dim=0).sqrt())
-            factors = self._factors(squared)
-            while forms:  # each lets go of what it held
-                form, _ = forms.pop()
-                for name, total in form.sums(factors[len(forms)]).items():
-                    sums[name] = sums[name].add_(total) if name in sums else total
+        with self._watched(inputs.device) as watch:
+            for start in range(0, len(inputs), num):
+                at = torch.arange(start, min(start + num, len(inputs)), device=inputs.device)
+                forms = self._forms(watch, inputs if num >= len(inputs) else inputs[start : start + num], at, losses)
+                squared = torch.stack([lengths for _, lengths in forms])  # (L, n)
+                norms.append(squared.sum(dim=0).sqrt())
+                factors = self._factors(squared, norms[-1])
+                while forms:  # each lets go of what it held
+                    form, _ = forms.pop()
+                    for name, total in form.sums(factors[len(forms)]).items():
+                        sums[name] = sums[name].add_(total) if name in sums else total
         return sums, torch.cat(norms)
 
     def rows_at_once(self, inputs: Tensor) -> int:
@@ -124,43 +126,40 @@ class ClippedSums:
             self.module(row)
         return sum(found)
 
-    def _factors(self, squared: Tensor) -> Tensor:
-        """Clipping factors `(L, n)` from squared norms by layer."""
+    def _factors(self, squared: Tensor, norms: Tensor) -> Sequence[Tensor]:
+        """Clipping factors `(n,)` of each of L layers, from squared norms `(L, n)` and those of all layers together."""
         if self.clipping == "flat":
-            factors: Tensor = self.max_grad_norm / squared.sum(dim=0).sqrt().clamp_min(self.max_grad_norm)
-            return factors.expand(len(squared), -1)
+            return [self.max_grad_norm / norms.clamp_min(self.max_grad_norm)] * len(squared)
         share = self.max_grad_norm / len(squared) ** 0.5
-        by_layer: Tensor = share / squared.sqrt().clamp_min(share)
+        by_layer: Sequence[Tensor] = (share / squared.sqrt().clamp_min(share)).unbind()
         return by_layer
 
-    def _forms(self, inputs: Tensor, at: Tensor, losses: Losses) -> list[Measured]:
+    def _forms(self, watch: _Watch, inputs: Tensor, at: Tensor, losses: Losses) -> list[Measured]:
         """One pass: what each layer adds to the gradient of each row, and its squared norm `(n,)`."""
-        found: list[Measured] = []
-        begin = torch.zeros((), device=inputs.device, requires_grad=True)
-        recorded = {name: Recorded(name, cell, begin) for name, cell in self.cells.items()}
-        watch = _Watch(len(inputs), begin, found)
-        with self._watched(watch, recorded):
-            # Channels innermost, convolutions and poolings are twice as fast.
-            is_moved = self.innermost and inputs.ndim == 4
-            given = inputs.to(memory_format=torch.channels_last) if is_moved else inputs
-            total = losses(_outputs(self.module, given), at).sum()
-            if watch.wrong:
-                raise ModelError(watch.wrong)
-            if not total.requires_grad:
-                raise ModelError(Problem("the loss depends on no layer that is trained", "layers that reach the loss"))
-            torch.autograd.grad(total, begin, allow_unused=True)
-        for one in recorded.values():
+        watch.begin_part(len(inputs))
+        # Channels innermost, convolutions and poolings are twice as fast.
+        is_moved = self.innermost and inputs.ndim == 4
+        given = inputs.to(memory_format=torch.channels_last) if is_moved else inputs
+        total = losses(_outputs(self.module, given), at).sum()
+        if watch.wrong:
+            raise ModelError(watch.wrong)
+        if not total.requires_grad:
+            raise ModelError(Problem("the loss depends on no layer that is trained", "layers that reach the loss"))
+        torch.autograd.grad(total, watch.begin, allow_unused=True)
+        found = watch.found
+        for one in watch.recorded.values():
             found += [(form, form.squared()) for form in one.forms()]
         return found
 
     @contextmanager
-    def _watched(self, watch: _Watch, recorded: dict[str, Recorded]) -> Iterator[None]:
+    def _watched(self, device: torch.device) -> Iterator[_Watch]:
         """Inside, layers show what they were given and the gradient by their answers; no parameter asks for one."""
+        watch = _Watch(self.cells, torch.zeros((), device=device, requires_grad=True), self.scratch)
         with ExitStack() as stack:
             for name, layer in self.layers.items():
-                stack.callback(layer.register_forward_hook(watch.of(name)).remove)
+                stack.callback(layer.register_forward_hook(watch.of(name, layer)).remove)
             for name, cell in self.cells.items():
-                object.__setattr__(cell, "forward", recorded[name])
+                object.__setattr__(cell, "forward", watch.recorded[name])
                 stack.callback(object.__delattr__, cell, "forward")
             for layer in self.in_place:  # what a layer was given must stay what it was
                 setattr(layer, "inplace", False)  # noqa: B010
@@ -168,7 +167,7 @@ class ClippedSums:
             for parameter in self.trained:
                 stack.callback(parameter.requires_grad_, True)
                 parameter.requires_grad_(False)
-            yield
+            yield watch
 
 
 class _Watch:
@@ -177,13 +176,22 @@ class _Watch:
     Neither is held longer than the form needs it: a form of few numbers (of a filter, of a norm) holds only those.
     """
 
-    def __init__(self, num_rows: int, begin: Tensor, found: list[Measured]) -> None:
-        self.num_rows, self.begin, self.found = num_rows, begin, found
+    def __init__(self, cells: dict[str, nn.RNNBase], begin: Tensor, scratch: Scratch) -> None:
+        self.begin, self.scratch = begin, scratch
+        self.recorded = {name: Recorded(name, cell, begin) for name, cell in cells.items()}
+        self.num_rows, self.found = 0, list[Measured]()
         self.names: set[str] = set()
         self.wrong: list[Problem] = []
 
-    def of(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def begin_part(self, num_rows: int) -> None:
+        """Forget what the last pass showed."""
+        self.num_rows, self.found, self.names = num_rows, [], set()
+        for one in self.recorded.values():
+            one.ways = []
+
+    def of(self, name: str, layer: nn.Module) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         """The forward hook of one layer."""
+        rule = rule_of(layer)
 
         def record(layer: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
             if name in self.names:
@@ -199,13 +207,12 @@ class _Watch:
             version = given._version
 
             def measure(gradient: Tensor) -> None:
-                rule = rule_of(layer)
                 if given._version != version:
                     raise ModelError(
                         Problem(f"what layer {name!r} was given is changed in place", "code that leaves it")
                     )
                 if rule is not None:
-                    form = rule(name, layer, Run(given, gradient))
+                    form = rule(name, layer, Run(given, gradient, self.scratch))
                     self.found.append((form, form.squared()))
 
             answer.register_hook(measure)  # type: ignore[no-untyped-call]

@@ -5,15 +5,18 @@ What a layer was given and the gradient by what it answered are enough: neither 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 KEPT_NUMBERS = 1 << 23  # gradients of single rows kept between norms and sums: at most 32 MiB a layer
-AT_ONCE = 1 << 18  # numbers unfolded together: 1 MiB, so that they stay near the processor
+AT_ONCE = 1 << 19  # numbers unfolded together: 2 MiB, so that they stay near the processor
+NOTHING = torch.empty(0)
 ONE_READ = 16  # multiplications that take as long as reading or writing a number in memory (measured)
 
 
@@ -29,6 +32,27 @@ class Form(Protocol):
         ...
 
 
+class Scratch:
+    """Memory used again by every part and step: fresh pages cost as much time as what is computed into them."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+        self._taken: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Room for `shape`, of the kind of `like`, with any numbers in it, until the same name is taken again."""
+        taken = self._taken.get(name)
+        if taken is not None and (taken.shape, taken.dtype, taken.device) == (shape, like.dtype, like.device):
+            return taken
+        size, held = math.prod(shape), self._held.get(name)
+        if held is None or held.numel() < size or (held.dtype, held.device) != (like.dtype, like.device):
+            del taken, held
+            self._held.pop(name, None), self._taken.pop(name, None)  # the old goes before the new comes
+            self._held[name] = like.new_empty(size)
+        self._taken[name] = found = self._held[name][:size].view(shape)
+        return found
+
+
 @dataclass(frozen=True)
 class Part:
     """One weight `(O, ...)` and its bias, and what it was multiplied with: `given (n, T, I)`, or raw images."""
@@ -41,10 +65,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Filter:
-    """How a convolution becomes a product: `unfold` gives `(n G, T, I)`, `fold` brings sums `(O, I)` back in order."""
+    """How a convolution becomes a product: `unfold` gives `(n G, T, I)`, `fold` brings sums `(G, I, O / G)` back.
+
+    Without groups, `windows` gives the same as several `(n, T, I_j)`, one after the other in I, which overlap in memory
+    and so take less of it: `size` numbers a row. `widths` are the I_j.
+    """
 
     unfold: Callable[[Tensor], Tensor]
     fold: Callable[[Tensor], Tensor]
+    windows: Callable[[Tensor], list[Tensor]]
+    widths: tuple[int, ...]
+    size: int
     groups: int = 1
 
 
@@ -65,30 +96,31 @@ class Product:
     filter: Filter | None = None
     may_change: bool = False  # whether the gradient belongs to nobody else, and may be scaled in place
     both: Tensor | None = None  # what all parts were given, side by side `(n, T, sum of I)`, where it lies so
-    kept: dict[str, list[tuple[slice, Tensor]]] = field(default_factory=dict)  # gradients of single rows (n, I, O)
+    scratch: Scratch = field(default_factory=Scratch)
+    kept: dict[str, list[Tensor]] = field(default_factory=dict)  # gradients of single rows, several (J, n, I_j O)
     total: Tensor | None = None  # a bias' gradient of each row
 
     def squared(self) -> Tensor:
         """See `Form.squared`."""
         num_biases = sum(part.bias is not None for part in self.parts)
         if self.filter is None and self.gradient.shape[1] == 1:
-            given = torch.stack([torch.linalg.vector_norm(one.given, dim=(1, 2)).square() for one in self.parts])
-            lengths = given.sum(dim=0) + num_biases
-            found: Tensor = torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * lengths
+            lengths = sum_of([torch.linalg.vector_norm(one.given, dim=(1, 2)).square() for one in self.parts])
+            found: Tensor = torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * (lengths + num_biases)
             return found
         squared = self._gram() if self._by_gram else sum_of([self._formed(part) for part in self.parts])
         if num_biases:
             self.total = self.gradient.sum(dim=1)
-            squared = squared + num_biases * torch.linalg.vector_norm(self.total, dim=1).square()
+            length = torch.linalg.vector_norm(self.total, dim=1)
+            squared = torch.addcmul(squared, length, length, value=num_biases)
         if len(self.kept) == len(self.parts):  # all that the sums need
-            self.gradient, self.parts = torch.empty(0), [replace(one, given=torch.empty(0)) for one in self.parts]
+            self.gradient, self.parts = NOTHING, [replace(one, given=NOTHING) for one in self.parts]
         return squared
 
     def sums(self, factors: Tensor) -> dict[str, Tensor]:
         """See `Form.sums`."""
         found: dict[str, Tensor] = {}
         if any(part.bias is not None for part in self.parts):
-            bias = factors @ (self.gradient[:, 0] if self.total is None else self.total)
+            bias = torch.mv((self.gradient[:, 0] if self.total is None else self.total).T, factors)
             for part in self.parts:  # a tensor each: whoever adds to one must not add to the other
                 if part.bias is not None:
                     found[part.bias] = bias if not found else bias.clone()
@@ -96,12 +128,14 @@ class Product:
             return found | self._weighed(factors)
         for part in self.parts:
             if part.weight in self.kept:
-                each = [factors[rows] @ one for rows, one in self.kept[part.weight]]
+                each = [_weighted_sum(one, factors) for one in self.kept[part.weight]]
+                total = each[0] if len(each) == 1 else torch.cat(each)
             else:
-                each = [self._filtered(part, rows, factors) for rows in self._rows(part)]
-            total = sum_of(each).reshape(self._groups, -1, part.shape[0] // self._groups).transpose(1, 2)  # (G, O, I)
-            total = total.flatten(0, 1)
-            found[part.weight] = total.contiguous() if self.filter is None else self.filter.fold(total)
+                total = sum_of([self._filtered(part, rows, factors) for rows in self._rows(part)])
+            if self.filter is None:
+                found[part.weight] = total.view(-1, part.shape[0]).T.contiguous()
+            else:
+                found[part.weight] = self.filter.fold(total)
         self.kept = {}
         return found
 
@@ -132,10 +166,12 @@ class Product:
         again = 0 if self.filter is None else ONE_READ * length * inputs  # unfolded a second time for the sums
         return length**2 * (inputs + outputs) + again < 2 * ONE_READ * inputs * outputs
 
-    def _rows(self, part: Part) -> list[slice]:
+    def _rows(self, part: Part, *, is_formed: bool = False) -> list[slice]:
         """Parts of the batch that are handled together: all rows, but for what is unfolded."""
         num_rows, length = self.gradient.shape[:2]
         size = length * part.shape.numel() // part.shape[0] * self._groups
+        if self.filter is not None and is_formed and self.filter.groups == 1:
+            size = self.filter.size
         step = num_rows if self.filter is None else max(1, AT_ONCE // max(1, size))
         step = -(-num_rows // max(1, -(-num_rows // max(1, step))))  # parts of one size
         return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, max(1, step))]
@@ -162,16 +198,40 @@ class Product:
         return torch.cat(found)
 
     def _formed(self, part: Part) -> Tensor:
-        found = []
-        is_kept = len(self.gradient) * part.shape.numel() <= KEPT_NUMBERS
-        for rows in self._rows(part):
+        """Norms of the gradients of single rows, which are kept for the sums where they are not too many."""
+        num_rows, found = len(self.gradient), []
+        is_kept = num_rows * part.shape.numel() <= KEPT_NUMBERS
+        whole, groups = self._blocks(part, part.weight, num_rows) if is_kept else [], self._groups
+        for rows in self._rows(part, is_formed=True):
+            some = [one[:, rows.start * groups : rows.stop * groups] for one in whole]
+            some = some or self._blocks(part, "rows", rows.stop - rows.start)
+            given, gradient = self._sides(part, rows)
+            for side, out in zip(given, [one for block in some for one in block.unbind()], strict=True):
+                torch.bmm(side.transpose(1, 2), gradient, out=out)
+            if not is_kept:
+                found.append(_lengths(some, rows.stop - rows.start))
+        if not is_kept:
+            return torch.cat(found)
+        self.kept[part.weight] = [one.view(len(one), num_rows, -1) for one in whole]
+        return _lengths(whole, num_rows)
+
+    def _blocks(self, part: Part, name: str, num_rows: int) -> list[Tensor]:
+        """Room for gradients of single rows: several `(J, n G, I_j, O / G)`, for each width I_j of what was given."""
+        inputs, outputs = part.shape.numel() // part.shape[0], part.shape[0]
+        widths = (inputs,) if self.filter is None or self.filter.groups > 1 else self.filter.widths
+        # I is longer than O, and lies outside
+        sizes = [
+            (len(list(same)), num_rows * self._groups, width, outputs // self._groups)
+            for width, same in groupby(widths)
+        ]
+        return [self.scratch.take(f"{name} {number}", size, self.gradient) for number, size in enumerate(sizes)]
+
+    def _sides(self, part: Part, rows: slice) -> tuple[list[Tensor], Tensor]:
+        """As `_pair`, what was given in several `(n G, T, I_j)`."""
+        if self.filter is None or self.filter.groups > 1:
             given, gradient = self._pair(part, rows)
-            each = (given.transpose(1, 2) @ gradient).reshape(len(given) // self._groups, -1)  # (I, O): I is longer
-            if is_kept:
-                self.kept.setdefault(part.weight, []).append((rows, each))
-            found.append(torch.linalg.vector_norm(each, dim=1).square())  # vecdot would write all products first
-            del given, gradient, each  # the next part takes their place
-        return torch.cat(found)
+            return [given], gradient
+        return self.filter.windows(part.given[rows]), self.gradient[rows]
 
     def _flat(self, one: Tensor) -> Tensor:
         """`(n, T, C)` to `(n T, C)`, or `(T n, C)` where time lies outermost: without a copy."""
@@ -193,6 +253,18 @@ class Product:
         )  # (G, n T, ...)
         found: Tensor = right.transpose(1, 2) @ left
         return found
+
+
+def _lengths(blocks: list[Tensor], num_rows: int) -> Tensor:
+    """Squared norms `(n,)` of rows whose numbers lie in several `(J, n ...)`."""
+    # vecdot would write all products first
+    each = [torch.linalg.vector_norm(one.view(len(one), num_rows, -1), dim=2) for one in blocks]
+    return (each[0] if len(each) == 1 else torch.cat(each)).square().sum(dim=0)
+
+
+def _weighted_sum(block: Tensor, factors: Tensor) -> Tensor:
+    """`(J, n, I_j O)` and factors `(n,)` to `(J I_j O,)`."""
+    return torch.bmm(factors.expand(len(block), 1, -1), block).flatten()
 
 
 def sum_of(tensors: list[Tensor]) -> Tensor:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from assay.treatments.train._forms import Filter, Form, Lookup, Part, Product, Scale
+from assay.treatments.train._forms import Filter, Form, Lookup, Part, Product, Scale, Scratch
+from assay.treatments.train._windows import Geometry, overlapping, sizes_of, unfolded
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Run:
 
     given: Tensor
     gradient: Tensor
+    scratch: Scratch = field(default_factory=Scratch)
 
 
 Rule = Callable[[str, nn.Module, Run], Form]
@@ -41,65 +43,39 @@ def linear(name: str, layer: nn.Module, run: Run) -> Form:
         one[:, None] if one.ndim == 2 else one.flatten(1, -2) if one.ndim > 3 else one
         for one in (run.given, run.gradient)
     )
-    return Product([Part(weight, bias, _weight(layer).shape, given)], gradient)
+    return Product([Part(weight, bias, _weight(layer).shape, given)], gradient, scratch=run.scratch)
 
 
 def convolution(name: str, layer: nn.Module, run: Run) -> Form:
     """`(n, C, H, W)` or `(n, C, L)`: every place of the filter is one term of the product."""
     weight, bias = _names(name, layer)
-    kernel, stride, padding, dilation = (
-        _pair(getattr(layer, part)) for part in ("kernel_size", "stride", "padding", "dilation")
-    )
-    if run.given.ndim == 3:  # one dimension is two of which the first is 1
-        kernel, stride, padding, dilation = (1, kernel[1]), (1, stride[1]), (0, padding[1]), (1, dilation[1])
-
-    groups = int(getattr(layer, "groups", 1))
+    geometry, groups = _geometry(layer), int(getattr(layer, "groups", 1))
     shape = _weight(layer).shape
+    pictures = run.given if run.given.ndim == 4 else run.given[:, :, None]
 
     def unfold(given: Tensor) -> Tensor:
-        wide = given if given.ndim == 4 else given[:, :, None]
-        return unfolded(wide, (kernel, stride, padding, dilation), groups=groups)
+        return unfolded(given, geometry, groups=groups)
 
-    def fold(total: Tensor) -> Tensor:  # (O, kernel, C / G) to (O, C / G, kernel)
-        return total.reshape(shape[0], -1, shape[1]).transpose(1, 2).reshape(shape)
+    def windows(given: Tensor) -> list[Tensor]:
+        return overlapping(given, geometry, run.scratch)
 
+    def fold(total: Tensor) -> Tensor:  # (G, kernel, C / G, O / G) to (O, C / G, kernel)
+        return total.view(groups, -1, shape[1], shape[0] // groups).permute(0, 3, 2, 1).reshape(shape)
+
+    form = Filter(unfold, fold, windows, *sizes_of(pictures.shape[1:], geometry), groups)
     gradient = run.gradient.flatten(2).transpose(1, 2)
-    return Product([Part(weight, bias, shape, run.given)], gradient, Filter(unfold, fold, groups))
+    return Product([Part(weight, bias, shape, pictures)], gradient, form, scratch=run.scratch)
 
 
-Geometry = tuple[
-    tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]
-]  # kernel, stride, padding, dilation
-
-
-def unfolded(given: Tensor, geometry: Geometry, *, groups: int) -> Tensor:
-    """Images `(n, C, H, W)` to what the filter sees at each of T places, `(n G, T, kernel C / G)`, channels innermost.
-
-    With channels innermost, what the filter sees is read in long runs: two to three times as fast as
-    `torch.nn.functional.unfold` on a CPU, which goes pixel by pixel.
-    """
-    kernel, stride, padding, dilation = geometry
-    channels = given.shape[1]
-    wide = given.permute(0, 2, 3, 1)
-    if any(padding):
-        wide = functional.pad(wide, (0, 0, padding[1], padding[1], padding[0], padding[0]))
-    wide = wide.contiguous()
-    num_rows, height, width, _ = wide.shape
-    down = (height - dilation[0] * (kernel[0] - 1) - 1) // stride[0] + 1
-    across = (width - dilation[1] * (kernel[1] - 1) - 1) // stride[1] + 1
-    line = width * channels
-    seen = wide.as_strided(
-        (num_rows, down, across, *kernel, channels),
-        (height * line, stride[0] * line, stride[1] * channels, dilation[0] * line, dilation[1] * channels, 1),
+def _geometry(layer: nn.Module) -> Geometry:
+    """One dimension is two of which the first is 1."""
+    kernel, stride, padding, dilation = (
+        (int(size[0]), int(size[-1]))
+        for size in (getattr(layer, part) for part in ("kernel_size", "stride", "padding", "dilation"))
     )
-    if groups == 1:
-        return seen.reshape(num_rows, down * across, -1)
-    parts = seen.reshape(num_rows, down * across, -1, groups, channels // groups).permute(0, 3, 1, 2, 4)
-    return parts.reshape(num_rows * groups, down * across, -1)
-
-
-def _pair(size: tuple[int, ...]) -> tuple[int, int]:
-    return (int(size[0]), int(size[-1]))
+    if isinstance(layer, nn.Conv1d):
+        return Geometry((1, kernel[1]), (1, stride[1]), (0, padding[1]), (1, dilation[1]))
+    return Geometry(kernel, stride, padding, dilation)
 
 
 def embedding(name: str, layer: nn.Module, run: Run) -> Form:
