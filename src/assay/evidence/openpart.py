@@ -161,17 +161,22 @@ def _source(data: Data) -> dict[str, Any]:
     them, or lies between two: both stay with the owner, and the median with the system, which answers with it.
     """
     found = {name: plain(fact) for name, fact in data.source.items() if name != "problems"}
-    whole = int(found.get("num_rows") or sum(map(len, data.splits.values())))
-    if "missing" in found:
-        found["missing"] = {name: about(count, of=whole) for name, count in found["missing"].items()}
-    if "imputed" in found:
-        rows = {name: about(one["rows"], of=whole) for name, one in found["imputed"].items()}
-        found["imputed"] = {name: {"by": MEDIAN, "rows": num} for name, num in rows.items()}
-    if "duplicates" in found:
-        whole = found["duplicates"]["test_rows"]
-        shared = about(found["duplicates"]["test_rows_also_in_train"], of=whole)
-        found["duplicates"] = {"test_rows_also_in_train": shared, "test_rows": whole}
+    known = {name: fact for name, fact in found.items() if isinstance(fact, Mapping)}  # an owner may write anything
+    total, repeats = found.get("num_rows"), known.get("duplicates", {})
+    whole = total if type(total) is int else sum(map(len, data.splits.values()))
+    if "missing" in known:
+        found["missing"] = _about_each(known["missing"], whole)
+    if "imputed" in known:
+        rows = {name: one.get("rows", 0) for name, one in known["imputed"].items() if isinstance(one, Mapping)}
+        found["imputed"] = {name: {"by": MEDIAN, "rows": num} for name, num in _about_each(rows, whole).items()}
+    if "test_rows" in repeats:
+        found["duplicates"] = {**_about_each(repeats, repeats["test_rows"]), "test_rows": repeats["test_rows"]}
     return found
+
+
+def _about_each(counts: Mapping[str, Any], whole: int) -> dict[str, Any]:
+    """Each count of some of `whole` rows, as anybody may read it; what is no count stays."""
+    return {name: about(count, of=whole) if type(count) is int else count for name, count in counts.items()}
 
 
 def _label_names(names: Sequence[str]) -> dict[str, list[str]]:
