@@ -34,6 +34,10 @@ CASES = {
     "one logit": ("logits", lambda z: z[:, 1:] - z[:, :1], None, ""),
     "probabilities": ("probabilities", softmax, 0.0, ""),
     "one probability": ("probabilities", lambda z: softmax(z)[:, 1:], 0.0, ""),
+    "labels, one column a class": ("logits", lambda z: np.eye(2)[z.argmax(axis=1)], 1.0, "labels, of which no prob"),
+    "labels, one column": ("logits", lambda z: z.argmax(axis=1)[:, None], 1.0, "labels, of which no probability"),
+    "labels for probabilities": ("probabilities", lambda z: np.eye(2)[z.argmax(axis=1)], 0.0, "labels, of which"),
+    "one label for a probability": ("probabilities", lambda z: z.argmax(axis=1)[:, None], 0.0, "labels, of which"),
     "scores taken for probabilities": ("probabilities", lambda z: 0.7 * softmax(z), 1.0, "do not sum to 1"),
 }
 
