@@ -18,7 +18,7 @@ EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Build AI models and answer for them: train, audit, treat, compare, report, verify, serve.",
-    epilog="Exit codes: 0 pass, 1 fail, 2 usage or error, 3 inconclusive.",
+    epilog="Exit codes: 0 pass, 1 fail, 2 usage or error, 3 inconclusive, 130 interrupted.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,

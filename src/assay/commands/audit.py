@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from assay.commands.console import VERDICT_CODES, Console
-from assay.commands.files import require_folder
+from assay.commands.files import notes_of, require_folder
 from assay.commands.sources import DataSpec, names, open_system
 from assay.report.numbers import bounds, number
 from assay.story import Judged
@@ -22,6 +22,8 @@ def run(target: str, spec: DataSpec, choices: Choices, console: Console) -> None
     require_folder(out, marks=["open", "statement.dsse.json"])
     system, _ = open_system(target, spec)
     chosen = list(names(probes)) or None
+    for note in notes_of(system.data) if spec[0] else ():
+        console.say(f"note: {note}")
     with console.progress() as progress:
         workspace = owner_workspace(cache, progress=progress)
         if not plan_only:

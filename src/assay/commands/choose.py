@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.commands.console import Console
-from assay.commands.files import require_folder
+from assay.commands.files import notes_of, require_folder
 from assay.commands.sources import DataSpec, open_data, save
 from assay.values import System
 
@@ -40,6 +40,8 @@ def run(
     metric = target[0] or usual
     with console.progress() as progress:
         found = choose(data, target=Target(metric, target[1]), budget=budget, seed=seed, progress=progress)  # type: ignore[arg-type]
+    for note in notes_of(data):
+        console.say(f"note:   {note}")
     show(found, console)
     if out is not None:
         recipe = found.candidate.recipe(data)

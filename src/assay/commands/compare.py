@@ -7,6 +7,7 @@ from pathlib import Path
 from assay.commands.console import VERDICT_CODES, Console
 from assay.commands.files import require_folder
 from assay.commands.sources import DataSpec, names, open_system
+from assay.errors import Problem, UsageError
 from assay.report.numbers import number
 from assay.story import Comparison
 from assay.values import Dossier
@@ -22,6 +23,9 @@ def run(target: tuple[str, DataSpec], treatments: str, choices: Choices, console
     policy, probes, out, cache = choices
     require_folder(out, marks=[])
     system, _ = open_system(*target)
+    if not names(treatments):
+        what = "no treatment is named, so there is nothing to compare with"
+        raise UsageError(Problem(what, "--treatments a,b+c", "assay list treatments shows them"))
     chosen = list(names(probes)) or None
     with console.progress() as progress:
         workspace = owner_workspace(cache, progress=progress)
@@ -75,7 +79,8 @@ def show(comparison: Comparison, console: Console) -> None:
             row.append(f"{number(found.value, found.unit)} {mark}" if found else "n/a")
         rows.append(row)
     rows.append(["verdict", *(verdicts[name] for name in matrix.systems)])
-    console.table(head, rows, title="the matrix (▲ better, ▼ worse than the baseline, paired, over the whole table)")
+    console.say("the matrix (▲ better, ▼ worse than the baseline, paired, over the whole table)")  # never folded
+    console.table(head, rows)
     console.say()
     for sentence in matrix.sentences.values():
         console.say("· " + sentence.removeprefix(baseline + "+"))

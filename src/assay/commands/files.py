@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from assay.errors import Problem, UsageError
+from assay.errors import DataError, Problem, UsageError
 from assay.values import Data
 
 PICTURES = ".safetensors"
@@ -30,9 +31,20 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
         from assay.data.one_column import read_texts
 
         return read_texts(name, text=text, label=named, groups=groups), how
-    from assay.data import read_table
+    from assay.commands.declared import declaration_of, hinted
+    from assay.data.table import read_declared
 
-    return read_table(name, label=named, groups=groups), how
+    try:
+        return read_declared(name, declaration_of(name, named, tuple(groups))), how
+    except DataError as error:
+        raise hinted(name, error) from error
+
+
+def notes_of(data: Data, most: int = 8) -> list[str]:
+    """What was noted while the data were read, and a person should know before trusting what is made of them."""
+    notes = [str(note) for note in data.source.get("problems", ())]
+    more = len(notes) - most
+    return notes if more <= 0 else [*notes[:most], f"{more} notes more: assay data check shows what is in the data"]
 
 
 def require_folder(out: Path, *, marks: Sequence[str], option: str = "--out") -> None:
@@ -45,6 +57,9 @@ def require_folder(out: Path, *, marks: Sequence[str], option: str = "--out") ->
     inside = next((one for one in (out, *out.parents) if one.exists()), out)
     if not inside.is_dir():
         raise UsageError(Problem(f"{option} {out} lies in {inside}, which is a file", "a folder, or a name not in use"))
+    if not os.access(inside, os.W_OK):
+        what = f"{option} {out} cannot be written: {inside} is read-only"
+        raise UsageError(Problem(what, "a folder that may be written to"))
     if out.is_dir() and marks and any(out.iterdir()) and not any((out / mark).exists() for mark in marks):
         what = f"{option} {out} holds something else, which would be replaced"
         raise UsageError(Problem(what, "a new or empty folder, or one with a former result"))

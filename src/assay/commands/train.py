@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assay.commands.console import Console
-from assay.commands.files import require_folder
+from assay.commands.files import notes_of, require_folder
 from assay.commands.options import parse_options
 from assay.commands.sources import DataSpec, open_data, save
 from assay.errors import AssayError, ModelError, Problem, UsageError
@@ -74,7 +74,8 @@ def train(spec: DataSpec, model: Model, folders: Folders, how: tuple[int, Worker
         console.say("        taken up again from its checkpoints")
     console.say(f"system: {out} (digest {system.digest[:16]})")
     console.say(f"next:   assay audit {out}")
-    console.finish({"system": str(out), "digest": system.digest, "facts": facts, "size": size})
+    document = {"system": str(out), "digest": system.digest, "facts": facts, "size": size}
+    console.finish(document | {"notes": data.source.get("problems", [])})
 
 
 def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) -> tuple[TrainRecipe, nn.Module]:
@@ -101,8 +102,11 @@ def chosen_recipe(data: Data, model: str, options: dict[str, Any], seed: int) ->
     try:
         recipe = recipe_for(data, model=model, params=params, settings=settings)
         return recipe, recipe.make_module(data.splits["train"], data, seed)
-    except AssayError:
-        raise
+    except AssayError as error:
+        odd = "there is no parameter"
+        hint = f"Settings of training may stand there too: {', '.join(sorted(known))}"
+        told = [replace(one, next=one.next or hint) if one.what.startswith(odd) else one for one in error.problems]
+        raise type(error)(told) from error
     except (TypeError, ValueError, RuntimeError) as error:  # values of a kind that no check expects
         shown = ", ".join(f"{name}={value}" for name, value in options.items())
         raise ModelError(Problem(f"{model or 'the model'} cannot be made with {shown}: {error}")) from error
@@ -117,6 +121,8 @@ def _is_odd(value: Any, default: object) -> bool:
 
 def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console) -> None:
     """What will be trained, and what it costs, before it does."""
+    for note in notes_of(data):
+        console.say(f"note:   {note}")
     given = ", ".join(f"{name}={value}" for name, value in recipe.architecture.params.items())
     console.say(f"model:  {recipe.architecture.name} ({given or 'its defaults'}) for {data.modality}s of {data.name}")
     flops = size["flops_per_example"]

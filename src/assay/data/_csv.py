@@ -14,6 +14,8 @@ from assay.values import Array
 
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
+_COMMAS = r"^[+-]?\d+(,\d+)*(\.\d+)?$"
+MOST_CODES = 20  # different values: fewer may be codes such as 1,2
 _CHUNK = 1 << 24  # bytes scanned at a time: bounds the memory of the scan
 
 
@@ -72,6 +74,7 @@ def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, i
     if not wrong.any():
         return numbers
     if wrong.sum() * 2 >= num_present:
+        _refuse_commas(present, problems)
         return present
     found = names_text([repr(value) for value in present.filter(pl.Series(wrong)).unique().sort().to_list()], 5)
     problems.error(
@@ -80,6 +83,16 @@ def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, i
         "Correct these cells, or declare the column categorical",
     )
     return numbers
+
+
+def _refuse_commas(present: pl.Series, problems: Problems) -> None:
+    """Numbers such as 50,31 or 1,045 would be taken for so many categories, each with weights of its own."""
+    values = present.drop_nulls()
+    if values.n_unique() > MOST_CODES and values.str.contains(_COMMAS).all() and values.str.contains(",").any():
+        shown = names_text([repr(value) for value in values.unique(maintain_order=True).head(3).to_list()])
+        what = f"column {present.name!r} holds numbers with commas: {shown}"
+        next_step = "Write a decimal point and nothing between thousands, or declare the column categorical"
+        problems.error(what, "numbers such as 1045.5", next_step)
 
 
 def _require_text(path: str, raw: bytes) -> None:

@@ -28,6 +28,7 @@ class Watch:
         self.best: float | None = None
         self.waited = 0
         self.weights: dict[str, Tensor] = {}
+        validation = validation if validation is not None and len(validation) else None  # of no rows there is no mean
         self.validation, self.task, self.patience = validation, task, patience
         if validation is not None:
             self.loss = task_loss(validation, task)

@@ -1,0 +1,69 @@
+"""What a person declares of a table beside its label and groups: a small TOML file with the table's name and .toml."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, get_args
+
+from assay.data.declare import Declaration, MissingName, Splits, TaskName
+from assay.errors import DataError, Problem
+from assay.storage import read_regular
+
+_WORD, _LIST = "a word in quotes", 'a list of names: ["one", "two"]'
+KEYS = {
+    "task": " or ".join(repr(one) for one in get_args(TaskName)),
+    "missing": " or ".join(repr(one) for one in get_args(MissingName)),
+    "split": "the name of a column that holds train, validation and test",
+    "positive": _WORD,
+    "classes": _LIST,
+    "categorical": _LIST,
+    "features": _LIST,
+}
+_LISTS = {name for name, words in KEYS.items() if words == _LIST}
+
+
+def beside(name: str) -> Path:
+    """Where the declaration of a data file stands: loans.csv.toml for loans.csv."""
+    return Path(name + ".toml")
+
+
+def declaration_of(name: str, label: str | list[str], groups: tuple[str, ...]) -> Declaration:
+    """Label and groups as the command names them, and the rest as declared beside the file, where anything is.
+
+    Raises DataError with every name that may not stand there, and every value of another kind.
+    """
+    told = _read(beside(name))
+    split = told.pop("split", None)
+    splits = Splits() if split is None else Splits(column=split)
+    return Declaration(label, groups, splits=splits, **told)
+
+
+def hinted(name: str, error: DataError) -> DataError:
+    """The same, and where to declare, when one of its problems asks for a declaration."""
+    if not any("declare" in str(one) or "Say task" in str(one) or "task='" in str(one) for one in error.problems):
+        return error
+    what = f"to declare more of {name} than its label and groups, write {beside(name)} beside it"
+    return DataError([*error.problems, Problem(what, ", ".join(KEYS), 'A line of it: task = "classification"')])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        told = tomllib.loads(read_regular(path).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(Problem(f"{path} is not TOML: {error}", ", ".join(KEYS))) from error
+    problems = []
+    for key, value in told.items():
+        if key not in KEYS:
+            problems.append(Problem(f"{path}: {key!r} is not known", ", ".join(KEYS)))
+        elif not (_is_words(value) if key in _LISTS else isinstance(value, str)):
+            problems.append(Problem(f"{path}: {key} is {value!r}", KEYS[key]))
+    if problems:
+        raise DataError(problems)
+    return told
+
+
+def _is_words(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

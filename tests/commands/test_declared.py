@@ -1,0 +1,117 @@
+"""What a newcomer's first file runs into: whole-number classes, missing cells, decimal commas, few rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from assay.commands.files import notes_of, open_file, require_folder
+from assay.commands.sources import open_system
+from assay.errors import DataError, UsageError
+from assay.train.system import train_system
+from cli_kit import Run, runner
+
+ROWS = [f"{20 + i},{'fm'[i % 2]},{i * 0.37:.2f},{'train' if i % 4 else 'test'},{i % 3}" for i in range(60)]
+
+
+@pytest.fixture
+def assay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setenv("ASSAY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    return runner(capsys)
+
+
+def table(folder: Path, rows: list[str], declared: str = "") -> str:
+    path = folder / "loans.csv"
+    path.write_text("age,sex,sum,fold,rating\n" + "\n".join(rows) + "\n")
+    if declared:
+        (folder / "loans.csv.toml").write_text(declared)
+    return str(path)
+
+
+def problems(name: str) -> str:
+    with pytest.raises(DataError) as caught:
+        open_file(name, "rating", ["sex"], "")
+    return str(caught.value)
+
+
+def test_what_must_be_declared_is_told_with_the_place_to_do_it(tmp_path: Path) -> None:
+    told = problems(table(tmp_path, ROWS))
+    assert "3 different whole numbers" in told
+    assert "loans.csv.toml beside it. Allowed: task, missing, split" in told
+    assert told.endswith('A line of it: task = "classification".')
+
+
+def test_a_declaration_beside_the_file_holds_when_the_system_is_opened_again(assay: Run, tmp_path: Path) -> None:
+    rows = [ROWS[0].replace("20,", ",", 1), *ROWS[1:]]  # one age is missing
+    told = 'task = "classification"\nmissing = "median"\nsplit = "fold"\nfeatures = ["age", "sum"]\n'
+    table(tmp_path, rows, told)
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    assert (ran.code, ran.err) == (0, "")
+    assert "note:   feature 'age': 1 row (1) without a number got the training median" in ran.out
+    system, _ = open_system(str(tmp_path / "s"), ("", "", "", ""))
+    assert (system.data.classes, [one.name for one in system.data.columns]) == (("0", "1", "2"), ["age", "sum"])
+    assert len(system.data.splits["test"]) == 15
+    (tmp_path / "loans.csv.toml").write_text(told.replace('"age", "sum"', '"sum", "sex"'))
+    assert "defect" not in (again := assay("audit", "s", "--probes", "accuracy", "--out", "d")).err
+    assert again.code == 2  # other columns than it was trained on are told, not measured
+
+
+def test_a_wrong_declaration_is_told_whole(tmp_path: Path) -> None:
+    told = problems(table(tmp_path, ROWS, 'missing = 3\ncategorial = ["age"]\nfeatures = "age"\n'))
+    assert all(one in told for one in ("missing is 3", "'categorial' is not known", "features is 'age'"))
+    assert "is not TOML" in problems(table(tmp_path, ROWS, "task classification"))
+
+
+@pytest.mark.parametrize("cells", [[f'"{i},{i % 90 + 10}"' for i in range(60)], [f'"{i + 1},045"' for i in range(60)]])
+def test_numbers_with_commas_are_no_categories(tmp_path: Path, cells: list[str]) -> None:
+    rows = [f"{20 + i},f,{cell},test,{i % 3}" for i, cell in enumerate(cells)]
+    told = problems(table(tmp_path, rows, 'task = "classification"'))
+    assert "column 'sum' holds numbers with commas" in told
+    data, _ = open_file(table(tmp_path, rows, 'task = "classification"\ncategorical = ["sum"]'), "rating", ["sex"], "")
+    assert any("looks like an identifier" in one for one in notes_of(data)) or len(data.columns[2].categories) > 20
+
+
+def test_a_system_trained_without_validation_rows_can_be_saved(assay: Run, tmp_path: Path) -> None:
+    rows = [f"{20 + i},f,{i},x,{'ny'[i % 2]}" for i in range(5)]
+    table(tmp_path, rows)
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    assert (ran.code, ran.err) == (0, "")
+    assert "note:   the validation split has no rows" in ran.out
+    data, _ = open_file("loans.csv", "rating", [], "")
+    facts = train_system(data).facts
+    assert facts["validation_loss"] is None
+    assert {point["validation_metric"] for point in facts["curve"]} == {None}
+
+
+def test_notes_do_not_fill_the_screen(tmp_path: Path) -> None:
+    rows = [f"{i % 7},f,1,1,{'ny'[i % 2]}" for i in range(60)]
+    data, _ = open_file(table(tmp_path, rows), "rating", [], "")
+    assert len(data.source["problems"]) >= 3
+    assert notes_of(data, most=1)[1:] == [
+        f"{len(data.source['problems']) - 1} notes more: assay data check shows what is in the data"
+    ]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(UsageError, match="is read-only"):
+        require_folder(tmp_path / "new", marks=[])
+
+
+def test_a_mistyped_setting_is_answered_with_the_settings(assay: Run, tmp_path: Path) -> None:
+    table(tmp_path, ROWS, 'task = "classification"')
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epoch=1", "--out", "s")
+    assert (ran.code, "epochs" in ran.err) == (2, True)
+
+
+def test_a_comparison_with_nothing_is_told(assay: Run, tmp_path: Path) -> None:
+    table(tmp_path, ROWS, 'task = "classification"')
+    assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    ran = assay("compare", "s", "--out", "c")
+    assert (ran.code, "no treatment is named" in ran.err) == (2, True)
+    assert not (tmp_path / "c").exists()
