@@ -115,3 +115,11 @@ def test_a_comparison_with_nothing_is_told(assay: Run, tmp_path: Path) -> None:
     ran = assay("compare", "s", "--out", "c")
     assert (ran.code, "no treatment is named" in ran.err) == (2, True)
     assert not (tmp_path / "c").exists()
+
+
+def test_a_bound_has_the_unit_of_what_it_bounds(assay: Run, tmp_path: Path) -> None:
+    table(tmp_path, ROWS, 'task = "classification"')
+    assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    ran = assay("audit", "s", "--probes", "model_bytes", "--out", "d")
+    assert "≤ 100 MB" in ran.out
+    assert "100000000" not in ran.out

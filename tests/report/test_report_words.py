@@ -109,7 +109,9 @@ def test_an_unknown_reason_is_shown_as_it_is():
     assert str(say.reason("num_words=4..6; 5 slices searched")) == "词数 4–6；共搜索 5 个切片"
     assert str(say.reason("hours=<b>; class=b: no examples")) == "hours=&lt;b&gt;；类别 b：没有样本"
     nested = str(say.reason("not tested: flip_rate was not measured for a: it was not measured"))
-    assert nested == "未测试：a 的 flip_rate 没有测量结果：没有测量"
+    assert nested == "未测试：a 的 噪声翻转率 没有测量结果：没有测量"
+    english = str(Phrases("en").reason("not tested: group_error_rates.worst_group_accuracy was not measured for *"))
+    assert english == "not tested: worst-group accuracy was not measured for every group column"
 
 
 def test_slices_in_words_but_never_the_names_of_the_data():

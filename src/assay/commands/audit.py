@@ -7,7 +7,7 @@ from pathlib import Path
 from assay.commands.console import VERDICT_CODES, Console
 from assay.commands.files import notes_of, require_folder
 from assay.commands.sources import DataSpec, names, open_system
-from assay.report.numbers import bounds, number
+from assay.report.numbers import bounds, limit, number
 from assay.story import Judged
 from assay.values import System
 
@@ -66,7 +66,7 @@ def show_findings(judged: Judged, console: Console) -> None:
     for one in sorted(judged.findings, key=lambda found: (order.index(found.verdict), found.rule, found.slice)):
         unit = units.get(one.measurement, "")
         shown = f"{number(one.value, unit)} {bounds(one.low, one.high, unit)}"
-        bound = one.bound.replace("at_most", "≤").replace("at_least", "≥")
+        bound = limit(one.bound, unit)
         rows.append([one.verdict, one.rule, one.slice, shown, bound, one.reason if one.verdict != "pass" else ""])
     head = ["verdict", "rule", "slice", "value and interval", "bound", "why"]
     console.table(head, rows, title=f"{judged.audit.system.name} by policy {judged.policy.name}")

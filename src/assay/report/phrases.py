@@ -18,6 +18,8 @@ from assay.report.numbers import bounds, number
 LANGUAGES = ("en", "zh")
 _SLICE = re.compile(r"[\w.-]+[=<>!]+[^\s:]+(?: & [\w.-]+[=<>!]+[^\s:]+)*")  # a reason that only names a slice
 
+_UNTESTED = re.compile(r"(?<=^not tested: )(\S+) was not measured(?: for ([^:;]+))?")
+
 
 class Phrases:
     """Texts of one language, by key; a key without a text shows itself, so nothing is ever silently dropped.
@@ -92,9 +94,15 @@ class Phrases:
 
     def reason(self, text: str) -> Markup:
         """A reason the measuring parts wrote in English, in the reader's language where its pattern is known."""
+        text = _UNTESTED.sub(self._untested, text)
         if self.lang == "en":
             return escape(text)
         return Markup("；").join(self._clause(one) for one in text.split("; "))
+
+    def _untested(self, found: re.Match[str]) -> str:
+        """A rule's metric and slice by their names on the page, not as policies spell them."""
+        where = f" for {self.slice(found[2])}" if found[2] else ""
+        return f"{self.metric(found[1].rpartition('.')[2])} was not measured{where}"
 
     def _clause(self, text: str) -> Markup:
         if _SLICE.fullmatch(text):
