@@ -169,8 +169,7 @@ def _whose(probe: Probe, system: System) -> Any:
     """A probe of the data that asks the model nothing says the same of every system on these data."""
     if probe.family != "data" or probe.observables or probe.cost is None or probe.cost(sizes_of(system)):
         return system.digest
-    recipe = system.recipe.digest if system.recipe is not None else None
-    return [system.data.digest, system.task.digest, recipe, system.seed]
+    return [system.data.digest, system.task.digest]
 
 
 def code_digest(probe: Probe) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -52,9 +52,10 @@ class ModuleModel:
             raise ModelError(
                 Problem(f"inputs have shape {inputs.shape}", "(N, F) numbers, (N, C, H, W) pixels, (N,) texts")
             )
-        device = next((one.device for part in parts(self.module) for one in own_parameters(part)), torch.device("cpu"))
+        known = parts(self.module)  # once: of one row it is a good part of the time
+        device = next((one.device for part in known for one in own_parameters(part)), torch.device("cpu"))
         step = min(self.batch_size, rows_a_batch(inputs))
-        with evaluation(self.module), torch.inference_mode():
+        with _evaluating(known), torch.inference_mode():
             batches = [
                 self._batch(tensors(self.module, inputs[start : start + step]).to(device))
                 for start in range(0, max(len(inputs), 1), step)
@@ -102,10 +103,14 @@ def own_parameters(part: nn.Module) -> list[nn.Parameter]:
     return [one for one in part._parameters.values() if one is not None]
 
 
-@contextmanager
-def evaluation(module: nn.Module) -> Iterator[None]:
+def evaluation(module: nn.Module) -> AbstractContextManager[None]:
     """Evaluation mode inside, every submodule's own mode restored after; untouched if already evaluating."""
-    training = [part for part in parts(module) if part.training]
+    return _evaluating(parts(module))
+
+
+@contextmanager
+def _evaluating(known: Sequence[nn.Module]) -> Iterator[None]:
+    training = [part for part in known if part.training]
     for part in training:
         part.training = False
     try:
