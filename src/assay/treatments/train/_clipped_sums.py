@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from assay.errors import ModelError, Problem
 from assay.treatments import _common
-from assay.treatments.train._forms import Form, Scratch
+from assay.treatments.train._forms import Form, Scratch, sum_of
 from assay.treatments.train._layers import Run, rule_of
 from assay.treatments.train._recurrent import Recorded, begun, can_record
 from assay.treatments.train._row_gradients import Losses, RowGradients
@@ -92,14 +92,14 @@ class ClippedSums:
             for start in range(0, len(inputs), num):
                 at = torch.arange(start, min(start + num, len(inputs)), device=inputs.device)
                 forms = self._forms(watch, inputs if num >= len(inputs) else inputs[start : start + num], at, losses)
-                squared = torch.stack([lengths for _, lengths in forms])  # (L, n)
-                norms.append(squared.sum(dim=0).sqrt())
+                squared = [lengths for _, lengths in forms]
+                norms.append(sum_of(squared).sqrt())
                 factors = self._factors(squared, norms[-1])
-                while forms:  # each lets go of what it held
-                    form, _ = forms.pop()
-                    for name, total in form.sums(factors[len(forms)]).items():
+                for factor in factors:
+                    form, _ = forms.pop(0)  # each lets go of what it held; the first layers, often the largest, go last
+                    for name, total in form.sums(factor).items():
                         sums[name] = sums[name].add_(total) if name in sums else total
-        return sums, torch.cat(norms)
+        return sums, norms[0] if len(norms) == 1 else torch.cat(norms)
 
     def rows_at_once(self, inputs: Tensor) -> int:
         """How many rows take a pass together: enough that they outweigh the weights, which each pass reads anew."""
@@ -126,13 +126,13 @@ class ClippedSums:
             self.module(row)
         return sum(found)
 
-    def _factors(self, squared: Tensor, norms: Tensor) -> Sequence[Tensor]:
-        """Clipping factors `(n,)` of each of L layers, from squared norms `(L, n)` and those of all layers together."""
+    def _factors(self, squared: Sequence[Tensor], norms: Tensor) -> list[Tensor]:
+        """Clipping factors `(n,)` of each of L layers, from squared norms of each and norms of all together."""
         if self.clipping == "flat":
-            return [self.max_grad_norm / norms.clamp_min(self.max_grad_norm)] * len(squared)
+            bound = norms.new_tensor(self.max_grad_norm)
+            return [bound / norms.clamp_min(self.max_grad_norm)] * len(squared)
         share = self.max_grad_norm / len(squared) ** 0.5
-        by_layer: Sequence[Tensor] = (share / squared.sqrt().clamp_min(share)).unbind()
-        return by_layer
+        return [share / one.sqrt().clamp_min(share) for one in squared]
 
     def _forms(self, watch: _Watch, inputs: Tensor, at: Tensor, losses: Losses) -> list[Measured]:
         """One pass: what each layer adds to the gradient of each row, and its squared norm `(n,)`."""
@@ -154,7 +154,7 @@ class ClippedSums:
     @contextmanager
     def _watched(self, device: torch.device) -> Iterator[_Watch]:
         """Inside, layers show what they were given and the gradient by their answers; no parameter asks for one."""
-        watch = _Watch(self.cells, torch.zeros((), device=device, requires_grad=True), self.scratch)
+        watch = _Watch(self.cells, torch.empty((), device=device, requires_grad=True), self.scratch)
         with ExitStack() as stack:
             for name, layer in self.layers.items():
                 stack.callback(layer.register_forward_hook(watch.of(name, layer)).remove)

@@ -104,9 +104,8 @@ class Product:
         """See `Form.squared`."""
         num_biases = sum(part.bias is not None for part in self.parts)
         if self.filter is None and self.gradient.shape[1] == 1:
-            lengths = sum_of([torch.linalg.vector_norm(one.given, dim=(1, 2)).square() for one in self.parts])
-            found: Tensor = torch.linalg.vector_norm(self.gradient, dim=(1, 2)).square() * (lengths + num_biases)
-            return found
+            given = sum_of([_row_squares(part.given) for part in self.parts])
+            return _row_squares(self.gradient).mul_(given.add_(num_biases))
         squared = self._gram() if self._by_gram else sum_of([self._formed(part) for part in self.parts])
         if num_biases:
             self.total = self.gradient.sum(dim=1)
@@ -141,12 +140,13 @@ class Product:
 
     def _weighed(self, factors: Tensor) -> dict[str, Tensor]:
         """The products of an ordinary step, each row's gradient times its factor."""
-        weighted = self._weighted(factors)
+        is_flat, weighted = self.gradient.shape[1] == 1, self._weighted(factors)
+        flats = [self._flat(one) for one in ([part.given for part in self.parts] if self.both is None else [self.both])]
+        self.gradient = NOTHING  # the weighted one takes its place
         found: dict[str, Tensor] = {}
         widths = [part.given.shape[2] for part in self.parts]
-        for given in [part.given for part in self.parts] if self.both is None else [self.both]:
-            flat = self._flat(given)  # with T > 1 the product is long and narrow: faster the other way round
-            total = weighted.T @ flat if self.gradient.shape[1] == 1 else (flat.T @ weighted).T
+        for flat in flats:  # with T > 1 the product is long and narrow: faster the other way round
+            total = weighted.T @ flat if is_flat else (flat.T @ weighted).T
             names = [part.weight for part in self.parts[len(found) :]]
             each = [total] if self.both is None else torch.split_with_sizes(total, widths, dim=1)
             found |= {name: one.contiguous() for name, one in zip(names, each, strict=False)}
@@ -253,6 +253,12 @@ class Product:
         )  # (G, n T, ...)
         found: Tensor = right.transpose(1, 2) @ left
         return found
+
+
+def _row_squares(array: Tensor) -> Tensor:
+    """Squared norms `(n,)` of rows `(n, 1, C)`."""
+    length: Tensor = torch.linalg.vector_norm(array, dim=(1, 2))
+    return length.mul_(length)
 
 
 def _lengths(blocks: list[Tensor], num_rows: int) -> Tensor:
