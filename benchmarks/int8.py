@@ -7,8 +7,9 @@ loses, with a simultaneous 95 % band over the groups. `quantize_dynamic` and `qu
 their best settings known to us (per channel; QDQ; the same calibration rows). torchao needs a C++ compiler.
 `--unseen` times nothing: it counts what is lost on the whole test split and on the training rows that the 120 steps
 never drew together, since test rows alone leave the interval of a class wide. (The channels' means, or the vocabulary,
-were fitted on those rows too; float32 and 8 bits share them.)
-Run: python -m benchmarks.int8 [--rounds 9] [--only MLP CNN Transformer] [--no-torchao] [--unseen]
+were fitted on those rows too; float32 and 8 bits share them.) Beside it: what is lost with weights rounded each for
+itself, paired; `--seeds 3` trains as many networks.
+Run: python -m benchmarks.int8 [--rounds 9] [--only MLP CNN Transformer] [--no-torchao] [--unseen [--seeds 3]]
 """
 
 from __future__ import annotations
@@ -77,11 +78,12 @@ class Trained:
     folder: Path
 
 
-def make(name: str, folder: Path) -> Trained:
+def make(name: str, folder: Path, seed: int) -> Trained:
     """Train, treat, and let onnxruntime quantise the same graph with the same calibration rows."""
     load, kind, params, settings = SETS[name]
     data = load(**({} if name == "MLP" else {"fetch": True}))
-    plain = train_system(data, name=name, recipe=TrainRecipe(Architecture(kind, params), task_of(data), settings))
+    recipe = TrainRecipe(Architecture(kind, params), task_of(data), settings)
+    plain = train_system(data, name=name, recipe=recipe, seed=seed)
     made = Trained(plain, run_by_onnxruntime(plain), quantize_static(plain, calibration_num=CALIBRATION), folder)
     from onnxruntime import quantization
 
@@ -224,12 +226,17 @@ def quality(name: str, made: Trained, *, unseen: bool) -> None:
     )
     more = never_drawn(made.plain)
     if unseen and len(more):
-        others = [one.model.outputs(more.inputs).argmax(axis=1) == more.labels for one in (made.plain, made.int8)]
-        both = [np.concatenate(pair) for pair in zip(right, others, strict=True)]
-        print(
-            f"  with {len(more):,} training rows never drawn: {100 * both[0].mean():.2f} %, ours int8 "
-            f"{100 * both[1].mean():.2f} %; largest drop: {worst_drop(groups_of(classes, [part, more]), *both)}"
-        )
+        nearest = quantize_static(made.plain, rounding="nearest", calibration_num=CALIBRATION)
+        right += [nearest.model.outputs(rows).argmax(axis=1) == part.labels]
+        others = [
+            one.model.outputs(more.inputs).argmax(axis=1) == more.labels for one in (made.float32, made.int8, nearest)
+        ]
+        before, *after = (np.concatenate(pair) for pair in zip(right, others, strict=True))
+        print(f"  with {len(more):,} training rows never drawn, seed {made.plain.seed}: {100 * before.mean():.2f} %")
+        for way, found in zip(("ours int8", "  nearest"), after, strict=True):
+            told = worst_drop(groups_of(classes, [part, more]), before, found)
+            moved = f"{100 * (found != before).mean():.2f} % changed"
+            print(f"    {way} {100 * found.mean():.2f} %, {moved}; largest drop: {told}", flush=True)
 
 
 def interval(ratios: list[float]) -> str:
@@ -245,6 +252,7 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(SETS), nargs="*", default=list(SETS))
     parser.add_argument("--no-torchao", action="store_true")
     parser.add_argument("--unseen", action="store_true", help="more rows for what is lost; no timing")
+    parser.add_argument("--seeds", type=int, default=1, help="networks trained, with --unseen")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
@@ -254,8 +262,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode(False):
         for name in options.only:
             (Path(folder) / name).mkdir()
-            made = make(name, Path(folder) / name)
-            quality(name, made, unseen=options.unseen)
+            for seed in range(options.seeds if options.unseen else 1):
+                made = make(name, Path(folder) / name, seed)
+                quality(name, made, unseen=options.unseen)
             if options.unseen:
                 continue
             ways = ways_of(made, with_torchao=not options.no_torchao)

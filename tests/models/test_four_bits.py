@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from assay.models.adapters.onnx import session_of
+from assay.models.compensated import squares
 from assay.models.four_bits import (
     Codes,
     compensated,
     expanded,
     four_bit_graph,
     nearest,
-    squares,
     unpacked_codes,
 )
 from assay.models.graph_layers import layers_of
@@ -113,8 +113,8 @@ def test_the_graph_is_the_formula_small_and_errors_stay_errors(kind):
         return session_of(onnx.load_model_from_string(content), "g")
 
     seen = squares(proto, session, [{"inputs": rows[:10]}, {"inputs": rows[10:]}], layers)
-    np.testing.assert_allclose(seen["inputs"], rows.T.astype(np.float64) @ rows / 30)
-    codes = {"0": nearest(weight, 16), "1": compensated(last, 32, seen["b"])}
+    np.testing.assert_allclose(seen["0.weight"], rows.T.astype(np.float64) @ rows / 30)
+    codes = {"0": nearest(weight, 16), "1": compensated(last, 32, seen["1.weight"])}
     expected = np.maximum(rows @ codes["0"].weights().T + names["0.bias"], 0) @ codes["1"].weights().T
     for one, near in (("float32", 1e-4), ("int8", 0.03 * np.abs(expected).max())):
         made = four_bit_graph(proto, codes, {"0": one, "1": one})

@@ -12,7 +12,17 @@ from assay.errors import ModelError
 from assay.models.adapters.onnx import session_of
 from assay.models.by_onnxruntime import ByOnnxRuntime
 from assay.models.graph_layers import input_ranges, layers_of, pays
-from assay.models.quantised_graph import grid_of, quantised, rounded_weight, unpacked
+from assay.models.quantised_graph import (
+    HALF,
+    WIDE,
+    Finer,
+    behind_layers,
+    grid_of,
+    quantised,
+    rounded_weight,
+    unpacked,
+    wide_grid_of,
+)
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -146,6 +156,48 @@ def test_convolutions_stay_in_whole_numbers_through_pooling_and_sums(tmp_path):
     half = quantised(proto, ranges, {"c0": "float32", "c1": "int8", "l": "float32"})
     assert (run(half, rows) - exact).std() < (run(made, rows) - exact).std() * 1.5
     assert len(made.SerializeToString()) < len(proto.SerializeToString())
+
+
+@pytest.mark.parametrize("make", [lambda: mlp("Gemm"), lambda: mlp("MatMul"), pictures])
+def test_between_layers_all_levels_are_used_and_no_pair_of_products_saturates(make):
+    """The same nodes as with 128 levels, so it costs as much; as near to float32; 16 bits hold any two products."""
+    proto = make()
+    shape = [one.dim_value for one in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
+    rows = numbers(200, *shape)
+    ranges = input_ranges(proto, session, [{"inputs": rows}])
+    wide = behind_layers(proto)
+    assert "inputs" not in wide
+    assert {layer.given for layer in layers_of(proto)} - wide == {"inputs"}
+    plain, finer = (quantised(proto, ranges, whole(proto), Finer(one)) for one in (frozenset(), wide))
+    assert [one.op_type for one in plain.graph.node] == [one.op_type for one in finer.graph.node]
+    made = {one.name: numpy_helper.to_array(one) for one in finer.graph.initializer}
+    layers = {one.weight: one for one in layers_of(proto)}
+    for name, codes in made.items():
+        layer = next((one for weight, one in layers.items() if name in (f"{weight}.codes", f"{weight}.turned")), None)
+        if layer is not None:
+            largest = np.abs(codes.astype(int)).max()
+            assert largest == (HALF if layer.given in wide else 127)
+            assert 2 * largest * (WIDE if layer.given in wide else 127) < 2**15
+    exact = run(proto, rows)
+    assert 0 < (run(finer, rows) - exact).std() < (run(plain, rows) - exact).std() * 1.1
+    codes = {name: np.zeros_like(numpy_helper.to_array(one)) for name, one in initializers(proto) if name in layers}
+    silent = run(
+        quantised(proto, ranges, whole(proto), Finer(wide, {k: v.astype(np.int8) for k, v in codes.items()})), rows
+    )
+    assert np.ptp(silent, axis=0).max() < 1e-5  # the codes that were given are those that multiply
+
+
+def initializers(proto: Any) -> list[tuple[str, Any]]:
+    return [(one.name, one) for one in proto.graph.initializer]
+
+
+def test_wide_grids_reach_a_tenth_beyond_their_range():
+    for low, high in ((0.0, 4.0), (-3.0, 5.0), (-1.0, 0.0), (0.0, 0.0)):
+        scale, zero = wide_grid_of(low, high)
+        assert 0 <= zero <= WIDE
+        assert (0 - zero) * scale <= 1.1 * low + scale / 2 + 1e-6
+        assert (WIDE - zero) * scale >= 1.1 * high - scale / 2 - 1e-6
+        assert not high > low or float(scale) < 0.56 * float(grid_of(low, high)[0])
 
 
 @pytest.mark.parametrize("make", [lambda: mlp("Gemm"), lambda: mlp("MatMul"), pictures])

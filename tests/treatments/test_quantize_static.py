@@ -75,8 +75,8 @@ def test_the_graph_is_a_weight_and_its_session_is_made_anew(small):
 
 def test_what_is_refused(small):
     with pytest.raises(TreatmentError) as caught:
-        quantize_static(small, layers="some", calibration_num=0)
-    assert len(caught.value.problems) == 2
+        quantize_static(small, layers="some", rounding="up", calibration_num=0)
+    assert len(caught.value.problems) == 3
     nameless = replace(small, model=ModuleModel(small.model.module))
     for treatment in (quantize_static, run_by_onnxruntime):
         with pytest.raises(TreatmentError, match="register_architecture"):
@@ -129,6 +129,23 @@ def test_pictures_get_smaller_and_answer_alike(pictures, tmp_path):
     )
     loaded = load_system(save_system(again, tmp_path / "s"), again.data)
     np.testing.assert_array_equal(loaded.model.outputs(inputs), again.model.outputs(inputs))
+
+
+@pytest.mark.slow
+def test_compensated_weights_answer_nearer_on_rows_that_calibrated_nothing(pictures):
+    """Both the rounding and the finer grid; the same bytes, the same graph but for numbers."""
+    inputs = pictures.data.splits["test"].inputs
+    exact = pictures.model.outputs(inputs)
+    made = {one: quantize_static(pictures, rounding=one) for one in ("compensated", "nearest")}
+    errors = {name: float(np.square(one.model.outputs(inputs) - exact).mean()) for name, one in made.items()}
+    assert errors["compensated"] < 0.5 * errors["nearest"]
+    assert abs(made["compensated"].model.num_bytes - made["nearest"].model.num_bytes) < 64
+    assert made["nearest"].lineage[-1].parameters["rounding"] == "nearest"
+    again = quantize_static(pictures)
+    assert again.digest == made["compensated"].digest
+    rows = inputs[:20]
+    alone = np.concatenate([again.model.outputs(rows[at : at + 1]) for at in range(20)])
+    np.testing.assert_allclose(alone, again.model.outputs(rows), atol=1e-4)
 
 
 @pytest.mark.slow

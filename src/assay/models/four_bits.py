@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from assay.models.graph_layers import Layer, layers_of, observed, with_contrib
+from assay.models.compensated import in_turn
+from assay.models.graph_layers import layers_of, with_contrib
 from assay.values import Array
 
 MIDDLE = 8  # the code of 0
 REACH = 7  # codes either way of it that a scale is fitted to
 SHARES = np.linspace(0.7, 1.0, 13)  # of the largest weight of a group, that its scale may reach to
-DAMPING = 0.01  # of the mean square, added to every input's: few rows do not span all inputs
 PAYS_FROM = 65_536  # weights of a layer from where on multiplying codes is no slower at batch 1 (see `expanded`)
 LEVEL = {"int8": 4, "float32": 1}  # of accuracy, in the words of the operator
 
@@ -72,23 +72,8 @@ def compensated(weight: Array, group: int, square: Array) -> Codes:
     Frantar et al. 2023, algorithm 1). A group's scale is, of a few that clip its largest weight, the one with least
     error weighted by each input's mean square. Limits: greedy, in the order of inputs.
     """
-    left, hessian = weight.astype(np.float64), square.astype(np.float64).copy()
-    mean = max(float(np.trace(hessian)) / len(hessian), 1e-12)
-    hessian[np.diag_indices_from(hessian)] += DAMPING * mean
-    upper = np.linalg.cholesky(np.linalg.inv(hessian)).T  # the inverse is upper^T upper
-    importance, codes, scales = np.diag(hessian), np.zeros(weight.shape, dtype=np.uint8), []
-    for start in range(0, weight.shape[1], group):
-        end = min(start + group, weight.shape[1])
-        scale = _searched(left[:, start:end], importance[start:end])
-        lost = np.zeros((len(weight), end - start))
-        for at in range(start, end):
-            codes[:, at] = _coded(left[:, at], scale)
-            told = (codes[:, at].astype(np.float64) - MIDDLE) * scale
-            lost[:, at - start] = (left[:, at] - told) / upper[at, at]
-            left[:, at + 1 : end] -= np.outer(lost[:, at - start], upper[at, at + 1 : end])
-        left[:, end:] -= lost @ upper[start:end, end:]
-        scales.append(scale)
-    return Codes(codes, np.stack(scales, axis=1).astype(np.float32), group)
+    whole, scales = in_turn(weight, square, _searched, codes=(-MIDDLE, MIDDLE - 1), width=group)
+    return Codes((whole + MIDDLE).astype(np.uint8), scales.astype(np.float32), group)
 
 
 def _coded(weight: Array, scale: Array) -> Array:
@@ -109,18 +94,6 @@ def _searched(weight: Array, importance: Array) -> Array:
         errors.append(((weight - told) ** 2 * importance).sum(axis=1))
     found: Array = np.stack(tried)[np.argmin(errors, axis=0), np.arange(len(weight))]
     return found
-
-
-def squares(proto: Any, session_of: Any, batches: Sequence[Mapping[str, Array]], layers: Sequence[Layer]) -> Any:
-    """Of every tensor `(..., K)` that one of these layers reads, the mean of $x x^T$ over rows, `(K, K)`."""
-    found: dict[str, Array] = {}
-    num: dict[str, int] = {}
-    for values in observed(proto, session_of, batches, sorted({one.given for one in layers})):
-        for name, value in values.items():
-            rows = np.nan_to_num(value.reshape(-1, value.shape[-1]).astype(np.float64), posinf=0.0, neginf=0.0)
-            found[name] = found.get(name, 0) + rows.T @ rows
-            num[name] = num.get(name, 0) + len(rows)
-    return {name: total / max(1, num[name]) for name, total in found.items()}
 
 
 def four_bit_graph(proto: Any, codes: Mapping[str, Codes], arithmetic: Mapping[str, str]) -> Any:

@@ -3,7 +3,8 @@
 A rounded tensor is written as a pair QuantizeLinear, DequantizeLinear around what it feeds (QDQ): the form that ONNX
 Runtime turns into whole-number kernels. Inputs use the levels 0 to 127 of 8 bits over their calibrated range, weights
 -127 to 127 with one scale per output: products of pairs then fit in 16 bits, so that no instruction set saturates, and
-inputs up to twice the range are not clipped.
+inputs up to twice the range are not clipped. A tensor that is `wide` uses all 256 levels over a range a tenth wider,
+and weights that multiply it -64 to 64: then no pair saturates whatever comes in, and what comes in is twice as fine.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from assay.models.graph_layers import Layer, layers_of, readers_of, with_contrib
 from assay.values import Array
 
 LEVELS = 127
+WIDE, HALF = 255, 64  # levels of a wide tensor, and of weights either way that multiply it
+MARGIN = 0.1  # of a wide tensor's range, below and above it
 FEW = 1024  # products that cost less than a node more
 SAME_RANGE = ("MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze")  # move numbers, make none
 
@@ -33,15 +36,49 @@ def grid_of(low: float, high: float) -> tuple[np.float32, int]:
     return scale, round(-low / float(scale))
 
 
-def rounded_weight(weight: Array, axis: int) -> tuple[Array, Array]:
-    """Weights as int8 and one float32 scale per output (along `axis`): `|w - s q| <= s / 2`."""
+def wide_grid_of(low: float, high: float) -> tuple[np.float32, int]:
+    """Scale and zero point of a range, 0 within, and a tenth of each side more: all of the levels 0 to 255.
+
+    >>> wide_grid_of(0.0, 25.5 / 1.1)[1], round(float(wide_grid_of(0.0, 25.5 / 1.1)[0]), 6)
+    (0, 0.1)
+    """
+    scale = np.float32((1 + MARGIN) * (high - low) / WIDE) or np.float32(1.0)
+    return scale, round(-(1 + MARGIN) * low / float(scale))
+
+
+def rounded_weight(weight: Array, axis: int, levels: int = LEVELS) -> tuple[Array, Array]:
+    """Weights as int8 and one float32 scale per output (along `axis`): `|w - s q| <= s / 2`, q at most `levels`."""
     rest = tuple(number for number in range(weight.ndim) if number != axis)
     largest = np.abs(weight).max(axis=rest, keepdims=True)
-    scale = np.where(largest > 0, largest / np.float32(LEVELS), np.float32(1.0)).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -LEVELS, LEVELS).astype(np.int8), scale.reshape(-1)
+    scale = np.where(largest > 0, largest / np.float32(levels), np.float32(1.0)).astype(np.float32)
+    return np.clip(np.rint(weight / scale), -levels, levels).astype(np.int8), scale.reshape(-1)
 
 
-def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic: Mapping[str, str]) -> Any:
+@dataclass(frozen=True)
+class Finer:
+    """What is known beyond ranges: tensors that use all 256 levels, and codes of weights, by name, chosen with care."""
+
+    wide: frozenset[str] = frozenset()
+    codes: Mapping[str, Array] = field(default_factory=dict)
+
+    def levels(self, proto: Any, arithmetic: Mapping[str, str]) -> dict[str, int]:
+        """Of each layer's weights, by name, how many levels either way they may use."""
+        found: dict[str, int] = {}
+        for layer in layers_of(proto):
+            few = layer.given in self.wide and arithmetic.get(layer.name) == "int8"
+            found[layer.weight] = min(HALF if few else LEVELS, found.get(layer.weight, LEVELS))
+        return found
+
+
+PLAIN = Finer()
+
+
+def quantised(
+    proto: Any,
+    ranges: Mapping[str, tuple[float, float]],
+    arithmetic: Mapping[str, str],
+    finer: Finer = PLAIN,
+) -> Any:
     """A new graph with the named layers' weights in 8 bits.
 
     Tables that rows are looked up in are stored in 8 bits too, one scale a row. `arithmetic` says of each layer how it
@@ -54,12 +91,13 @@ def quantised(proto: Any, ranges: Mapping[str, tuple[float, float]], arithmetic:
 
     layers = {layer.place: layer for layer in layers_of(proto) if layer.name in arithmetic}
     whole = {place for place, layer in layers.items() if arithmetic[layer.name] == "int8"}
-    grids = {name: grid_of(*ranges[name]) for name in _rounded_tensors(proto, [layers[place] for place in whole])}
+    rounded = _rounded_tensors(proto, [layers[place] for place in whole])
+    grids = {name: (wide_grid_of if name in finer.wide else grid_of)(*ranges[name]) for name in rounded}
     grids = _shared(proto, grids, {layers[place].given for place in whole})
     weights = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
     made = ModelProto()
     made.CopyFrom(proto)
-    rewrite = _Rewrite(helper, numpy_helper, weights, grids)
+    rewrite = _Rewrite(helper, numpy_helper, weights, grids, finer.codes, finer.levels(proto, arithmetic))
     for one in proto.graph.input:
         rewrite.round(one.name)
     dropped = _dropped(proto, grids)
@@ -94,6 +132,8 @@ class _Rewrite:
     numbers: Any
     weights: Mapping[str, Array]
     grids: Mapping[str, tuple[np.float32, int]]
+    codes: Mapping[str, Array]  # of weights that were chosen with care
+    levels: Mapping[str, int]  # of weights, either way
     nodes: list[Any] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)
     now: dict[str, str] = field(default_factory=dict)  # what stands for a tensor
@@ -128,7 +168,7 @@ class _Rewrite:
             codes, scale = rounded_weight(self.weights[node.input[0]], 0)
             copied.input[0] = self._expanded(node.input[0], codes, scale=scale, axis=0)
         if layer is not None:
-            codes, scale = rounded_weight(self.weights[layer.weight], layer.axis)
+            codes, scale = self._small(layer)
             copied.input[1] = self._expanded(layer.weight, codes, scale=scale, axis=layer.axis)
             if is_whole and layer.bias:
                 step = self.grids[layer.given][0] * scale
@@ -138,7 +178,7 @@ class _Rewrite:
 
     def linear(self, layer: Layer, output: str) -> None:
         """A linear layer in whole numbers, its bias in float32."""
-        codes, scale = rounded_weight(self.weights[layer.weight], layer.axis)
+        codes, scale = self._small(layer)
         name, given = f"{layer.weight}.{layer.given}", layer.given
         inputs = [
             f"{given}.codes",
@@ -150,6 +190,10 @@ class _Rewrite:
         ]
         inputs += [self.constant(f"{name}.bias", self.weights[layer.bias])] if layer.bias else []
         self.nodes.append(self.helper.make_node("MatMulIntegerToFloat", inputs, [output], domain="com.microsoft"))
+
+    def _small(self, layer: Layer) -> tuple[Array, Array]:
+        codes, scale = rounded_weight(self.weights[layer.weight], layer.axis, self.levels[layer.weight])
+        return self.codes.get(layer.weight, codes), scale
 
     def _expanded(self, name: str, codes: Array, *, scale: Array, axis: int) -> str:
         if f"{name}.codes" not in self.made:
@@ -245,20 +289,21 @@ def _dropped(proto: Any, grids: Mapping[str, tuple[np.float32, int]]) -> set[int
     }
 
 
+def behind_layers(proto: Any) -> frozenset[str]:
+    """Tensors that have a layer before them: what is rounded there ranges as the weights say, whoever asks."""
+    layers, found = {layer.place for layer in layers_of(proto)}, set[str]()
+    for place, node in enumerate(proto.graph.node):
+        if place in layers or any(name in found for name in node.input):
+            found.update(node.output)
+    return frozenset(found)
+
+
 def _unwatched(proto: Any) -> list[str]:
     """Float tensors that first layers read: those with no other layer before them."""
-    layers, found = {layer.place: layer for layer in layers_of(proto)}, []
-    after: set[str] = set()  # tensors with a layer before them
-    texts = {one.name for one in proto.graph.input if one.type.tensor_type.elem_type != 1}
-    if texts:
+    if any(one.type.tensor_type.elem_type != 1 for one in proto.graph.input):  # texts
         return []
-    for place, node in enumerate(proto.graph.node):
-        behind = any(name in after for name in node.input)
-        if place in layers and not behind and layers[place].given not in found:
-            found.append(layers[place].given)
-        if behind or place in layers:
-            after.update(node.output)
-    return found
+    behind = behind_layers(proto)
+    return list(dict.fromkeys(layer.given for layer in layers_of(proto) if layer.given not in behind))
 
 
 def unpacked(proto: Any) -> Any:

@@ -10,7 +10,8 @@ import numpy as np
 
 from assay.errors import Problem
 from assay.models.by_onnxruntime import onnxruntime_model
-from assay.models.four_bits import PAYS_FROM, Codes, compensated, four_bit_graph, nearest, squares
+from assay.models.compensated import squares
+from assay.models.four_bits import PAYS_FROM, Codes, compensated, four_bit_graph, nearest
 from assay.models.graph_layers import Layer, layers_of
 from assay.models.quantised_graph import marked
 from assay.registry import treatment
@@ -20,7 +21,6 @@ from assay.values import Array, System
 ROUNDINGS = ("compensated", "nearest")
 ARITHMETICS = ("auto", "int8", "float32")
 GROUPS = (16, 32, 64, 128, 256)
-WIDEST = 4096  # inputs of a layer up to which errors are compensated: time and memory grow with the square and more
 
 
 @treatment("model", moves=("lower:model_bytes",))
@@ -58,8 +58,8 @@ def quantize_int4(
     layers = [one for one in layers_of(proto) if one.kind != "Conv"]
     _common.refuse("quantize_int4", system, [_common.unless(bool(layers), "it has no linear layer", "one or more")])
     rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
-    narrow = [one for one in layers if one.num_sums <= WIDEST and rounding == "compensated"]
-    seen = squares(proto, _by_onnxruntime.session, _by_onnxruntime.fed(before, rows), narrow) if narrow else {}
+    compensates = layers if rounding == "compensated" else []
+    seen = squares(proto, _by_onnxruntime.session, _by_onnxruntime.fed(before, rows), compensates)
     codes, errors = _rounded(proto, layers, group_size, seen)
     chosen = {one.name: _arithmetic(one, arithmetic) for one in layers}
     made = four_bit_graph(proto, codes, chosen)
@@ -99,7 +99,7 @@ def _rounded(
     codes, errors = {}, {}
     for layer in layers:
         weight = weights[layer.weight].T if layer.axis else weights[layer.weight]
-        known = seen.get(layer.given)
+        known = seen.get(layer.weight)
         # A layer with fewer inputs than a group is not filled up to one.
         size = next((one for one in GROUPS if one >= layer.num_sums), group)
         here = min(group, size)

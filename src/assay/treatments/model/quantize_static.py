@@ -6,40 +6,52 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from assay.errors import Problem
 from assay.models.by_onnxruntime import onnxruntime_model
+from assay.models.compensated import compensated_codes, squares
 from assay.models.graph_layers import Layer, input_ranges, layers_of, pays
-from assay.models.quantised_graph import quantised, unpacked
+from assay.models.quantised_graph import Finer, behind_layers, quantised, rounded_weight, unpacked
 from assay.registry import treatment
 from assay.treatments import _by_onnxruntime, _common
 from assay.values import Array, System
 
 CHOICES = ("rule", "measured", "all")
+ROUNDINGS = ("compensated", "nearest")
 SIZES = (1, 64)  # batches at which a choice is timed
 ROUNDS = 9
 SECONDS = 0.01  # of one round of one choice at one size
 
 
 @treatment("model", moves=("lower:model_bytes",))
-def quantize_static(system: System, *, layers: str | Sequence[str] = "rule", calibration_num: int = 200) -> System:
+def quantize_static(
+    system: System,
+    *,
+    layers: str | Sequence[str] = "rule",
+    rounding: Literal["compensated", "nearest"] = "compensated",
+    calibration_num: int = 200,
+) -> System:
     r"""Round weights and layer inputs to 8 bits: $w \approx s_o q$, $x \approx s_x (q_x - z_x)$, summed as integers.
 
     Convolutions and linear layers of any module that torch can export, run by ONNX Runtime; one weight scale $s_o$ an
     output, one fixed input grid $(s_x, z_x)$ a tensor, from the smallest and largest value over `calibration_num`
-    validation rows. `layers` says which compute in whole numbers: "rule" those whose size makes them no slower than
-    float32 at batch 1 and 64 (`assay.models.graph_layers.pays`), "measured" those with which the whole was fastest
-    on this machine now, kept by name in the lineage, "all", or names. All others are stored in 8 bits and computed in
-    float32, and so are tables of embeddings. Limits: query and meter only afterwards, no gradients; recurrent weights
-    stay float32; the rule's sizes hold for x86 with VNNI; where float sums come before a rounding, another batch size
-    may move an answer by one step.
+    validation rows. `rounding` "nearest" rounds each weight for itself; "compensated" moves what an input's rounding
+    loses into the weights of inputs not yet rounded, so that sums over the calibration rows stay near (GPTQ), and gives
+    what lies between layers all 256 levels, a tenth beyond its range, and the weights that read it 129: half the step,
+    and no sum of two products exceeds 16 bits whatever comes in. `layers` says which compute in whole numbers: "rule"
+    those whose size makes them no slower than float32 at batch 1 and 64 (`assay.models.graph_layers.pays`), "measured"
+    those with which the whole was fastest on this machine now, kept by name in the lineage, "all", or names. All others
+    are stored in 8 bits and computed in float32, and so are tables of embeddings. Limits: query and meter only
+    afterwards, no gradients; recurrent weights stay float32; the rule's sizes hold for x86 with VNNI; where float sums
+    come before a rounding, another batch size may move an answer by one step.
     Raises TreatmentError unless the model is a module of a registered architecture that torch can export, with such
     layers, and for names of no layer; MissingExtraError without onnx, onnxscript and onnxruntime.
 
-    Source: Jacob et al. 2018, section 2; Krishnamoorthi 2018, section 3.1 (per channel); ONNX Runtime, "Quantize".
+    Source: Jacob et al. 2018, section 2; Krishnamoorthi 2018, section 3.1 (per channel); Frantar et al. 2023, "GPTQ",
+    algorithm 1; ONNX Runtime, "Quantize".
     """
     asked = layers if isinstance(layers, str) else [str(name) for name in layers]
     problems = [
@@ -49,6 +61,7 @@ def quantize_static(system: System, *, layers: str | Sequence[str] = "rule", cal
         _common.unless(
             not isinstance(asked, str) or asked in CHOICES, f"layers is {asked!r}", ", ".join(CHOICES) + ", or names"
         ),
+        _common.unless(rounding in ROUNDINGS, f"rounding is {rounding!r}", ", ".join(ROUNDINGS)),
         _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
     _common.refuse("quantize_static", system, problems)
@@ -61,7 +74,7 @@ def quantize_static(system: System, *, layers: str | Sequence[str] = "rule", cal
     ranges = input_ranges(proto, _by_onnxruntime.session, batches)
     whole = _chosen(asked, known, proto, ranges, batches[0]["inputs"])
     arithmetic = {one.name: "int8" if one.name in whole else "float32" for one in known}
-    made = quantised(proto, ranges, arithmetic)
+    made = quantised(proto, ranges, arithmetic, _finer(proto, arithmetic, batches, rounding))
     model = onnxruntime_model(before, made.SerializeToString(deterministic=True))
     outcome = {
         "bytes_before": before.num_bytes,
@@ -69,9 +82,30 @@ def quantize_static(system: System, *, layers: str | Sequence[str] = "rule", cal
         "arithmetic": arithmetic,
         "num_calibration": len(rows),
     }
-    parameters = {"layers": whole if asked == "measured" else asked, "calibration_num": int(calibration_num)}
+    parameters = {
+        "layers": whole if asked == "measured" else asked,
+        "rounding": rounding,
+        "calibration_num": int(calibration_num),
+    }
     named = _common.grown(system, treatment="quantize_static", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
+
+
+def _finer(proto: Any, arithmetic: Mapping[str, str], batches: Sequence[Mapping[str, Array]], rounding: str) -> Finer:
+    """Codes of all weights that keep each layer's sums near, and twice as fine a grid wherever a layer is before."""
+    if rounding == "nearest":
+        return Finer()
+    from onnx import numpy_helper
+
+    wide = behind_layers(proto)
+    levels, codes = Finer(wide).levels(proto, arithmetic), {}
+    layers = {one.weight: one for one in layers_of(proto)}
+    weights = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer if one.name in layers}
+    for name, square in squares(proto, _by_onnxruntime.session, batches, list(layers.values())).items():
+        layer, weight = layers[name], weights[name]
+        _, scale = rounded_weight(weight, layer.axis, levels[name])
+        codes[name] = compensated_codes(layer, weight, scale, square, levels=levels[name])
+    return Finer(wide, codes)
 
 
 def _wrong_layers(asked: str | Sequence[str], known: Sequence[Layer]) -> Problem | None:
