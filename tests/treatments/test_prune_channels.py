@@ -29,6 +29,7 @@ from assay.values import System
 from support import small_images, small_texts
 
 STEP = 1e-6
+SIZES = (16, 17, 40, 48, 64, 100, 128)
 SMALL = {"dim": 8, "num_hidden": 6, "vocab_size": 60}
 ARCHITECTURES = {
     "mlp": {"hidden": [12, 8], "dropout": 0.1},
@@ -174,6 +175,23 @@ def test_under_a_group_norm_each_of_its_groups_keeps_as_many():
     assert strongest(torch.ones(4), 0.0).tolist() == [0, 1, 2, 3]
 
 
+def test_as_many_stay_as_kernels_compute_at_once():
+    """The nearest multiple, in all groups of a norm together; never all of a group that should lose some by chance."""
+    stay = {size: len(strongest(torch.arange(float(size)), 0.4, multiple=16)) for size in SIZES}
+    assert stay == {16: 10, 17: 16, 40: 32, 48: 32, 64: 32, 100: 64, 128: 80}
+    for multiple, parts, size in ((16, 8, 64), (16, 6, 96), (8, 4, 24), (3, 2, 12)):
+        found = strongest(torch.rand(size), 0.45, parts=parts, multiple=multiple)
+        assert len(found) % multiple == 0
+        assert len(found) % parts == 0
+        assert len(found) < size
+    assert len(strongest(torch.ones(20), 0.0, multiple=16)) == 20  # none were to go
+    assert len(strongest(torch.ones(12), 0.5, parts=6, multiple=16)) == 6  # fewer units than the multiple
+    system = planted("mlp", params={"hidden": [40, 20]})
+    treated = prune_channels(system, sparsity=0.4, importance="magnitude", multiple=16)
+    assert list(treated.lineage[-1].outcome["kept"].values()) == treated.model.architecture.params["hidden"] == [32, 16]
+    assert treated.lineage[-1].parameters["multiple"] == 16
+
+
 def test_the_refit_is_ridge_regression_on_what_is_left():
     """Against the normal equations by another solver, stacked with the penalty as rows of their own."""
     random = np.random.default_rng(0)
@@ -246,8 +264,8 @@ def test_time_falls_with_the_operations():
 def test_what_it_refuses():
     system = planted("mlp")
     with pytest.raises(TreatmentError) as caught:
-        prune_channels(system, sparsity=1.0, importance="luck", calibration_num=0)
-    assert len(caught.value.problems) == 3
+        prune_channels(system, sparsity=1.0, importance="luck", multiple=0, calibration_num=0)
+    assert len(caught.value.problems) == 4
     other = ModuleModel(nn.Sequential(nn.Linear(4, 2)), architecture=Architecture("other"))
     with pytest.raises(TreatmentError, match="cannot be taken out safely"):
         prune_channels(replace(system, model=other))

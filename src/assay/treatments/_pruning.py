@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -52,14 +53,22 @@ def first_order(module: nn.Module, groups: Sequence[Group], split: Split, task: 
     return totals
 
 
-def strongest(scores: Tensor, sparsity: float, *, parts: int = 1) -> Tensor:
+def strongest(scores: Tensor, sparsity: float, *, parts: int = 1, multiple: int = 1) -> Tensor:
     """Positions, rising, of what stays: in each of `parts` equal runs all but `round(sparsity * length)`, one at least.
 
+    Where any go, the nearest multiple of `multiple` stays in all runs together (of two as near, the larger), if there
+    are more units than that.
+
+    >>> len(strongest(torch.arange(48.0), 0.4, multiple=16)), len(strongest(torch.arange(12.0), 0.5, multiple=16))
+    (32, 6)
     >>> strongest(torch.tensor([3.0, 1.0, 2.0, 5.0, 4.0, 6.0]), 1 / 3, parts=2).tolist()
     [0, 2, 3, 5]
     """
     runs = scores.reshape(parts, -1)
     num = max(1, runs.shape[1] - round(sparsity * runs.shape[1]))
+    each = multiple // math.gcd(multiple, parts)
+    if len(scores) > multiple and each <= runs.shape[1] > num:
+        num = min(max(each, each * int(num / each + 0.5)), runs.shape[1])
     best = torch.argsort(runs, dim=1, descending=True, stable=True)[:, :num]
     return (best + runs.shape[1] * torch.arange(parts)[:, None]).sort(dim=1).values.reshape(-1)
 

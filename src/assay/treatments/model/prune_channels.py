@@ -29,6 +29,7 @@ def prune_channels(
     *,
     sparsity: float = 0.5,
     importance: Literal["taylor", "magnitude"] = "taylor",
+    multiple: int = 1,
     calibration_num: int = 2048,
 ) -> System:
     r"""Take the share `sparsity` out of every group of hidden units, filters, feed-forward units and heads.
@@ -38,7 +39,9 @@ def prune_channels(
     rows. Magnitude: $\|W^{made}_j\| \|W^{read}_j\|$. The lowest of each group go, one at least staying; filters that
     shortcuts add up go together; under a group norm the same number stays in each of its groups, as in all directions
     and layers of a recurrent kernel. Every linear layer and convolution that lost inputs is then refitted by ridge
-    regression to what it answered before. Fewer bytes, fewer operations, the same number of layers. Limits: nothing is
+    regression to what it answered before. With a `multiple` as many stay of a group of more units than that as the
+    nearest multiple of it: kernels compute convolutions in blocks of 16 channels, so that at 64 rows 17 filters took
+    1.9 times as long as 16. Fewer bytes, fewer operations, the same number of layers. Limits: nothing is
     trained, as a step of training here would show reference models the rows they must not have seen; embeddings, the
     width of a Transformer's states and outputs stay; recurrent weights are not refitted. Raises TreatmentError for a
     module whose units cannot be taken out, and for a sparsity outside [0, 1).
@@ -49,12 +52,13 @@ def prune_channels(
     problems = [
         *_common.calibrates(system, calibration_num),
         _common.unless(0 <= sparsity < 1, f"sparsity is {sparsity}", "0 to below 1"),
+        _common.unless(multiple >= 1, f"multiple is {multiple}", "1 or more"),
         _common.unless(importance in IMPORTANCES, f"importance is {importance!r}", ", ".join(IMPORTANCES)),
         _no_groups(system),
     ]
     _common.refuse("prune_channels", system, problems)
     before = _common.module_model(system)
-    module, kept, refit = _smaller(system, sparsity, importance, calibration_num)
+    module, kept, refit = _smaller(system, sparsity, importance, multiple=multiple, num=calibration_num)
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
@@ -62,7 +66,12 @@ def prune_channels(
         batch_size=before.batch_size,
     )
     outcome = {**_outcome(before, model), "kept": kept, "refitted": list(refit)}
-    parameters = {"sparsity": float(sparsity), "importance": importance, "calibration_num": int(calibration_num)}
+    parameters = {
+        "sparsity": float(sparsity),
+        "importance": importance,
+        "multiple": int(multiple),
+        "calibration_num": int(calibration_num),
+    }
     named = _common.grown(system, treatment="prune_channels", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
 
@@ -78,18 +87,21 @@ def _outcome(before: ModuleModel, after: ModuleModel) -> dict[str, Any]:
 
 
 def _smaller(
-    system: System, sparsity: float, importance: str, calibration_num: int
+    system: System, sparsity: float, importance: str, *, multiple: int, num: int
 ) -> tuple[nn.Module, dict[str, int], tuple[str, ...]]:
     """The module without its weakest units, how many stay of each group, and the layers that were refitted."""
     before, split = _common.module_model(system).module, system.data.splits["validation"]
-    split = split.take(_common.spread_places(len(split), calibration_num))
+    split = split.take(_common.spread_places(len(split), num))
     module = copy.deepcopy(before)
     groups = groups_of(module)
     by_size = importance == "magnitude"
     scores = (
         _pruning.magnitudes(module, groups) if by_size else _pruning.first_order(module, groups, split, system.task)
     )
-    kept = {group.name: _pruning.strongest(scores[group.name], sparsity, parts=group.parts) for group in groups}
+    kept = {
+        group.name: _pruning.strongest(scores[group.name], sparsity, parts=group.parts, multiple=multiple)
+        for group in groups
+    }
     stays = keep(module, kept)
     refit = refit_readers(before, module, _readers(before, groups, stays), split.inputs)
     return module.eval().requires_grad_(False), {name: len(units) for name, units in kept.items()}, refit
