@@ -46,7 +46,8 @@ def quantize_static(
     those with which the whole was fastest on this machine now, kept by name in the lineage, "all", or names. All others
     are stored in 8 bits and computed in float32, and so are tables of embeddings. Limits: query and meter only
     afterwards, no gradients; recurrent weights stay float32; the rule's sizes hold for x86 with VNNI; where float sums
-    come before a rounding, another batch size may move an answer by one step.
+    come before a rounding, another batch size may move an answer by one step; what is more than a tenth beyond the
+    range that was seen between layers is cut off ("nearest": beyond twice that range).
     Raises TreatmentError unless the model is a module of a registered architecture that torch can export, with such
     layers, and for names of no layer; MissingExtraError without onnx, onnxscript and onnxruntime.
 
@@ -54,17 +55,8 @@ def quantize_static(
     algorithm 1; ONNX Runtime, "Quantize".
     """
     asked = layers if isinstance(layers, str) else [str(name) for name in layers]
-    problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
-        _common.unless(
-            not isinstance(asked, str) or asked in CHOICES, f"layers is {asked!r}", ", ".join(CHOICES) + ", or names"
-        ),
-        _common.unless(rounding in ROUNDINGS, f"rounding is {rounding!r}", ", ".join(ROUNDINGS)),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
-    ]
-    _common.refuse("quantize_static", system, problems)
+    parameters = {"layers": asked, "rounding": rounding, "calibration_num": int(calibration_num)}
+    _common.refuse("quantize_static", system, _wrong(system, parameters))
     before = _common.module_model(system)
     proto = _by_onnxruntime.graph("quantize_static", system)
     known = layers_of(proto)
@@ -82,13 +74,22 @@ def quantize_static(
         "arithmetic": arithmetic,
         "num_calibration": len(rows),
     }
-    parameters = {
-        "layers": whole if asked == "measured" else asked,
-        "rounding": rounding,
-        "calibration_num": int(calibration_num),
-    }
+    parameters |= {"layers": whole} if asked == "measured" else {}
     named = _common.grown(system, treatment="quantize_static", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
+
+
+def _wrong(system: System, given: Mapping[str, Any]) -> list[Problem | None]:
+    asked = {name: f"{name} is {value!r}" for name, value in given.items()}
+    known = not isinstance(given["layers"], str) or given["layers"] in CHOICES
+    return [
+        _common.needs_module(system),
+        _common.needs_architecture(system),
+        _common.needs_split(system, "validation"),
+        _common.unless(known, asked["layers"], ", ".join(CHOICES) + ", or names"),
+        _common.unless(given["rounding"] in ROUNDINGS, asked["rounding"], ", ".join(ROUNDINGS)),
+        _common.unless(given["calibration_num"] >= 1, asked["calibration_num"], "1 or more"),
+    ]
 
 
 def _finer(proto: Any, arithmetic: Mapping[str, str], batches: Sequence[Mapping[str, Array]], rounding: str) -> Finer:
