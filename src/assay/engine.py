@@ -167,7 +167,8 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
 
 def _whose(probe: Probe, system: System) -> Any:
     """A probe of the data that asks the model nothing says the same of every system on these data."""
-    if probe.family != "data" or probe.observables or probe.cost is None or probe.cost(sizes_of(system)):
+    asks_nothing = probe.cost is not None and not probe.cost(sizes_of(system))
+    if probe.family != "data" or probe.access != {"query"} or probe.observables or not asks_nothing:
         return system.digest
     return [system.data.digest, system.task.digest]
 
