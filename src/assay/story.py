@@ -173,7 +173,7 @@ def file(judged: Judged, folder: str | Path, *, tables: Mapping[str, Any] | None
     alone. Raises DossierError and StorageError.
     """
     signer, _ = load_signer()
-    save = save_system if _can_be_stored(judged.audit.system) else None
+    save = save_system if can_be_stored(judged.audit.system) else None
     extras = Extras(
         receipt=judged.receipt,
         save_system=save,
@@ -186,7 +186,8 @@ def file(judged: Judged, folder: str | Path, *, tables: Mapping[str, Any] | None
     )
 
 
-def _can_be_stored(system: System) -> bool:
+def can_be_stored(system: System) -> bool:
+    """Whether a folder can hold the system: an endpoint, a live estimator or a module of no registered kind cannot."""
     from assay.models.adapters.module import ModuleModel
     from assay.models.adapters.onnx import OnnxModel
 

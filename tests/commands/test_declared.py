@@ -123,3 +123,17 @@ def test_a_bound_has_the_unit_of_what_it_bounds(assay: Run, tmp_path: Path) -> N
     ran = assay("audit", "s", "--probes", "model_bytes", "--out", "d")
     assert "≤ 100 MB" in ran.out
     assert "100000000" not in ran.out
+
+
+def test_what_cannot_be_stored_is_not_treated_first(
+    assay: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere.py").write_text(
+        "import numpy as np\nimport assay\nfrom assay.data import from_arrays\n\n\ndef make():\n"
+        "    sexes = ['f', 'm', 'm', 'f'] * 10\n"
+        "    data = from_arrays(np.arange(80.0).reshape(40, 2) % 7, ['a', 'b'] * 20, groups={'sex': sexes})\n"
+        "    return assay.system_of(assay.CallableModel(lambda rows: rows, name='odds', outputs_are='logits'), data)\n"
+    )
+    monkeypatch.setattr("assay.story.treat", lambda *_, **__: pytest.fail("treated before it was told"))
+    ran = assay("treat", "elsewhere:make", "--with", "group_thresholds", "--out", "t")
+    assert (ran.code, "cannot be stored" in ran.err) == (2, True)

@@ -16,7 +16,7 @@ def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, c
     """Treat a system and write the new one; the folder of the input stays as it is."""
     from assay.evidence.keys import key_place
     from assay.models.weight_files import form_of
-    from assay.story import treat
+    from assay.story import can_be_stored, treat
 
     if not treatment:
         allowed = "--with NAME, or --suggest"
@@ -27,6 +27,10 @@ def run(source: tuple[str, DataSpec], treatment: str, options: str, out: Path, c
     require_folder(out, marks=["system.json"])
     chosen = parse_options(options)
     system, how = open_system(*source)
+    if not can_be_stored(system):
+        what = f"{system.name} cannot be stored in a folder, so what is made of it could not be either"
+        allowed = "a system folder, or a module made by assay.models.build"
+        raise UsageError(Problem(what, allowed, "assay compare treats and measures it without storing"))
     with console.progress() as progress:
         progress(f"treating: {treatment}", 0, 0)
         treated = treat(system, treatment, options=chosen)
