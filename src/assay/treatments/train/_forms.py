@@ -117,14 +117,9 @@ class Product:
 
     def sums(self, factors: Tensor) -> dict[str, Tensor]:
         """See `Form.sums`."""
-        found: dict[str, Tensor] = {}
-        if any(part.bias is not None for part in self.parts):
-            bias = torch.mv((self.gradient[:, 0] if self.total is None else self.total).T, factors)
-            for part in self.parts:  # a tensor each: whoever adds to one must not add to the other
-                if part.bias is not None:
-                    found[part.bias] = bias if not found else bias.clone()
         if self.filter is None and not self.kept:
-            return found | self._weighed(factors)
+            return self._weighed(factors)
+        found: dict[str, Tensor] = {}
         for part in self.parts:
             if part.weight in self.kept:
                 each = [_weighted_sum(one, factors) for one in self.kept[part.weight]]
@@ -136,7 +131,14 @@ class Product:
             else:
                 found[part.weight] = self.filter.fold(total)
         self.kept = {}
-        return found
+        return found | self._biases(factors)
+
+    def _biases(self, factors: Tensor, weighted: Tensor | None = None) -> dict[str, Tensor]:
+        """A tensor each: whoever adds to one must not add to the other."""
+        names = [part.bias for part in self.parts if part.bias is not None]
+        if self.total is not None:
+            return {name: torch.mv(self.total.T, factors) for name in names}
+        return {} if weighted is None else {name: weighted.sum(dim=0) for name in names}
 
     def _weighed(self, factors: Tensor) -> dict[str, Tensor]:
         """The products of an ordinary step, each row's gradient times its factor."""
@@ -150,7 +152,7 @@ class Product:
             names = [part.weight for part in self.parts[len(found) :]]
             each = [total] if self.both is None else torch.split_with_sizes(total, widths, dim=1)
             found |= {name: one.contiguous() for name, one in zip(names, each, strict=False)}
-        return found
+        return found | self._biases(factors, weighted)
 
     @property
     def _groups(self) -> int:
@@ -256,9 +258,8 @@ class Product:
 
 
 def _row_squares(array: Tensor) -> Tensor:
-    """Squared norms `(n,)` of rows `(n, 1, C)`."""
-    length: Tensor = torch.linalg.vector_norm(array, dim=(1, 2))
-    return length.mul_(length)
+    """Squared norms `(n,)` of rows `(n, 1, C)`, by operations that an ordinary step has loaded: vector_norm is not."""
+    return (array * array).sum(dim=(1, 2))
 
 
 def _lengths(blocks: list[Tensor], num_rows: int) -> Tensor:
