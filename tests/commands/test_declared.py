@@ -59,6 +59,20 @@ def test_a_declaration_beside_the_file_holds_when_the_system_is_opened_again(ass
     assert again.code == 2  # other columns than it was trained on are told, not measured
 
 
+def test_stars_of_texts_can_be_declared_classes(tmp_path: Path) -> None:
+    rows = "".join(f"{word} {i},{1 + i % 5}\n" for i in range(40) for word in ("dull", "good"))
+    name = str(tmp_path / "reviews.csv")
+    Path(name).write_text("review,stars\n" + rows)
+    with pytest.raises(DataError, match=r"reviews\.csv\.toml beside it"):
+        open_file(name, "stars", [], "review")
+    Path(name + ".toml").write_text('task = "classification"\n')
+    data, _ = open_file(name, "stars", [], "review")
+    assert (data.modality, data.classes) == ("text", ("1", "2", "3", "4", "5"))
+    Path(name + ".toml").write_text('task = "classification"\nmissing = "median"\n')
+    with pytest.raises(DataError, match="declares missing of a file of texts"):
+        open_file(name, "stars", [], "review")
+
+
 def test_a_wrong_declaration_is_told_whole(tmp_path: Path) -> None:
     told = problems(table(tmp_path, ROWS, 'missing = 3\ncategorial = ["age"]\nfeatures = "age"\n'))
     assert all(one in told for one in ("missing is 3", "'categorial' is not known", "features is 'age'"))

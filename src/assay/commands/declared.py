@@ -39,6 +39,15 @@ def declaration_of(name: str, label: str | list[str], groups: tuple[str, ...]) -
     return Declaration(label, groups, splits=splits, **told)
 
 
+def task_of_texts(name: str) -> TaskName:
+    """The task as declared beside a file of texts, of which nothing else can be declared. Raises DataError."""
+    told = _read(beside(name))
+    other = sorted(told.keys() - {"task"})
+    if other:
+        raise DataError(Problem(f"{beside(name)} declares {', '.join(other)} of a file of texts", "task"))
+    return told.get("task", "auto")  # type: ignore[no-any-return]
+
+
 def hinted(name: str, error: DataError) -> DataError:
     """The same, and where to declare, when one of its problems asks for a declaration."""
     if not any("declare" in str(one) or "Say task" in str(one) or "task='" in str(one) for one in error.problems):

@@ -27,14 +27,15 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
         raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
     several = [one.strip() for one in label.split(",")]
     named: str | list[str] = several if len(several) > 1 else label
-    if text:
-        from assay.data.one_column import read_texts
-
-        return read_texts(name, text=text, label=named, groups=groups), how
-    from assay.commands.declared import declaration_of, hinted
-    from assay.data.table import read_declared
+    from assay.commands.declared import declaration_of, hinted, task_of_texts
 
     try:
+        if text:
+            from assay.data.one_column import read_texts
+
+            return read_texts(name, text=text, label=named, groups=groups, task=task_of_texts(name)), how
+        from assay.data.table import read_declared
+
         return read_declared(name, declaration_of(name, named, tuple(groups))), how
     except DataError as error:
         raise hinted(name, error) from error

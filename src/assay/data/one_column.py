@@ -19,7 +19,7 @@ from assay.data._labels import check_label_coverage, code_labels
 from assay.data._parquet import parse_parquet
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import text_of
-from assay.data.declare import SPLIT_NAMES, Declaration, Splits
+from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
 from assay.data.frame import _assign, _resolve, declared
 from assay.data.table import _read
 from assay.errors import AssayError, DataError, Problem
@@ -31,13 +31,20 @@ _HAN = ("\u3400", "\u9fff")
 
 
 def read_texts(
-    path: str | Path, *, text: str, label: str | Sequence[str], groups: Sequence[str] = (), language: str = ""
+    path: str | Path,
+    *,
+    text: str,
+    label: str | Sequence[str],
+    groups: Sequence[str] = (),
+    language: str = "",
+    task: TaskName = "auto",
 ) -> Data:
     r"""One column of texts of a CSV or Parquet file as `Data`; the other columns but label and groups are not read.
 
     `language` is "en" or "zh"; empty: "zh" where more than a third of the letters are Chinese characters. White space
     around a text is taken off. Rows are split by seed, stratified by class; equal texts may fall on both sides, and how
     many do is in `source["duplicates"]`. Raises DataError with everything wrong at once, an empty text included.
+    `task` as in `read_table`: five stars may be classes or an amount.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +56,7 @@ def read_texts(
     """
     if language not in ("", "en", "zh"):
         raise DataError(Problem(f"there is no language {language!r}", "en, zh"))
-    declaration = Declaration(label, groups, [text], categorical=[text])
+    declaration = Declaration(label, groups, [text], task, categorical=[text])
     path, problems = Path(path), Problems()
     raw = _read(path)
     if path.suffix.lower() == ".parquet":
