@@ -114,18 +114,23 @@ def times(modules: dict[str, nn.Module], inputs: np.ndarray, rounds: int) -> dic
     """CPU seconds of one call of each module in each round."""
     found: dict[str, list[float]] = {name: [] for name in modules}
     rows = {name: tensors(module, inputs) for name, module in modules.items()}
-    repeats: dict[str, int] = {}
+
+    def seconds(name: str, repeats: int) -> float:
+        began = time.process_time()
+        for _ in range(repeats):
+            modules[name](rows[name])
+        return time.process_time() - began
+
     with torch.inference_mode():
-        for number in range(rounds + 2):
-            for name, module in modules.items():
-                began = time.process_time()
-                for _ in range(repeats.get(name, 5)):
-                    module(rows[name])
-                seconds = (time.process_time() - began) / repeats.get(name, 5)
-                if number > 1:
-                    found[name].append(seconds)
-                elif number:  # warm: the clock may move in steps of a millisecond and more
-                    repeats[name] = max(1, round(SECONDS / max(seconds, 1e-5)))
+        repeats = {}
+        for name in modules:
+            number = 1
+            while seconds(name, number) < SECONDS:  # the clock may move in steps of ten milliseconds
+                number *= 2
+            repeats[name] = number
+        for _ in range(rounds):
+            for name in modules:
+                found[name].append(seconds(name, repeats[name]) / repeats[name])
     return found
 
 
