@@ -134,7 +134,7 @@ def times(modules: dict[str, nn.Module], inputs: np.ndarray, rounds: int) -> dic
     return found
 
 
-def report(name: str, system: System, rounds: int) -> None:
+def report(name: str, system: System, architecture: Architecture, rounds: int) -> None:
     """One table."""
     data, whole = system.data, module_of(system)
     made = {
@@ -143,7 +143,7 @@ def report(name: str, system: System, rounds: int) -> None:
         "ours, magnitude": prune_channels(system, sparsity=SHARE, importance="magnitude").model.module,
         "peer, taylor": peer(system, taylor=True),
         "peer, magnitude": peer(system, taylor=False),
-        "never larger": fresh(cast(TrainRecipe, system.recipe).architecture, data, SHARE),
+        "never larger": fresh(architecture, data, SHARE),
     }
     counts = {way: describe(module)["num_parameters"] for way, module in made.items()}
     rows = data.splits["test"].inputs
@@ -222,7 +222,7 @@ def main() -> None:
             widths(name, data, architecture, options.rounds)
             continue
         recipe = TrainRecipe(architecture, task_of(data), TrainSettings(epochs=epochs, batch_size=128))
-        report(name, train_system(data, name=source, recipe=recipe), options.rounds)
+        report(name, train_system(data, name=source, recipe=recipe), architecture, options.rounds)
 
 
 if __name__ == "__main__":
