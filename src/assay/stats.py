@@ -20,13 +20,12 @@ from assay.errors import Problem, UsageError
 from assay.estimation import cells as cell
 from assay.estimation import intervals
 from assay.estimation.estimate import Bounds, Estimate, estimates, flat, ratio, undefined, within
-from assay.estimation.extremes import bands, largest_gap, largest_gaps, worst, worsts
+from assay.estimation.extremes import largest_gap, largest_gaps, worst, worsts
 from assay.values import Array, Better, Measurement
 
 __all__ = [
     "Draws",
     "Estimate",
-    "bands",
     "difference",
     "exact_rate",
     "largest_gap",
@@ -250,11 +249,12 @@ def rates(hits: Array, totals: Array, *, level: float = 0.95) -> list[Estimate]:
     [0.8, None]
     """
     method = "adjusted Wilson"
-    low, high = intervals.adjusted_wilson(hits[0], np.maximum(totals[0], 1), level=level)
+    is_full = totals[0].min(initial=1) > 0
+    low, high = intervals.adjusted_wilson(hits[0], totals[0] if is_full else np.maximum(totals[0], 1), level=level)
     ratios = ratio(hits, totals)
     told = ratios[0].tolist(), low.tolist(), high.tolist()
     found = estimates(told, ratios[1:], repeat(""), method=method, level=level)
-    for place in np.flatnonzero(totals[0] <= 0):
+    for place in [] if is_full else np.flatnonzero(totals[0] <= 0):
         found[place] = undefined(method, "no examples in the denominator", level)
     return found
 

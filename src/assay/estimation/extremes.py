@@ -1,7 +1,8 @@
 """Largest gap and worst group, with simultaneous bands: never a percentile of a maximum. Many metrics in one call.
 
-A band is the extreme of many exact limits, and an exact limit is a beta quantile, which costs a microsecond. So `bands`
-first tells every limit roughly (`rough_distance`, one formula for all), and computes those that may be extreme.
+A band is the extreme of many exact limits, and an exact limit is a beta quantile, which costs a microsecond. So where
+they are many, every limit is first told roughly (`rough_distance`, one formula for all), and those that may be extreme
+are computed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MANY = 24  # cells from which telling them roughly first costs less than computi
 CRITICAL = (0.6, 3.5)  # where `rough_distance` was compared with the exact one
 LEAST, MOST = 0.94, 1.03  # of the rough distance: between these lies the exact one (0.953 to 1.018 was seen)
 LOWEST, HIGHEST = np.array([-MOST, LEAST]), np.array([-LEAST, MOST])  # of what is taken away, and of what is added
-SHIFTS, WIDER = np.array([1 / 3, 1 / 3, 0, 0]), np.array([0.5, 0.5, 0, 0])  # of pairs, of groups; as `intervals` has it
+SHIFT, WIDER = 1 / 3, 0.5  # of the limits that gaps are made of; as `intervals.extreme_differences` has it
 
 
 def largest_gap(hits: Array, totals: Array, *, level: float = 0.95) -> Estimate:
@@ -75,47 +76,27 @@ def worsts(hits: Array, totals: Array, *, better: Better, level: float = 0.95) -
     >>> [found.value for found in worsts(np.array([[[9.0, 5.0], [1, 3]]]), np.full((1, 2, 2), 10.0), better="higher")]
     [0.5, 0.1]
     """
-    sign = -_first(better)
+    first = _first(better)
     if not hits.shape[2]:
         return [undefined(WORST, "no group has examples", level)] * hits.shape[1]
-    known = totals[0] > 0
-    sizes, num = np.maximum(totals[0], 1), known.sum(axis=1)
-    tail = (1 - level) / 2
-    shared = tail / np.maximum(num, 1)[:, None]
-    limits = intervals.exact_limits(hits[0], sizes, *((tail, shared) if sign < 0 else (shared, tail)))
-    rates, lows, highs = (np.where(known, sign * one, -np.inf) for one in (hits[0] / sizes, *limits))
-    columns = np.arange(len(num)) * hits.shape[2] + rates.argmax(axis=1)
-    drawn = _columns(hits, totals, columns)
-    told = drawn[0].tolist(), (sign * lows.max(axis=1)).tolist(), (sign * highs.max(axis=1)).tolist()
+    own, sizes, num = hits[0], totals[0], hits.shape[2]
+    known = sizes > 0
+    chances = _chances_of_worst(num, level, first) if sizes.size >= MANY and known.all() else None
+    if chances is not None:
+        rates = own / (-first * sizes)
+        low, high = _limits_of_worst(own, sizes, rates, chances, first)
+    else:
+        tail, sizes = (1 - level) / 2, np.maximum(sizes, 1)
+        shared = tail / np.maximum(known.sum(axis=1), 1)[:, None]
+        limits = intervals.exact_limits(own, sizes, *((tail, shared) if first > 0 else (shared, tail)))
+        rates, low, high = (np.where(known, -first * one, -np.inf) for one in (own / sizes, *limits))
+        low, high = -first * low.max(axis=1), -first * high.max(axis=1)
+    drawn = _columns(hits, totals, rates.argmax(axis=1) + np.arange(len(own)) * num)
+    told = drawn[0].tolist(), low.tolist(), high.tolist()
     found = estimates(told, drawn[1:], _notes(totals[0]), method=WORST, level=level)
-    return [one if num[m] else undefined(WORST, "no group has examples", level) for m, one in enumerate(found)]
-
-
-def bands(hits: Array, totals: Array, *, better: Better, level: float = 0.95) -> tuple[list[Estimate], list[Estimate]]:
-    """`largest_gaps` and `worsts` of the same counts, `(1 + B, M, G)` each, without the limits that cannot be extreme.
-
-    >>> gaps, lowest = bands(np.array([[[9.0, 5.0], [1, 3]]]), np.full((1, 2, 2), 10.0), better="higher")
-    >>> [round(found.value, 1) for found in (*gaps, *lowest)]
-    [0.4, 0.2, 0.5, 0.1]
-    """
-    first, sizes, own = _first(better), totals[0], hits[0]
-    many = sizes.size >= MANY and sizes.min() > 0 and sizes.shape[1] > 1
-    chances = _criticals(sizes.shape[1], level, first) if many else None
-    if chances is None:
-        return largest_gaps(hits, totals, level=level), worsts(hits, totals, better=better, level=level)
-    num_metrics, num = sizes.shape
-    rates = own / sizes
-    differences = rates[:, :, None] - rates[:, None, :]
-    below, above, low, high = _extremes(own, sizes, differences, chances, first)
-    columns = np.concatenate([rates.argmax(axis=1), rates.argmin(axis=1)])
-    columns += np.tile(np.arange(num_metrics) * num, 2)
-    drawn, notes = _columns(hits, totals, columns), _notes(sizes)
-    smallest = drawn[:, num_metrics:] if first > 0 else drawn[:, :num_metrics]
-    apart = drawn[:, :num_metrics] - drawn[:, num_metrics:]
-    return (
-        estimates((apart[0].tolist(), below, above), apart[1:], notes, method=GAP, level=level),
-        estimates((smallest[0].tolist(), low, high), smallest[1:], notes, method=WORST, level=level),
-    )
+    for place in [] if chances is not None else np.flatnonzero(~known.any(axis=1)):
+        found[place] = undefined(WORST, "no group has examples", level)
+    return found
 
 
 def _first(better: Better) -> int:
@@ -132,28 +113,42 @@ def _columns(hits: Array, totals: Array, columns: Array) -> Array:
 
 def _gaps(hits: Array, totals: Array, notes: Sequence[str], level: float) -> list[Estimate]:
     """Largest gaps of M metrics over the same G groups, all of which have examples."""
-    sizes, rates, places = totals[0], hits[0] / totals[0], np.arange(hits.shape[1]) * hits.shape[2]
-    jointly, alone = intervals.range_critical(sizes.shape[1], level), intervals.critical_value(level)
-    low, high = intervals.extreme_differences(hits[0], sizes, jointly=jointly, alone=alone)
-    most, least = (_columns(hits, totals, places + at) for at in (rates.argmax(axis=1), rates.argmin(axis=1)))
-    drawn = most - least
-    told = drawn[0].tolist(), np.maximum(low, 0).tolist(), np.minimum(high, 1).tolist()
-    return estimates(told, drawn[1:], notes, method=GAP, level=level)
+    own, sizes, num = hits[0], totals[0], hits.shape[2]
+    rates = own / sizes
+    criticals = _criticals_of_gap(num, level) if sizes.size >= MANY else None
+    if criticals is not None:
+        low, high = _limits_of_gap(own, sizes, rates, criticals)
+    else:
+        jointly, alone = intervals.range_critical(num, level), intervals.critical_value(level)
+        low, high = intervals.extreme_differences(own, sizes, jointly=jointly, alone=alone)
+    columns = np.array([rates.argmax(axis=1), rates.argmin(axis=1)]) + np.arange(len(own)) * num
+    drawn = _columns(hits, totals, columns.ravel())
+    apart = drawn[:, : len(own)] - drawn[:, len(own) :]
+    told = apart[0].tolist(), np.maximum(low, 0).tolist(), np.minimum(high, 1).tolist()
+    return estimates(told, apart[1:], notes, method=GAP, level=level)
 
 
 # ------------------------------------------------------------------ which limits may be extreme
 
 
 @lru_cache(maxsize=256)
-def _criticals(num: int, level: float, first: int) -> tuple[Array, Array] | None:
-    """Normal quantiles `(4, 1, 1)` of all pairs, of one pair, of a group's lower and upper limit; the latter's tails.
+def _criticals_of_gap(num: int, level: float) -> Array | None:
+    """Normal quantiles `(2, 1, 1)`: of all pairs together, and of one pair; None where one was not compared."""
+    return _compared(np.array([intervals.range_critical(num, level), intervals.critical_value(level)]))
 
-    None where one lies where the rough distance was not compared with the exact one.
-    """
+
+@lru_cache(maxsize=256)
+def _chances_of_worst(num: int, level: float, first: int) -> tuple[Array, Array] | None:
+    """Chances of error `(2,)` of a group's lower and upper limit, and normal quantiles; None where not compared."""
     tails = np.full(2, (1 - level) / 2)
-    tails[(1 + first) // 2] /= num
-    found = np.array([intervals.range_critical(num, level), intervals.critical_value(level), *-special.ndtri(tails)])
-    return (found[:, None, None], tails) if CRITICAL[0] <= found.min() and found.max() <= CRITICAL[1] else None
+    tails[(1 + first) // 2] /= num  # any group could fake a less bad worst
+    criticals = _compared(-special.ndtri(tails))
+    return None if criticals is None else (tails, criticals)
+
+
+def _compared(criticals: Array) -> Array | None:
+    """With axes for metrics and groups; None where one lies where rough distances were not compared with exact ones."""
+    return criticals[:, None, None] if CRITICAL[0] <= criticals.min() and criticals.max() <= CRITICAL[1] else None
 
 
 def rough_distance(own: Array, other: Array, critical: Array | float, *, shift: Array | float) -> Array:
@@ -177,39 +172,47 @@ def rough_distance(own: Array, other: Array, critical: Array | float, *, shift: 
     return found
 
 
-def _extremes(
-    own: Array, sizes: Array, differences: Array, chances: tuple[Array, Array], first: int
-) -> tuple[list[float], ...]:
-    """Limits of the largest gap, then of the worst group, `(M,)` each, from `own` hits `(M, G)` of all `sizes` rows.
+def _limits_of_gap(own: Array, sizes: Array, rates: Array, criticals: Array) -> Array:
+    """Largest lower limit of all pairs, and largest upper limit of one, `(2, M)`, from `own` hits of `sizes (M, G)`.
 
-    Side 0 of a cell is what its rate may be lower, from its hits; side 1 what it may be higher, from its misses.
+    Side 0 of a cell is what its rate may be lower, from its hits; side 1 what it may be higher, from its misses. i - j
+    is lower by what i may be lower and j higher, and the other way round.
     """
-    sides, num = np.empty((2, *own.shape)), own.shape[1]
-    sides[0] = own
-    np.subtract(sizes, own, out=sides[1])
-    criticals, tails = chances[0] * (1 + WIDER[:, None, None] / sizes), chances[1]
-    near = rough_distance(sides[:, None], sides[::-1, None], criticals, shift=SHIFTS[:, None, None])  # (side, 4, M, G)
-    width = np.empty((2, *differences.shape))  # i - j is lower by what i may be lower and j higher, and so on
-    near[:, :2] *= near[:, :2]
+    sides, num = np.array([own, sizes - own]), own.shape[1]
+    criticals = criticals * (1 + WIDER / sizes)
+    near = rough_distance(sides[:, None], sides[::-1, None], criticals, shift=SHIFT)  # (side, limit, M, G)
+    near *= near
+    width = np.empty((2, *own.shape, num))
     np.add(near[0, 0, :, :, None], near[1, 0, :, None, :], out=width[0])
     np.add(near[1, 1, :, :, None], near[0, 1, :, None, :], out=width[1])
-    near[0, 3] = near[1, 3]  # the upper limit of a group is a matter of side 1
-    rates = -first / sizes * own
-    pairs = _maybe_largest(differences, np.sqrt(width, out=width), -1)
-    groups = _maybe_largest(rates, near[0, 2:], first)
+    gaps = rates[:, :, None] - rates[:, None, :]
+    pairs = _maybe_largest(gaps, np.sqrt(width, out=width), -1)
     i, j = pairs // num, pairs // (num * num) * num + pairs % num  # in (limit, M, G)
-    of_pairs = special.ndtr(-criticals.ravel().take(np.concatenate([i, j])))
-    tails = np.concatenate([of_pairs, tails.take(groups // sizes.size)])
-    cells = np.concatenate([i, (j + sizes.size) % sides.size, groups])  # in (side, M, G): that of j is the other one
-    hits, totals = sides.ravel().take(cells), sizes.ravel().take(cells % sizes.size)
-    shift = SHIFTS[1:3].repeat([2 * len(pairs), len(groups)])
-    exact = special.betaincinv(np.maximum(hits + shift, 1e-9), totals - hits + (1 - shift), tails)
-    exact = (hits / totals - exact) * (hits > 0)  # without a hit the limit is 0
-    square = exact * exact
-    joint = np.sqrt(square[: len(pairs)] + square[len(pairs) : 2 * len(pairs)])
-    below, above = _largest(differences, joint, pairs, -1)
-    low, high = -first * _largest(rates, exact[2 * len(pairs) :], groups, first)
-    return np.maximum(below, 0).tolist(), np.minimum(above, 1).tolist(), low.tolist(), high.tolist()
+    tails = special.ndtr(-criticals.ravel().take(np.concatenate([i, j])))
+    cells = np.concatenate([i, (j + own.size) % sides.size])  # in (side, M, G): that of j is the other one
+    exact = _exact_distance(sides, cells, tails, SHIFT)
+    exact *= exact
+    return _largest(gaps, np.sqrt(exact[: len(pairs)] + exact[len(pairs) :]), pairs, -1)
+
+
+def _limits_of_worst(own: Array, sizes: Array, rates: Array, chances: tuple[Array, Array], first: int) -> Array:
+    """Limits `(2, M)` of the worst group: the least extreme lower, and the least extreme upper limit of any group.
+
+    `rates (M, G)` are turned round where the smallest is the worst.
+    """
+    sides, (tails, criticals) = np.array([own, sizes - own]), chances
+    near = rough_distance(sides, sides[::-1], criticals, shift=0.0)
+    groups = _maybe_largest(rates, near, first)
+    exact = _exact_distance(sides, groups, tails.take(groups // own.size), 0.0)
+    return -first * _largest(rates, exact, groups, first)
+
+
+def _exact_distance(sides: Array, cells: Array, tails: Array, shift: float) -> Array:
+    """What `rough_distance` tells roughly, at some places in `sides (2, M, G)`: 0 without a hit."""
+    hits, others = sides.ravel().take(cells), sides[::-1].ravel().take(cells)
+    exact = special.betaincinv(np.maximum(hits + shift, 1e-9), others + (1 - shift), tails)
+    found: Array = (hits / (hits + others) - exact) * (hits > 0)
+    return found
 
 
 def _maybe_largest(middle: Array, near: Array, first: int) -> Array:

@@ -14,6 +14,7 @@ STEEP = 3.0  # how much faster a limit may move than the quantile it comes from
 NORMAL_LEVEL = 0.95  # where `adjusted_wilson` is tuned; above it the tails matter more than the mean
 
 
+@lru_cache(maxsize=256)
 def critical_value(level: float) -> float:
     """Two-sided standard normal quantile.
 
