@@ -201,12 +201,13 @@ def test_wide_grids_reach_a_tenth_beyond_their_range():
 
 
 @pytest.mark.parametrize("make", [lambda: mlp("Gemm"), lambda: mlp("MatMul"), pictures])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_rounding_hides_no_errored_row_and_no_row_sees_another(make, value):
+@pytest.mark.parametrize(("value", "is_wide"), [(np.nan, False), (np.inf, False), (np.nan, True)])
+def test_rounding_hides_no_errored_row_and_no_row_sees_another(make, value, is_wide):
     proto = make()
     shape = [one.dim_value for one in proto.graph.input[0].type.tensor_type.shape.dim[1:]]
     rows = numbers(6, *shape)
-    made = quantised(proto, input_ranges(proto, session, [{"inputs": rows}]), whole(proto))
+    finer = Finer(behind_layers(proto) if is_wide else frozenset())
+    made = quantised(proto, input_ranges(proto, session, [{"inputs": rows}]), whole(proto), finer)
     answers = run(made, rows)
     np.testing.assert_array_equal(np.concatenate([run(made, rows[place : place + 1]) for place in range(6)]), answers)
     rows[2].flat[1] = value
