@@ -15,9 +15,10 @@ from assay.errors import ModelError, TreatmentError
 from assay.models import Architecture, build
 from assay.models.adapters.module import ModuleModel
 from assay.models.int8 import Int8Linear, from_linear, int8_architecture, quantised_weight
+from assay.models.wrapped import linear_layers
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
-from assay.treatments.model.quantize_int8 import PAYS_FROM, input_ranges, quantize_int8
+from assay.treatments.model.quantize_int8 import PAYS_FROM, input_ranges, mean_squares, quantize_int8
 from assay.values import System
 
 
@@ -94,6 +95,39 @@ def test_loading_other_weights_takes_effect_and_copies_are_apart():
     first.load_state_dict(second.state_dict())
     assert torch.equal(first(inputs), second(inputs))
     assert torch.equal(copied(inputs), before)
+
+
+def test_rounded_in_turn_a_layer_answers_nearer_to_what_it_did():
+    """Inputs that go together: rounding each weight for itself lets errors add up, moving them on lets them cancel."""
+    plain, draw = layer(), torch.Generator().manual_seed(3)
+    common, own = torch.randn(2000, 1, generator=draw), torch.randn(2000, 300, generator=draw)
+    inputs = common + 0.3 * own
+    square = (inputs.double().T @ inputs.double() / len(inputs)).numpy()
+    asked = {"arithmetic": "float32", "low": 0.0, "high": 1.0}
+    nearest, in_turn = from_linear(plain, **asked), from_linear(plain, **asked, square=square)
+    lost = [(made(inputs) - plain(inputs)).square().mean().sqrt().item() for made in (nearest, in_turn)]
+    assert lost[1] < 0.5 * lost[0]
+    assert torch.equal(nearest.weight_scale, in_turn.weight_scale)
+    codes = in_turn.weight.int()
+    assert codes.abs().max() <= 127
+    assert (codes - nearest.weight.int()).abs().max() <= 2, "no weight goes far"
+
+
+def test_mean_squares_are_of_the_layer_inputs(trained, small_data):
+    rows = small_data.splits["validation"].inputs[:50]
+    module = trained.model.module
+    found = mean_squares(module, rows)
+    with torch.no_grad():
+        encoded = module.encoder(torch.from_numpy(rows)).double()
+    assert list(found) == list(input_ranges(module, rows))
+    assert np.allclose(found["body.0"], (encoded.T @ encoded / 50).numpy())
+    assert not any(part._forward_pre_hooks for part in module.modules())
+
+
+def test_each_weight_for_itself_is_still_to_be_had(trained):
+    made = quantize_int8(trained, rounding="nearest").model.module
+    for name, plain in linear_layers(trained.model.module).items():
+        assert torch.equal(made.get_submodule(name).weight, quantised_weight(plain.weight)[0])
 
 
 def test_ranges_are_of_the_layer_inputs(trained, small_data):

@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from assay.errors import ModelError, Problem
 from assay.models import Architecture, register_architecture
+from assay.models.compensated import in_turn
 from assay.models.wrapped import build_base, named_base, resolve_base, swap_linear
-from assay.values import Column
+from assay.values import Array, Column
 
 LEVELS = 127  # weights use -127..127; inputs 0..127 within the calibrated range
 NAME = "int8"
@@ -96,10 +98,19 @@ def quantised_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(weight.detach() / scale[:, None]).clamp(-LEVELS, LEVELS).to(torch.int8), scale
 
 
-def from_linear(layer: nn.Linear, *, arithmetic: str, low: float, high: float) -> Int8Linear:
-    """The 8-bit version of a layer whose inputs were seen to lie between `low` and `high`."""
+def from_linear(
+    layer: nn.Linear, *, arithmetic: str, low: float, high: float, square: Array | None = None
+) -> Int8Linear:
+    """The 8-bit version of a layer whose inputs were seen to lie between `low` and `high`.
+
+    With their mean square `(in, in)`, weights are rounded in turn: what one loses goes into those not yet rounded.
+    """
     made = Int8Linear(layer.in_features, layer.out_features, has_bias=layer.bias is not None, arithmetic=arithmetic)
     made.weight, made.weight_scale = quantised_weight(layer.weight)
+    if square is not None:
+        exact = made.weight_scale.double().numpy()
+        codes, _ = in_turn(layer.weight.detach().numpy(), square, lambda *_: exact, codes=(-LEVELS, LEVELS))
+        made.weight = torch.from_numpy(codes.astype(np.int8))
     if layer.bias is not None:
         made.bias = layer.bias.detach().clone()
     if arithmetic == "int8":

@@ -21,15 +21,26 @@ from assay.values import Array, System
 # 13 against 4 microseconds at 64 x 64, 16 against 27 at 512 x 512).
 PAYS_FROM = 131_072
 ARITHMETICS = ("auto", "int8", "float32")
+ROUNDINGS = ("compensated", "nearest")
 BATCH = 512  # calibration rows at once
+PLACES = 8192  # rows, or tokens, that a layer's mean square is taken over; more say little new
+WIDEST = 2048  # inputs of a layer up to which rounding is compensated: its mean square has as many numbers squared
 
 
 @treatment("model", moves=("lower:model_bytes",), tasks=EVERY_TASK)
 def quantize_int8(
-    system: System, *, arithmetic: Literal["auto", "int8", "float32"] = "auto", calibration_num: int = 1024
+    system: System,
+    *,
+    arithmetic: Literal["auto", "int8", "float32"] = "auto",
+    rounding: Literal["compensated", "nearest"] = "compensated",
+    calibration_num: int = 1024,
 ) -> System:
-    r"""Round each linear weight to 8 bits with one scale per output: $|w - s_o q| \le s_o/2$; a quarter of the bytes.
+    r"""Round each linear weight to 8 bits with one scale per output, $w \approx s_o q$; a quarter of the bytes.
 
+    `rounding` "nearest" rounds each weight for itself, $|w - s_o q| \le s_o/2$: a fixed shift of the function, which
+    one class may bear alone. "compensated" moves what an input's rounding loses into the weights of inputs not yet
+    rounded, so that the layer's answers to `calibration_num` validation rows change least; layers of more than 2,048
+    inputs are rounded to the nearest.
     `arithmetic` "int8" multiplies whole numbers: two to four times faster from 256 x 256 weights at 32 rows and more,
     but some 10 microseconds a layer slower for small layers at batch 1; "float32" expands the weights at first
     use: as fast as before and nearer to it, small only in storage; "auto" chooses by the size of each layer, so that
@@ -38,13 +49,15 @@ def quantize_int8(
     no gradients; times hold for x86 and were taken on layers alone. Raises TreatmentError unless the model is a module
     from a registered architecture, with linear layers not yet in 8 bits that run as layers.
 
-    Source: Jacob et al. 2018, section 2; per-channel symmetric weights as in Krishnamoorthi 2018, section 3.1.
+    Source: Jacob et al. 2018, section 2; per-channel symmetric weights as in Krishnamoorthi 2018, section 3.1;
+    compensated: Frantar et al. 2023, "GPTQ", algorithm 1.
     """
     problems = [
         _common.needs_module(system),
         _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
         _common.unless(arithmetic in ARITHMETICS, f"arithmetic is {arithmetic!r}", ", ".join(ARITHMETICS)),
+        _common.unless(rounding in ROUNDINGS, f"rounding is {rounding!r}", ", ".join(ROUNDINGS)),
         _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
     _common.refuse("quantize_int8", system, problems)
@@ -54,9 +67,10 @@ def quantize_int8(
     rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
     ranges = input_ranges(before.module, rows)
     chosen = {name: _arithmetic(layer, arithmetic) for name, layer in layers.items()}
+    squares = mean_squares(before.module, rows) if rounding == "compensated" else {}
     made = {
-        name: from_linear(layer, arithmetic=chosen[name], low=ranges[name][0], high=ranges[name][1])
-        for name, layer in layers.items()
+        name: from_linear(layer, arithmetic=chosen[name], low=low, high=high, square=squares.get(name))
+        for (name, layer), (low, high) in zip(layers.items(), ranges.values(), strict=True)
     }
     module = copy.deepcopy(before.module).eval()
     swap(module, made)
@@ -68,7 +82,7 @@ def quantize_int8(
         differentiable=False,
         batch_size=before.batch_size,
     )
-    parameters = {"arithmetic": arithmetic, "calibration_num": int(calibration_num)}
+    parameters = {"arithmetic": arithmetic, "rounding": rounding, "calibration_num": int(calibration_num)}
     _common.refuse("quantize_int8", system, [_does_not_run(model, rows)])
     sizes = {"bytes_before": before.num_bytes, "bytes_after": model.num_bytes, "left_float": left_float(module)}
     outcome = {**sizes, "arithmetic": chosen, "num_calibration": len(rows)}
@@ -90,6 +104,28 @@ def input_ranges(module: nn.Module, inputs: Array) -> dict[str, tuple[float, flo
         handles.append(layer.register_forward_pre_hook(watch))
     _common.pass_over(module, inputs, handles, batch_size=BATCH)
     return {name: found.get(name, (0.0, 1.0)) for name in linear_layers(module)}
+
+
+def mean_squares(module: nn.Module, inputs: Array) -> dict[str, Array]:
+    """Of every linear layer of at most `WIDEST` inputs, the mean of $x x^T$ over rows, or tokens, x: `(in, in)`."""
+    total: dict[str, Array] = {}
+    num: dict[str, int] = {}
+    each = -(-PLACES // max(1, len(inputs)))  # tokens of a row
+    handles = []
+    for name, layer in linear_layers(module).items():
+        if layer.in_features > WIDEST:
+            continue
+
+        def watch(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+            seen = given[0].flatten(1, -2) if given[0].ndim > 2 else given[0][:, None]
+            at = _common.spread_places(seen.shape[1], each)
+            exact = torch.nan_to_num(seen[:, at].flatten(0, 1).double(), nan=0.0, posinf=0.0, neginf=0.0).numpy()
+            total[name] = total.get(name, 0.0) + exact.T @ exact
+            num[name] = num.get(name, 0) + len(exact)
+
+        handles.append(layer.register_forward_pre_hook(watch))
+    _common.pass_over(module, inputs, handles, batch_size=BATCH)
+    return {name: one / num[name] for name, one in total.items()}
 
 
 def left_float(module: nn.Module) -> dict[str, int]:
