@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -65,16 +66,8 @@ def quantize_int8(
     layers = linear_layers(before.module)
     _common.refuse("quantize_int8", system, [_common.unless(bool(layers), "it has no float32 linear layer")])
     rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
-    ranges = input_ranges(before.module, rows)
     chosen = {name: _arithmetic(layer, arithmetic) for name, layer in layers.items()}
-    squares = mean_squares(before.module, rows) if rounding == "compensated" else {}
-    made = {
-        name: from_linear(layer, arithmetic=chosen[name], low=low, high=high, square=squares.get(name))
-        for (name, layer), (low, high) in zip(layers.items(), ranges.values(), strict=True)
-    }
-    module = copy.deepcopy(before.module).eval()
-    swap(module, made)
-    module.requires_grad_(False)
+    module = _rounded(before.module, rows, chosen, rounding)
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
@@ -88,6 +81,19 @@ def quantize_int8(
     outcome = {**sizes, "arithmetic": chosen, "num_calibration": len(rows)}
     named = _common.grown(system, treatment="quantize_int8", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
+
+
+def _rounded(whole: nn.Module, rows: Array, arithmetic: Mapping[str, str], rounding: str) -> nn.Module:
+    """A copy with its linear layers in 8 bits."""
+    ranges = input_ranges(whole, rows)
+    squares = mean_squares(whole, rows) if rounding == "compensated" else {}
+    made = {
+        name: from_linear(layer, arithmetic=arithmetic[name], low=low, high=high, square=squares.get(name))
+        for (name, layer), (low, high) in zip(linear_layers(whole).items(), ranges.values(), strict=True)
+    }
+    module = copy.deepcopy(whole).eval()
+    swap(module, made)
+    return module.requires_grad_(False)
 
 
 def input_ranges(module: nn.Module, inputs: Array) -> dict[str, tuple[float, float]]:
