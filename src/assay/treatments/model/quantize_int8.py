@@ -54,12 +54,9 @@ def quantize_int8(
     compensated: Frantar et al. 2023, "GPTQ", algorithm 1.
     """
     problems = [
-        _common.needs_module(system),
-        _common.needs_architecture(system),
-        _common.needs_split(system, "validation"),
+        *_common.calibrates(system, calibration_num),
         _common.unless(arithmetic in ARITHMETICS, f"arithmetic is {arithmetic!r}", ", ".join(ARITHMETICS)),
         _common.unless(rounding in ROUNDINGS, f"rounding is {rounding!r}", ", ".join(ROUNDINGS)),
-        _common.unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
     _common.refuse("quantize_int8", system, problems)
     before = _common.module_model(system)
