@@ -20,7 +20,7 @@ from assay.treatments.data.resample_groups import resample_groups
 from assay.treatments.train import dp_sgd as private
 from assay.treatments.train._clipped_sums import ClippedSums
 from assay.treatments.train.dp_sgd import DpRecipe, DpSettings, dp_sgd, fit_private
-from assay.values import System
+from assay.values import System, digest_of
 from support import small_images, small_texts
 
 
@@ -632,3 +632,9 @@ def test_batch_norm_is_refused_by_name(trained):
 
 def _mixes_rows(columns, num_outputs, params):
     return nn.Sequential(nn.Linear(len(columns), 4), nn.BatchNorm1d(4), nn.Linear(4, num_outputs))
+
+
+def test_the_digest_says_that_draws_have_streams_of_their_own(trained):
+    """The same settings trained other weights when noise, coins and dropout had one seed: their digest was this."""
+    recipe = DpRecipe(trained.recipe, DpSettings())
+    assert recipe.digest != digest_of(["DpRecipe", recipe.base.digest, recipe.settings])

@@ -33,6 +33,7 @@ from assay.values import Array, Data, Fitted, Modality, Recipe, Split, System, d
 
 Ranges = Mapping[str, Sequence[float]]
 CLIPPINGS = ("flat", "per_layer")
+STREAMS = 2  # version of how draws are seeded: in the digest, for other draws train other weights
 LEARNED: Mapping[Modality, str] = {  # what a system takes from its training rows before any noise is added
     "table": "means, scales and quantiles of the encoding were computed on the training rows",
     "image": "mean and standard deviation of each channel were computed on the training pictures",
@@ -67,7 +68,7 @@ class DpRecipe:
     @cached_property
     def digest(self) -> str:
         """Over the base recipe and the settings."""
-        return digest_of(["DpRecipe", self.base.digest, self.settings])
+        return digest_of(["DpRecipe", STREAMS, self.base.digest, self.settings])
 
     def to_json(self) -> dict[str, Any]:
         """Name and parameters as plain data."""
