@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from assay.access.references import _retreat
 from assay.errors import ModelError, TreatmentError
 from assay.models import Architecture, build
 from assay.models.adapters.module import ModuleModel
@@ -194,3 +195,11 @@ def test_a_file_cannot_name_layers_that_are_not_there(small_data):
         build("int8", columns=small_data.columns, num_outputs=2, params={})
     with pytest.raises(ModelError, match="int8, float32"):
         Int8Linear(2, 2, arithmetic="int4")
+
+
+def test_reference_models_of_an_older_system_are_rounded_as_it_was(trained):
+    """Before there was `rounding`, lineages did not name it, and each weight was rounded for itself."""
+    nearest = quantize_int8(trained, rounding="nearest")
+    (step,) = nearest.lineage
+    older = replace(step, parameters={name: one for name, one in step.parameters.items() if name != "rounding"})
+    assert _retreat(trained, [older]).model.digest == nearest.model.digest != quantize_int8(trained).model.digest

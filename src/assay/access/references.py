@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,11 @@ from assay.values import Array, Fitted, Step, System, array_digest, digest_of
 _TRAINED: dict[str, Fitted] = {}  # by digest: within one run a model-stage treatment meets the same reference models
 MAX_TRAINED = 64
 SEED = 1000  # of the first
+# What a treatment did before it had the parameter: an older lineage says nothing of it, and its default is another now.
+BEFORE: Mapping[str, Mapping[str, Any]] = {
+    "quantize_int8": {"rounding": "nearest"},
+    "quantize_static": {"rounding": "nearest"},
+}
 
 
 def halves(rows: Array, num: int, data_digest: str) -> list[Array]:
@@ -98,5 +104,6 @@ def _retreat(reference: System, lineage: Sequence[Step]) -> System:
         registry.load("assay.treatments")
     for step in lineage:
         if step.stage in ("model", "serve"):
-            reference = registry.TREATMENTS[step.treatment].function(reference, **step.parameters)
+            parameters = {**BEFORE.get(step.treatment, {}), **step.parameters}
+            reference = registry.TREATMENTS[step.treatment].function(reference, **parameters)
     return reference
