@@ -349,3 +349,9 @@ def test_a_small_sample_is_drawn_once_and_another_order_is_another_sample():
     assert large.of(np.arange(6000)) is large.of(np.arange(6000))
     assert large.of(np.arange(5000)) is not first
     assert large.of(np.arange(10)) is small
+
+
+def test_true_and_false_are_codes_as_0_and_1_are():
+    codes = np.random.default_rng(0).random(60) < 0.4
+    draws = stats.make_draws(b"key", "split", [np.arange(60) % 3], num_draws=20)
+    np.testing.assert_array_equal(draws.counts(codes, 2), draws.counts(codes.astype(np.int64), 2))

@@ -72,6 +72,7 @@ class Draws:
         codes = np.asarray(codes)
         if codes.shape != (self.num_rows,) or codes.dtype.kind not in "iub":
             raise UsageError(Problem(f"codes are {codes.dtype} {codes.shape}", f"integers ({self.num_rows},)"))
+        codes = codes.view(np.uint8) if codes.dtype == bool else codes  # places, and no mask
         cells = codes[self._first_rows]
         constant = all(  # one pass, which ends at the first block that is finer than the classes
             np.array_equal(cell.look_up(cells, self.classes[part]), codes[part]) for part in cell.blocks(self.num_rows)
