@@ -85,6 +85,7 @@ from assay.train.federation import flare_sites
 
 folder, sites = Path(sys.argv[1]), ["site-1", "site-2"]
 kits, foreign = (flare_sites.provision(folder / name, sites, workflow="x") for name in ("own", "foreign"))
+print("open to others:", kits.parents[1].stat().st_mode & 0o77)
 told = (kits / "site-2" / "startup" / "fed_client.json").read_text()
 shutil.rmtree(kits / "site-2")
 shutil.copytree(foreign / "site-2", kits / "site-2")
@@ -106,6 +107,7 @@ def test_a_site_with_a_certificate_of_another_root_does_not_get_in(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", TWO_ROOTS, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert "open to others: 0\n" in done.stdout, done.stdout + done.stderr  # the key of the root lies there
     assert "one alone: the 2 FLARE sites did not log in" in done.stdout, done.stdout + done.stderr
     told = (tmp_path / "own" / "assay" / "prod_00" / "site-2" / "log.txt").read_text().lower()
     assert "certificate" in told

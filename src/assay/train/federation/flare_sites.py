@@ -28,7 +28,7 @@ from nvflare.lighter.provision import prepare_project
 from nvflare.lighter.provisioner import Provisioner
 
 from assay.errors import ModelError, Problem
-from assay.storage import write_atomic
+from assay.storage import make_folder, write_atomic
 
 SERVER, OWNER, ORG = "localhost", "owner@assay.local", "assay"
 PARTS = {SERVER: "server.server_train", "": "client.client_train"}  # under nvflare.private.fed.app
@@ -51,7 +51,8 @@ def provision(folder: Path, sites: Sequence[str], *, workflow: str) -> Path:
     """A start-up kit for aggregator, sites and owner: keys, certificates of one root, and what may be loaded.
 
     The folder with a kit each. Only `workflow` is added to what the aggregator may load; it listens on a free port of
-    this machine, and keeps jobs under `folder`.
+    this machine, and keeps jobs under `folder`, which nobody else may enter: FLARE leaves the key of the root, with
+    which anybody could make a certificate that gets in, for all to read.
     """
     members: list[dict[str, Any]] = [{"name": SERVER, "type": "server", "org": ORG, "fed_learn_port": _free_port()}]
     members += [{"name": name, "type": "client", "org": ORG} for name in sites]
@@ -59,6 +60,8 @@ def provision(folder: Path, sites: Sequence[str], *, workflow: str) -> Path:
     builders = [{"path": f"nvflare.lighter.impl.{one}", "args": dict(ARGUMENTS.get(one, {}))} for one in BUILDERS]
     about = {"api_version": 3, "name": "assay", "description": "assay", "participants": members, "builders": builders}
     shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder)
+    folder.chmod(0o700)
     with contextlib.redirect_stdout(io.StringIO()):
         Provisioner(str(folder), prepare_builders(about), None).provision(prepare_project(about))
     kits = folder / "assay" / "prod_00"
