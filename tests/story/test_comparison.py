@@ -132,6 +132,14 @@ def test_an_option_of_another_kind_is_a_sentence(counting: tuple[System, Countin
     assert len(caught.value.problems) == len(options)
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_a_number_of_numpys_is_a_number(counting: tuple[System, Counting], kind: type) -> None:
+    """As a sweep over np.linspace gives them; what is refused here is the model, which has no weights."""
+    with pytest.raises(TreatmentError) as caught:
+        story.treat(counting[0], "prune_magnitude", options={"sparsity": kind(0)})
+    assert "a number" not in str(caught.value)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest(counting: tuple[System, Counting]) -> None:
     for name, near in (("prune_magnitud", "prune_magnitude"), ("quantise_int8", "quantize_int8")):
         with pytest.raises(RegistryError, match=rf"Did you mean {near}\?$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from assay.registry import Treatment
 
 _KINDS: Mapping[str, tuple[type, str]] = {
     "bool": (bool, "true or false"),
-    "int": (int, "a whole number"),
-    "float": (float, "a number"),
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a number"),
     "str": (str, "a word"),
 }
 
@@ -30,7 +31,7 @@ def check_options(treatment: str, chosen: Iterable[Treatment], options: Mapping[
             continue
         told, _, empty = known[name].partition(" | ")
         kind, words = _KINDS.get(told, (object, ""))
-        fine = type(value) is kind or kind is object or (kind is float and type(value) is int)
+        fine = isinstance(value, kind) and (kind in (bool, object) or not isinstance(value, bool))
         if not fine and not (value is None and empty == "None"):
             wrong.append(Problem(f"{treatment}: {name} is {value!r}", words))
     if wrong:
