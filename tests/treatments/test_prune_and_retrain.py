@@ -39,7 +39,9 @@ def test_half_of_every_group_goes_and_the_recipe_does_the_same_from_scratch(syst
     assert list(outcome["kept"].values()) == [20, 12]
     assert outcome["parameters_after"] == sum(one.numel() for one in treated.model.module.parameters())
     assert treated.model.num_bytes == outcome["bytes_after"] < system.model.num_bytes
-    assert treated.facts["epochs"] == 3 * 2 == len(treated.facts["curve"])
+    assert treated.facts["epochs"] == 3 * 2
+    assert [point["epoch"] for point in treated.facts["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert treated.facts["curve"][-1]["step"] == treated.facts["steps"]
     again = treated.recipe.fit(system.data.splits["train"], system.data, system.seed)
     assert again.model.digest == treated.model.digest, "the trained model is where its recipe would have got to"
     assert right(treated) > right(system) - 0.03

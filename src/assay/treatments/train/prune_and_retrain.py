@@ -101,7 +101,18 @@ def _told(found: Sequence[Mapping[str, Any]], used: Energy) -> dict[str, Any]:
     summed = {name: sum(one[name] for one in found) for name in ("steps", "epochs", "examples")}
     spent = {"energy": plain(used), "seconds": used.seconds, "cpu_seconds": used.cpu_seconds}
     speed = {"examples_per_second": summed["examples"] / used.seconds}
-    return {**found[-1], **summed, **spent, **speed, "curve": [point for one in found for point in one["curve"]]}
+    return {**found[-1], **summed, **spent, **speed, "curve": _joined(found)}
+
+
+def _joined(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The curves of the rounds as one: epochs and steps go on counting from those of the rounds before."""
+    curve: list[dict[str, Any]] = []
+    epochs = steps = 0
+    for one in found:
+        counted = ({"epoch": point["epoch"] + epochs, "step": point["step"] + steps} for point in one["curve"])
+        curve += [{**point, **now} for point, now in zip(one["curve"], counted, strict=True)]
+        epochs, steps = epochs + one["epochs"], steps + one["steps"]
+    return curve
 
 
 def take_out(module: nn.Module, whole: Mapping[str, int], gone: float, *, split: Split, task: Task) -> dict[str, int]:
