@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from assay import engine
+from assay import engine, registry
 from assay.estimation.seeds import alike_in, is_retrained, seed_differences
 from assay.matrix import compare
 from assay.observe import Ledger, Workspace
@@ -130,3 +130,44 @@ def test_what_is_the_same_number_in_both_needs_no_reference_models(known_system:
     assert all_of_them is not None
     assert {key: all_of_them[key] for key in few} == few
     assert {key[0] for key in all_of_them.keys() - few.keys()} == {"input_noise"}
+
+
+@dataclass(frozen=True)
+class Failing(Moody):
+    """A recipe that cannot be trained on half of the rows."""
+
+    def fit(self, split: Split, data: Data, seed: int) -> Fitted:
+        if len(split) < len(data.splits["train"]):
+            raise ZeroDivisionError("no row of a rare class")
+        return super().fit(split, data, seed)
+
+
+def test_a_recipe_that_fails_on_half_of_the_rows_leaves_audit_and_comparison(
+    known_system: System, workspace: Workspace
+) -> None:
+    systems = [trained(known_system, seed, Failing("failing")) for seed in (1, 2)]
+    audits = [engine.audit(one, probes=["accuracy", "membership_inference"], workspace=workspace) for one in systems]
+    reasons = {one.probe: one.reason for one in audits[0].measurements}
+    assert reasons["membership_inference"] == "the probe stopped: ZeroDivisionError: no row of a rare class"
+    assert reasons["accuracy"] == ""
+    assert compare(audits, workspace=workspace).systems == ("seed 1", "seed 2")
+    assert seed_differences(*systems, workspace=workspace, ledger=Ledger(10**9)) == {}
+
+
+def test_what_stopped_on_a_reference_model_is_measured_next_time(
+    known_system: System, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems = [trained(known_system, seed, Moody()) for seed in (1, 2)]
+    entry, is_away = registry.PROBES["accuracy"], [True]
+
+    def unlucky(*needs: object) -> list[Measurement]:
+        if is_away[0]:
+            raise OSError("no route to the host")
+        return entry.function(*needs)
+
+    monkeypatch.setitem(registry.PROBES, "accuracy", replace(entry, function=unlucky))
+    first = seed_differences(*systems, workspace=workspace, ledger=Ledger(10**9))
+    is_away[0] = False
+    second = seed_differences(*systems, workspace=workspace, ledger=Ledger(10**9))
+    assert ("accuracy", "accuracy", "") not in (first or {})
+    assert ("accuracy", "accuracy", "") in (second or {})

@@ -20,7 +20,6 @@ from assay.access.canaries import ShowsSteps, canary_training, watched_training
 from assay.access.handles import Query, Retrain
 from assay.access.references import reference_models
 from assay.access.timings import Meter
-from assay.errors import AssayError
 from assay.meter import EnergyMeter, environment
 from assay.observe import Ledger, Workspace, batch_facts, observation_key, observe, run_model
 from assay.registry import Probe, Sizes
@@ -56,6 +55,7 @@ class Plan:
 
 
 ON_REQUEST = "it costs far more than a pass over the test rows: name it among the probes, or ask for all of them"
+STOPPED = "the probe stopped"
 ROWS = frozenset({"query", "gradient"})  # access to which a smaller sample of rows is an answer
 COMPARES_GROUPS = ("fairness", "data")  # other families only report by group where there are groups
 
@@ -225,7 +225,7 @@ def measure(probe: Probe, needs: Mapping[str, Any]) -> tuple[Measurement, ...]:
 def stopped(probe: Probe, error: Exception) -> tuple[Measurement, ...]:
     """What is told of a probe that raised: one undefined measurement."""
     said = str(error).splitlines()[0] if str(error) else "no message"
-    reason = f"the probe stopped: {type(error).__name__}: {said}"
+    reason = f"{STOPPED}: {type(error).__name__}: {said}"
     name = probe.name
     return (
         Measurement(name, name, None, None, None, 0.95, "none", "", "neither", reason=reason, dimension=probe.family),
@@ -277,9 +277,9 @@ def audit(
         workspace.progress(f"{system.name}: {probe.name}", number, len(ordered))
         costs = probe.cost(sizes_of(system)) if probe.cost else {}
         part = allowance(costs, ledger.budget - ledger.total, passes) if probe.access & ROWS else Allowance()
-        try:  # reference models are trained and treated here, and a treatment may refuse one of them
+        try:  # reference models are trained and treated here: a treatment may refuse one, a recipe is anyone's code
             active = _active_needs(probe, system, observation, workspace, (ledger, clock, part))
-        except AssayError as error:
+        except Exception as error:
             found = stopped(probe, error)
         else:
             found = measure(probe, needs | active | ({"draws": common} if probe.access else {}))
@@ -350,7 +350,7 @@ def _load(key: Any, workspace: Workspace) -> tuple[Measurement, ...] | None:
 
 
 def _store(key: Any, workspace: Workspace, found: Sequence[Measurement]) -> None:
-    if any(one.reason.startswith("the probe stopped") for one in found):
+    if any(one.reason.startswith(STOPPED) for one in found):
         return  # a failure may be passing: it is tried again next time
     arrays = {str(index): one.replicates for index, one in enumerate(found) if one.replicates is not None}
     workspace.cache.put(key, arrays, {"measurements": found})

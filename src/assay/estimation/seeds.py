@@ -8,8 +8,8 @@ from functools import cache, partial
 
 from assay.access.handles import Query
 from assay.access.references import reference_models
-from assay.engine import applicable, code_digest, draws_for, measure, passive_needs, remeasure, sizes_of
-from assay.errors import TreatmentError
+from assay.engine import STOPPED, applicable, code_digest, draws_for, measure, passive_needs, remeasure, sizes_of
+from assay.errors import StorageError
 from assay.observe import Ledger, Workspace, observe
 from assay.registry import Probe
 from assay.stats import Draws
@@ -46,10 +46,10 @@ def seed_differences(
     """
     if not is_retrained(baseline, treated) or baseline.recipe is None or treated.recipe is None:
         return None
-    try:
-        before, after = (_all_points(one, alike, workspace, ledger) for one in (baseline, treated))
-    except TreatmentError:  # a treatment refuses a reference model: what the seed moves is then not known
+    pair = [_references(one, workspace, ledger) for one in (baseline, treated)]
+    if not all(pair):  # what the seed moves is then not known
         return {}
+    before, after = ([(one.digest, _points(one, alike, workspace, ledger)) for one in found] for found in pair)
     if [digest for digest, _ in before] == [digest for digest, _ in after]:
         after = [*after[1:], after[0]]
     keys = set(before[0][1]).intersection(*(points for _, points in (*before, *after)))
@@ -66,11 +66,14 @@ def alike_in(before: Mapping[Key, Measurement], after: Mapping[Key, Measurement]
     return frozenset(key[0] for key in both) - moved
 
 
-def _all_points(
-    system: System, alike: frozenset[str], workspace: Workspace, ledger: Ledger
-) -> list[tuple[str, dict[Key, float]]]:
-    found = reference_models(system, workspace.quietly(), ledger)
-    return [(one.system.digest, _points(one.system, alike, workspace, ledger)) for one in found]
+def _references(system: System, workspace: Workspace, ledger: Ledger) -> list[System]:
+    """None at all where one cannot be made: a treatment refuses it, or the recipe, which is anyone's code, raises."""
+    try:
+        return [one.system for one in reference_models(system, workspace.quietly(), ledger)]
+    except StorageError:  # a full disk says nothing of a recipe
+        raise
+    except Exception:
+        return []
 
 
 def _points(system: System, alike: frozenset[str], workspace: Workspace, ledger: Ledger) -> dict[Key, float]:
@@ -102,8 +105,10 @@ def _remembered(
     key = ["points", 4, system.digest, system.data.splits["test"].digest, about]
     stored = workspace.cache.get(key)
     if stored is None:
-        stored = ({}, {"points": [[*one.key, one.value] for one in work() if one.value is not None]})
-        workspace.cache.put(key, *stored)
+        made = work()
+        stored = ({}, {"points": [[*one.key, one.value] for one in made if one.value is not None]})
+        if not any(one.reason.startswith(STOPPED) for one in made):  # it may be passing: it is tried again next time
+            workspace.cache.put(key, *stored)
     return {(probe, metric, where): value for probe, metric, where, value in stored[1]["points"]}
 
 
