@@ -346,3 +346,19 @@ def test_a_treatment_that_refuses_a_reference_model_stops_one_probe_and_not_the_
     assert found.find("hit_rate").value is not None
     assert found.find("told").value is None
     assert found.find("told").reason.startswith("the probe stopped: TreatmentError: group_thresholds does not fit")
+
+
+def test_what_a_probe_reads_of_the_facts_is_part_of_what_is_remembered(
+    known_system: System, workspace: Workspace
+) -> None:
+    """The grid of a country, say, is declared in the facts, which are in no digest of the system."""
+
+    @probe("energy")
+    def grid(facts: Any) -> list[Measurement]:
+        return [measured(exact_rate(facts["grid"], 9), "grid", unit="share", better="lower", attempted=9)]
+
+    found = [
+        engine.audit(replace(known_system, facts={"grid": number}), probes=["grid"], workspace=workspace).measurements
+        for number in (3, 6)
+    ]
+    assert [one.value for (one,) in found] == pytest.approx([1 / 3, 2 / 3])

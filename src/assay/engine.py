@@ -155,6 +155,8 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
     about: list[Any] = []
     if "retrain" in probe.access and system.recipe is not None:
         about.append([system.recipe.digest, workspace.num_references])
+    if "facts" in probe.needs:  # a country's grid, say, is declared there, and is in no digest
+        about.append(plain(system.facts))
     if "meter" in probe.access:  # a time or a joule is of one machine
         about.append([environment().get(name) for name in ("cpu", "cores", "torch threads")])
     if imputed := system.data.source.get("imputed"):  # what stands for a missing number is declared beside the data too
