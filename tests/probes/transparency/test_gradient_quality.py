@@ -249,7 +249,7 @@ def test_other_gradient_methods_are_measured_and_input_times_gradient_is_blind_w
     query, draws = setting(Flat(binary=False), binary=False)
     found = named(gradient_methods(query, query.system.task, draws))
     sizes = {
-        (method, name): found["gradient_attribution", f"method={method} & feature={name}"].value
+        (method, name): found[f"{method}_attribution", f"feature={name}"].value
         for method in ("gradient_shap", "input_times_gradient")
         for name in ("strong", "weak", "nothing")
     }
@@ -279,8 +279,8 @@ def test_a_hidden_category_has_no_way_and_gets_nothing_from_any_method() -> None
     query = Query(replace(query.system, data=data), Workspace(), Ledger(10**8), "test")
     found = named(gradient_methods(query, query.system.task, draws))
     for method in METHODS:
-        assert found["gradient_attribution", f"method={method} & feature=square"].value == 0
-        assert found["gradient_attribution", f"method={method} & feature=strong"].value > 0.01
+        assert found[f"{method}_attribution", "feature=square"].value == 0
+        assert found[f"{method}_attribution", "feature=strong"].value > 0.01
 
 
 def test_an_own_objective_can_be_explained(pictures) -> None:

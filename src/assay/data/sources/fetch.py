@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from assay.data.sources.archives import extract
@@ -168,11 +168,10 @@ def _watched(folder: Path, package: Package, progress: Progress) -> Iterator[Non
 
 def _size(folder: Path) -> int:
     size = 0
-    for path in folder.rglob("*"):
-        try:
-            size += path.stat().st_size
-        except OSError:  # moved while we look
-            continue
+    for place, _, names in os.walk(folder):  # which passes over folders that are gone by then
+        for name in names:
+            with suppress(OSError):  # moved while we look
+                size += (Path(place) / name).stat().st_size
     return size
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -37,8 +36,8 @@ def gradient_methods(gradient: Query, task: Task, draws: Draws) -> list[Measurem
 
     Definition: gradient_shap: phi = mean over 50 random pairs of a start b and a place a of (x - b) times the gradient
     of the explained output at b + a (x - b); input_times_gradient: phi = (x - b) times the gradient at x, b the start
-    of gradient_attributions. As there, with `method=` in the slice: gradient_attribution = mean |phi_i|;
-    gradient_faithfulness_gain (and insertion, deletion); gradient_shapley_agreement.
+    of gradient_attributions. gradient_shap_attribution, input_times_gradient_attribution = mean |phi_i|; and, with
+    `method=` in the slice, gradient_faithfulness_gain (and insertion, deletion) and gradient_shapley_agreement.
     Shapes: the explained rows of gradient_attributions. Starts of GradientSHAP are all background rows, or, for texts,
     zero vectors; a category has no way from one to another where the model hides its encoding, and phi 0 there.
     Direction: attribution neither, in probability or the target's unit; gains and agreement higher.
@@ -58,8 +57,7 @@ def gradient_methods(gradient: Query, task: Task, draws: Draws) -> list[Measurem
     told, found = _units.told(gradient, shapley).of(places), []
     about: dict[str, Any] = {"attempted": len(rows), "errored": int((~is_usable).sum())}
     for method, values in zip(METHODS, by_method, strict=True):
-        where = replace(told, slices=tuple(f"method={method} & {one}" for one in told.slices))
-        found += _units.means(where, values, is_usable, draws=sample, task=task, metric="gradient_attribution")
+        found += _units.means(told, values, is_usable, draws=sample, task=task, metric=f"{method}_attribution")
         alike = _masked.rank_correlation(values, shapley[places], is_unused[places])
         agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
         named = {"unit": "rank correlation", "slice": f"method={method}", **about}
