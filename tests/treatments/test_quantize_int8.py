@@ -19,7 +19,7 @@ from assay.models.int8 import Int8Linear, from_linear, int8_architecture, quanti
 from assay.models.wrapped import linear_layers
 from assay.tasks import Argmax, task_of
 from assay.train import TrainRecipe, TrainSettings, train_system
-from assay.treatments.model.quantize_int8 import PAYS_FROM, input_ranges, mean_squares, quantize_int8
+from assay.treatments.model.quantize_int8 import PAYS_FROM, Ranges, Squares, look_at_inputs, quantize_int8
 from assay.values import System
 
 
@@ -117,10 +117,12 @@ def test_rounded_in_turn_a_layer_answers_nearer_to_what_it_did():
 def test_mean_squares_are_of_the_layer_inputs(trained, small_data):
     rows = small_data.splits["validation"].inputs[:50]
     module = trained.model.module
-    found = mean_squares(module, rows)
+    squares, ranges = Squares(len(rows)), Ranges()
+    look_at_inputs(module, rows, [squares, ranges])
+    found = squares.found
     with torch.no_grad():
         encoded = module.encoder(torch.from_numpy(rows)).double()
-    assert list(found) == list(input_ranges(module, rows))
+    assert list(found) == list(ranges.found)
     assert np.allclose(found["body.0"], (encoded.T @ encoded / 50).numpy())
     assert not any(part._forward_pre_hooks for part in module.modules())
 
@@ -134,7 +136,9 @@ def test_each_weight_for_itself_is_still_to_be_had(trained):
 def test_ranges_are_of_the_layer_inputs(trained, small_data):
     rows = small_data.splits["validation"].inputs[:50]
     module = trained.model.module
-    ranges = input_ranges(module, rows)
+    seen = Ranges()
+    look_at_inputs(module, rows, [seen])
+    ranges = seen.found
     with torch.no_grad():
         encoded = module.encoder(torch.from_numpy(rows))
     assert ranges["body.0"] == pytest.approx((min(encoded.min().item(), 0), encoded.max().item()))

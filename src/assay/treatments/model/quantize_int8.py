@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -82,53 +82,66 @@ def quantize_int8(
 
 def _rounded(whole: nn.Module, rows: Array, arithmetic: Mapping[str, str], rounding: str) -> nn.Module:
     """A copy with its linear layers in 8 bits."""
-    ranges = input_ranges(whole, rows)
-    squares = mean_squares(whole, rows) if rounding == "compensated" else {}
-    made = {
-        name: from_linear(layer, arithmetic=arithmetic[name], low=low, high=high, square=squares.get(name))
-        for (name, layer), (low, high) in zip(linear_layers(whole).items(), ranges.values(), strict=True)
-    }
+    ranges, squares = Ranges(), Squares(len(rows))
+    look_at_inputs(whole, rows, [ranges, squares] if rounding == "compensated" else [ranges])
+    made, means = {}, squares.found
+    for name, layer in linear_layers(whole).items():
+        low, high = ranges.found.get(name, (0.0, 1.0))
+        kind, square = arithmetic[name], means.get(name)
+        made[name] = from_linear(layer, arithmetic=kind, low=low, high=high, square=square)
     module = copy.deepcopy(whole).eval()
     swap(module, made)
     return module.requires_grad_(False)
 
 
-def input_ranges(module: nn.Module, inputs: Array) -> dict[str, tuple[float, float]]:
-    """Smallest and largest finite input of every linear layer over these rows; 0 is always within."""
-    found: dict[str, tuple[float, float]] = {}
+class Ranges:
+    """Smallest and largest finite input of each layer that was shown; 0 is always within."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, name: str, given: Tensor) -> None:
+        """What a layer reads in one batch."""
+        seen = torch.nan_to_num(given, nan=0.0, posinf=0.0, neginf=0.0)
+        low, high = self.found.get(name, (0.0, 0.0))
+        self.found[name] = (min(low, seen.min().item()), max(high, seen.max().item()))
+
+
+class Squares:
+    """Of each layer of at most `WIDEST` inputs, the mean of $x x^T$ over rows, or `each` tokens of a row, x."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.total: dict[str, Array] = {}
+        self.num: dict[str, int] = {}
+        self.each = -(-PLACES // max(1, num_rows))
+
+    def __call__(self, name: str, given: Tensor) -> None:
+        """What a layer reads in one batch."""
+        if given.shape[-1] > WIDEST:
+            return
+        seen = given.flatten(1, -2) if given.ndim > 2 else given[:, None]
+        at = _common.spread_places(seen.shape[1], self.each)
+        exact = torch.nan_to_num(seen[:, at].flatten(0, 1).double(), nan=0.0, posinf=0.0, neginf=0.0).numpy()
+        self.total[name] = self.total.get(name, 0.0) + exact.T @ exact
+        self.num[name] = self.num.get(name, 0) + len(exact)
+
+    @property
+    def found(self) -> dict[str, Array]:
+        """`(in, in)` by layer."""
+        return {name: one / self.num[name] for name, one in self.total.items()}
+
+
+def look_at_inputs(module: nn.Module, inputs: Array, looks: Sequence[Callable[[str, Tensor], None]]) -> None:
+    """Show what every linear layer reads to each of `looks`, in one pass."""
     handles = []
     for name, layer in linear_layers(module).items():
 
         def watch(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-            seen = torch.nan_to_num(given[0], nan=0.0, posinf=0.0, neginf=0.0)
-            low, high = found.get(name, (0.0, 0.0))
-            found[name] = (min(low, seen.min().item()), max(high, seen.max().item()))
+            for look in looks:
+                look(name, given[0])
 
         handles.append(layer.register_forward_pre_hook(watch))
     _common.pass_over(module, inputs, handles, batch_size=BATCH)
-    return {name: found.get(name, (0.0, 1.0)) for name in linear_layers(module)}
-
-
-def mean_squares(module: nn.Module, inputs: Array) -> dict[str, Array]:
-    """Of every linear layer of at most `WIDEST` inputs, the mean of $x x^T$ over rows, or tokens, x: `(in, in)`."""
-    total: dict[str, Array] = {}
-    num: dict[str, int] = {}
-    each = -(-PLACES // max(1, len(inputs)))  # tokens of a row
-    handles = []
-    for name, layer in linear_layers(module).items():
-        if layer.in_features > WIDEST:
-            continue
-
-        def watch(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-            seen = given[0].flatten(1, -2) if given[0].ndim > 2 else given[0][:, None]
-            at = _common.spread_places(seen.shape[1], each)
-            exact = torch.nan_to_num(seen[:, at].flatten(0, 1).double(), nan=0.0, posinf=0.0, neginf=0.0).numpy()
-            total[name] = total.get(name, 0.0) + exact.T @ exact
-            num[name] = num.get(name, 0) + len(exact)
-
-        handles.append(layer.register_forward_pre_hook(watch))
-    _common.pass_over(module, inputs, handles, batch_size=BATCH)
-    return {name: one / num[name] for name, one in total.items()}
 
 
 def left_float(module: nn.Module) -> dict[str, int]:
