@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from assay.errors import ModelError, TreatmentError
-from assay.models import Architecture, build, register_architecture, tensors
+from assay.models import BUILDERS, Architecture, build, tensors
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, task_loss, train_system
 from assay.treatments.data.resample_groups import resample_groups
@@ -156,7 +156,7 @@ def test_a_table_of_embeddings_counts_a_repeated_token_once_with_its_whole_gradi
     assert (sums["0.weight"][0] == 0).all()
 
 
-def test_what_cannot_be_computed_row_by_row_is_refused_before_any_training(small_data):
+def test_what_cannot_be_computed_row_by_row_is_refused_before_any_training(small_data, monkeypatch):
     class Branching(nn.Module):
         def __init__(self):
             super().__init__()
@@ -165,7 +165,7 @@ def test_what_cannot_be_computed_row_by_row_is_refused_before_any_training(small
         def forward(self, inputs):
             return self.layer(inputs) * (self.scale if bool(inputs.sum() > 0) else -self.scale)
 
-    register_architecture("branching_for_dp", lambda columns, num_outputs, params: Branching())
+    monkeypatch.setitem(BUILDERS, "branching_for_dp", lambda columns, num_outputs, params: Branching())
     recipe = TrainRecipe(Architecture("branching_for_dp"), task_of(small_data), TrainSettings(epochs=1))
     system = train_system(small_data, recipe=recipe)
     with pytest.raises(TreatmentError, match="gradients of single rows cannot be formed"):
@@ -622,8 +622,8 @@ def test_everything_wrong_is_said_at_once(trained):
         dp_sgd(dp_sgd(trained, training={"epochs": 1}))
 
 
-def test_batch_norm_is_refused_by_name(trained):
-    register_architecture("mixes rows", _mixes_rows)
+def test_batch_norm_is_refused_by_name(trained, monkeypatch):
+    monkeypatch.setitem(BUILDERS, "mixes rows", _mixes_rows)
     recipe = replace(trained.recipe, architecture=Architecture("mixes rows"))
     with pytest.raises(TreatmentError, match=r"layers 1 are BatchNorm.*GroupNorm"):
         dp_sgd(replace(trained, recipe=recipe))
