@@ -279,11 +279,11 @@ def test_medians_and_small_counts_of_training_rows_stay_with_the_owner(tmp_path)
         "duplicates": {"test_rows_also_in_train": FEW, "test_rows": 250},
     }
     assert few.system.data.source == source
-    odd = {"missing": "3 cells", "imputed": {"age": {"by": "hand"}}, "duplicates": {"notes": "none"}}
+    odd = {"missing": "3 cells", "imputed": {"age": {"by": "hand"}, "hours": 38.5}, "duplicates": {"notes": "none"}}
     by_hand = replace(audited, system=replace(audited.system, data=replace(data, source=odd)))
     kit.make(tmp_path / "odd", by_hand)
     told = json.loads((tmp_path / "odd" / "open" / "dossier.json").read_text())["data"]["source"]
-    assert told == {**odd, "imputed": {"age": {"by": by, "rows": FEW}}}
+    assert told == {**odd, "imputed": {name: {"by": by, "rows": "not told"} for name in ("age", "hours")}}
 
 
 def test_one_measurement_per_person_is_refused(tmp_path):

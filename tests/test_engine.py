@@ -306,6 +306,10 @@ def test_what_stands_for_a_missing_number_is_measured_anew(known_system: System,
     known, other = (engine.plan(one, probes=["nudge_once"], workspace=workspace) for one in (known_system, declared))
     assert [one.name for one in known.passes if "nudge_once" in one.probes] == ["from the cache"]
     assert "from the cache" not in [one.name for one in other.passes]
+    plain_number = replace(known_system, data=replace(known_system.data, source={"imputed": {"age": 40.0}}))
+    engine.audit(plain_number, probes=["nudge_once"], workspace=workspace)
+    known_by_now = engine.plan(declared, probes=["nudge_once"], workspace=workspace)
+    assert "from the cache" in [one.name for one in known_by_now.passes]
 
 
 def test_a_deep_probe_runs_when_it_is_named_and_says_so_when_it_is_not(

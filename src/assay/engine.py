@@ -159,8 +159,8 @@ def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:
         about.append(plain(system.facts))
     if "meter" in probe.access:  # a time or a joule is of one machine
         about.append([environment().get(name) for name in ("cpu", "cores", "torch threads")])
-    if imputed := system.data.source.get("imputed"):  # what stands for a missing number is declared beside the data too
-        about.append({name: one["median"] for name, one in imputed.items()})
+    if medians := system.data.medians:  # what stands for a missing number is declared beside the data too
+        about.append(medians)
     if probe.family == "data":  # who the system is for is declared beside the data, not in its digest
         about.append(system.data.source.get("population"))
     how = [probe.name, probe.version, probe.options, code_digest(probe)]

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 from assay.digests import Array, digest_of
+from assay.errors import DataError, Problem
 
 Modality = Literal["table", "image", "text"]
 NON_MEMBERS = "non-members"  # the name of a split
@@ -124,6 +125,20 @@ class Data:
     source: Mapping[str, Any] = field(default_factory=dict)  # address, licence, digest, card
     label_names: tuple[str, ...] = ()  # several labels a row: the name of each
 
+    def __post_init__(self) -> None:
+        _ = self.medians  # an odd form is told here, not by what reads it after hours
+
+    @property
+    def medians(self) -> dict[str, float]:
+        """By column: what stands for a missing number, by `source["imputed"]`. Raises DataError for an odd form."""
+        told = self.source.get("imputed", {})
+        each = told if isinstance(told, Mapping) else {"": told}
+        named = {name: one if isinstance(one, Mapping) else {"median": one} for name, one in each.items()}
+        found = {name: one["median"] for name, one in named.items() if "median" in one}
+        if odd := [f"{name!r}: {one!r:.80}" for name, one in found.items() if not (name and _is_float32(one))]:
+            raise DataError([Problem(f'source["imputed"] has {one}', _IMPUTED) for one in odd])
+        return {name: float(one) for name, one in found.items()}
+
     @property
     def modality(self) -> Modality:
         """Table, image or text."""
@@ -140,6 +155,15 @@ class Data:
         parts = [self.name, self.columns, self.label, self.group_columns, self.classes, self.positive]
         parts += [self.label_names] if self.label_names else []
         return digest_of([*parts, {name: split.digest for name, split in self.splits.items()}])
+
+
+_IMPUTED = '{"age": {"median": 30.0, "rows": 2}}, or {"age": 30.0}: finite 32-bit numbers by column'
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+def _is_float32(one: object) -> bool:
+    is_number = isinstance(one, int | float | np.floating | np.integer) and not isinstance(one, bool)
+    return is_number and bool(-_LARGEST <= one <= _LARGEST)  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------ system

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -176,3 +177,20 @@ def test_the_table_itself_encodes_as_it_was_read():
 def test_importing_the_package_imports_nothing_heavy():
     code = "import sys, assay.data; sys.exit('polars' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_owner_may_say_in_plain_numbers_what_stands_for_a_missing_one(small_data):
+    data = replace(small_data, source={"imputed": {"age": np.float32(30), "hours": {"median": 40, "rows": 3}, "x": {}}})
+    assert data.medians == {"age": 30.0, "hours": 40.0}
+    row = {column.name: 50 if column.kind == "numeric" else column.categories[0] for column in data.columns}
+    assert encode_rows(data, [{**row, "age": None}]).tobytes() == encode_rows(data, [{**row, "age": 30}]).tobytes()
+
+
+@pytest.mark.parametrize(
+    "odd", [[1.0], "30", {"age": "30"}, {"age": True}, {"age": {"median": None}}, {"age": np.nan}, {"": 1, 7: 10**400}]
+)
+def test_any_other_form_of_it_is_told_at_once(small_data, odd):
+    with pytest.raises(
+        DataError, match=r'source\["imputed"\] has .* Allowed: {"age": {"median": 30.0, "rows": 2}}, or'
+    ):
+        replace(small_data, source={"imputed": odd})

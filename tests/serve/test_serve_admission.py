@@ -192,6 +192,8 @@ def test_a_median_stands_for_a_missing_number_and_is_not_in_the_open_part(
         assert found == known
         assert caller.predict({**GOOD, "hours": None}).status_code == 422
     assert load_system(folder / "system", declared.data).digest == tiny.digest
+    alone = replace(tiny, data=replace(tiny.data, source={"imputed": {"age": 41.0625}}))
+    assert admit(file_tiny(alone, tmp_path / "alone", signer)).data.medians == {"age": 41.0625}
 
 
 def test_dossiers_whose_open_part_has_the_medians_are_served_as_before(tiny: System) -> None:

@@ -35,7 +35,7 @@ def encode_rows(data: Data | Sequence[Column], rows: Rows, *, unknown: UnknownNa
     fills: dict[str, float] = {}
     if isinstance(data, Data):
         allowed |= {column.name for column in data.group_columns}
-        fills = {name: one["median"] for name, one in data.source.get("imputed", {}).items() if "median" in one}
+        fills = data.medians
     problems = Problems()
     inputs = np.empty((len(rows), len(columns)), dtype=np.float32)
     for i, (column, cells) in enumerate(_read(rows, columns, allowed, problems)):

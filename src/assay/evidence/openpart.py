@@ -14,7 +14,7 @@ from assay.evidence.quotes import FEWEST_TEXTS, SHORTEST, SHORTEST_UNSPACED, quo
 from assay.evidence.receipts import Receipt
 from assay.evidence.strict_json import loads
 from assay.policy import Policy, overall
-from assay.treatments._counts import MEDIAN, about
+from assay.treatments._counts import MEDIAN, NOT_TOLD, about
 from assay.units.text import is_unspaced
 from assay.values import Audit, Column, Data, Dossier, Finding, Measurement, NotApplicable, System
 
@@ -167,7 +167,8 @@ def _source(data: Data) -> dict[str, Any]:
     if "missing" in known:
         found["missing"] = _about_each(known["missing"], whole)
     if "imputed" in known:
-        rows = {name: one.get("rows", 0) for name, one in known["imputed"].items() if isinstance(one, Mapping)}
+        filled = {name: one if isinstance(one, Mapping) else {} for name, one in known["imputed"].items()}
+        rows = {name: one.get("rows", NOT_TOLD) for name, one in filled.items()}
         found["imputed"] = {name: {"by": MEDIAN, "rows": num} for name, num in _about_each(rows, whole).items()}
     if "test_rows" in repeats:
         found["duplicates"] = {**_about_each(repeats, repeats["test_rows"]), "test_rows": repeats["test_rows"]}

@@ -102,8 +102,8 @@ def save_system(system: System, folder: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
     model, contents = _model_to_json(system)
-    medians = {name: one["median"] for name, one in system.data.source.get("imputed", {}).items()}
-    told = {"name": system.data.name, "columns": system.data.columns, "label": system.data.label, "medians": medians}
+    data = system.data
+    told = {"name": data.name, "columns": data.columns, "label": data.label, "medians": data.medians}
     manifest = canonical(
         {
             "format": FORMAT,

@@ -144,9 +144,8 @@ def _filling(declared: Data, parts: Parts) -> Data:
 
     Older dossiers have the medians there, and older system folders none.
     """
-    told = declared.source.get("imputed", {})
-    fills = {name: {**told.get(name, {}), "median": median} for name, median in parts.medians.items()}
-    return replace(declared, source={**declared.source, "imputed": {**told, **fills}}) if fills else declared
+    fills = {**declared.medians, **parts.medians}
+    return replace(declared, source={**declared.source, "imputed": fills}) if parts.medians else declared
 
 
 def _agrees(dossier: Dossier, parts: Parts) -> None:

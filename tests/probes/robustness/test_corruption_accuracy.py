@@ -23,7 +23,7 @@ class Fake:
     def __init__(self, inputs, answer, columns):
         self.inputs, self.answer, self.columns, self.num_rows = inputs, answer, columns, 0
         self.groups = Groups(np.zeros((len(inputs), 0), dtype=np.int64), ())
-        self.system = SimpleNamespace(data=SimpleNamespace(source={}))
+        self.system = SimpleNamespace(data=SimpleNamespace(medians={}))
 
     def rng(self, name):
         return np.random.default_rng(sum(map(ord, name)))
@@ -125,7 +125,7 @@ def test_a_missing_number_is_what_the_data_declare_it_to_be():
         return np.where(np.isnan(inputs[:, 0]), -1, sign(inputs))
 
     empty = [Fake(table(1000), answers_numbers, TABLE) for _ in range(2)]
-    empty[1].system.data.source["imputed"] = {"x": {"median": 5.0, "rows": 0}}
+    empty[1].system.data.medians["x"] = 5.0
     clean, found = sign(table(1000)), []
     for query in empty:
         draws = make_draws(b"key", "split", [clean], num_draws=20)

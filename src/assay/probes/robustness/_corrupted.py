@@ -55,23 +55,22 @@ def copies(query: Query, inputs: Array) -> Iterator[tuple[str, int, Array]]:
             rng = query.rng(f"corruption {name} {severity}")
             if kind == "table":
                 found = corrupted_rows.corrupted(name, inputs, severity, columns, rng)
-                yield name, severity, as_declared(found, columns, query.system.data.source)
+                yield name, severity, as_declared(found, columns, query.system.data.medians)
             elif kind == "image":
                 yield name, severity, corrupted_pixels.corrupted(name, inputs, severity, known, rng)
             else:
                 yield name, severity, corrupted_texts.corrupted(name, inputs, severity, first.language, rng)
 
 
-def as_declared(inputs: Array, columns: Sequence[Column], source: Mapping[str, Any]) -> Array:
+def as_declared(inputs: Array, columns: Sequence[Column], medians: Mapping[str, float]) -> Array:
     """Rows `(N, F)` as the system is given them: where the data declare so, a missing number is the training median.
 
     >>> told = (Column("age", "numeric"), Column("hours", "numeric"))
-    >>> as_declared(np.full((1, 2), np.nan), told, {"imputed": {"age": {"median": 30.0, "rows": 0}}}).tolist()
+    >>> as_declared(np.full((1, 2), np.nan), told, {"age": 30.0}).tolist()
     [[30.0, nan]]
     """
-    fills = source.get("imputed", {})
-    medians = np.array([fills.get(column.name, {}).get("median", np.nan) for column in columns], dtype=inputs.dtype)
-    return np.where(np.isnan(inputs), medians, inputs)
+    fills = np.array([medians.get(column.name, np.nan) for column in columns], dtype=inputs.dtype)
+    return np.where(np.isnan(inputs), fills, inputs)
 
 
 def answered(query: Query, rows: Array, labels: Array) -> Answered:
