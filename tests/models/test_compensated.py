@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from assay.models.compensated import WIDEST, compensated_codes, in_turn, squares, windows
-from assay.models.graph_layers import Layer, layers_of
+from assay.models.graph_layers import Layer, input_ranges, layers_of
 
 RNG = np.random.default_rng(2)
 
@@ -137,3 +137,43 @@ def test_squares_are_means_over_rows_and_windows_and_leave_out_what_they_cannot_
     assert all(np.isfinite(one).all() for one in squares(proto, session, [bad], layers_of(proto)).values())
     wide = Layer("w", "Gemm", 4, "flat", "w", 0, WIDEST + 1, 4)
     assert squares(proto, session, batches, [wide]) == {}
+
+
+@pytest.mark.parametrize("summed", [False, True])
+def test_quantize_static_sees_in_one_pass_what_two_passes_saw(monkeypatch, summed):
+    """A sum that reads a convolution takes two: who looks at what lies between decides what is computed as one."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx import helper, numpy_helper
+
+    from assay.models.adapters.onnx import session_of
+    from assay.treatments.model.quantize_static import _seen
+
+    rng, pads = np.random.default_rng(3), {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
+    weights = {f"{name}.weight": rng.normal(size=(4, 4, 3, 3)).astype(np.float32) for name in "abc"}
+    nodes = [
+        helper.make_node("Conv", ["inputs", "a.weight"], ["a"], **pads),
+        helper.make_node("Relu", ["a"], ["positive"]),
+        helper.make_node("Conv", ["positive", "b.weight"], ["b"], **pads),
+        *([helper.make_node("Add", ["b", "positive"], ["sum"])] if summed else []),
+        helper.make_node("Relu", ["sum" if summed else "b"], ["kept"]),
+        helper.make_node("Conv", ["kept", "c.weight"], ["outputs"], **pads),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, ["batch", 4, 6, 6]) for name in ("inputs", "outputs")]
+    fixed = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], fixed)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    rows, made = rng.normal(size=(20, 4, 6, 6)).astype(np.float32), []
+
+    def session(content):
+        made.append(content)
+        return session_of(onnx.load_model_from_string(content), "g")
+
+    batches = [{"inputs": rows[:15]}, {"inputs": rows[15:]}]
+    monkeypatch.setattr("assay.treatments._by_onnxruntime.session", session)
+    ranges, seen = _seen(proto, batches, "compensated")
+    assert len(made) == 1 + summed
+    assert ranges == input_ranges(proto, session, batches)
+    alone = squares(proto, session, batches, layers_of(proto))
+    assert {name: one.tobytes() for name, one in seen.items()} == {name: one.tobytes() for name, one in alone.items()}
+    assert _seen(proto, batches, "nearest") == (ranges, {})

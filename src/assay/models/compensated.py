@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg.lapack import dtrtri
 
-from assay.models.graph_layers import Layer, observed
+from assay.models.graph_layers import Layer, look
 from assay.values import Array
 
 DAMPING = 0.01  # of the mean square, added to every input's: few rows do not span all inputs
@@ -66,28 +66,50 @@ def compensated_codes(layer: Layer, weight: Array, scale: Array, square: Array, 
 def squares(
     proto: Any, session_of: Any, batches: Sequence[Mapping[str, Array]], layers: Sequence[Layer]
 ) -> dict[str, Array]:
+    """The `Squares` of some layers of a graph, run on the batches."""
+    seen = Squares(proto, layers, num_rows_of(batches))
+    look(proto, session_of, batches, [seen])
+    return seen.found
+
+
+def num_rows_of(batches: Sequence[Mapping[str, Array]]) -> int:
+    """Rows of all batches."""
+    return sum(len(next(iter(one.values()))) for one in batches)
+
+
+class Squares:
     """Of every layer, by its weights' name, the mean of $x x^T$ over the rows or windows x that it read, `(K, K)`.
 
     Layers of more than `WIDEST` inputs, convolutions by group and those whose padding is not written out are left out.
     Layers that read one tensor in the same way share one array.
     """
-    nodes = proto.graph.node
-    alike: dict[tuple[str, Any], list[str]] = {}
-    for layer in layers:
-        if layer.num_sums <= WIDEST and _reads_plainly(layer, nodes[layer.place]):
-            about = _window(layer, nodes[layer.place]) if layer.kind == "Conv" else ()
-            alike.setdefault((layer.given, about), []).append(layer.weight)
-    total: dict[Any, Any] = dict.fromkeys(alike, 0.0)
-    num: dict[Any, int] = dict.fromkeys(alike, 0)
-    each = -(-PLACES // max(1, sum(len(next(iter(one.values()))) for one in batches)))
-    for values in observed(proto, session_of, batches, sorted({given for given, _ in alike})) if alike else ():
-        for given, about in alike:
-            rows = windows(values[given], about, each) if about else values[given].reshape(-1, values[given].shape[-1])
+
+    def __init__(self, proto: Any, layers: Sequence[Layer], num_rows: int) -> None:
+        nodes = proto.graph.node
+        self._alike: dict[tuple[str, Any], list[str]] = {}
+        for layer in layers:
+            if layer.num_sums <= WIDEST and _reads_plainly(layer, nodes[layer.place]):
+                about = _window(layer, nodes[layer.place]) if layer.kind == "Conv" else ()
+                self._alike.setdefault((layer.given, about), []).append(layer.weight)
+        self._total: dict[Any, Any] = dict.fromkeys(self._alike, 0.0)
+        self._num: dict[Any, int] = dict.fromkeys(self._alike, 0)
+        self._each = -(-PLACES // max(1, num_rows))
+        self.names = sorted({given for given, _ in self._alike})
+
+    def __call__(self, values: Mapping[str, Array]) -> None:
+        """The tensors of one batch."""
+        for given, about in self._alike:
+            seen = values[given]
+            rows = windows(seen, about, self._each) if about else seen.reshape(-1, seen.shape[-1])
             exact = np.nan_to_num(rows.astype(np.float64), posinf=0.0, neginf=0.0)
-            total[given, about] = total[given, about] + exact.T @ exact
-            num[given, about] += len(exact)
-    means = {key: total[key] / max(1, num[key]) for key in alike}
-    return {name: means[key] for key, names in alike.items() for name in names}
+            self._total[given, about] = self._total[given, about] + exact.T @ exact
+            self._num[given, about] += len(exact)
+
+    @property
+    def found(self) -> dict[str, Array]:
+        """By the weights' name."""
+        means = {key: self._total[key] / max(1, self._num[key]) for key in self._alike}
+        return {name: means[key] for key, names in self._alike.items() for name in names}
 
 
 def windows(values: Array, about: tuple[tuple[int, ...], ...], each: int) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -91,19 +91,61 @@ def _layer_name(node: Any, bias: str) -> str:
 
 
 def input_ranges(proto: Any, session_of: Any, batches: Sequence[Mapping[str, Array]]) -> dict[str, tuple[float, float]]:
+    """The `Ranges` of a graph; `session_of` makes a session of the bytes of one; `batches` are what it is run on."""
+    ranges = Ranges(proto)
+    look(proto, session_of, batches, [ranges])
+    return ranges.found
+
+
+class Ranges:
     """Smallest and largest finite value of every float tensor that a layer reads, or that a convolution leads to.
 
-    0 is always within. `session_of` makes a session of the bytes of a graph; `batches` are what it is run on.
+    0 is always within.
     """
-    names = sorted({layer.given for layer in layers_of(proto)} | set(_after_convolutions(proto)))
-    found: dict[str, tuple[float, float]] = {}
-    for values in observed(proto, session_of, batches, names):
-        for name in names:
+
+    def __init__(self, proto: Any) -> None:
+        self.names = sorted({layer.given for layer in layers_of(proto)} | set(_after_convolutions(proto)))
+        self._seen: dict[str, tuple[float, float]] = {}
+
+    def __call__(self, values: Mapping[str, Array]) -> None:
+        """The tensors of one batch."""
+        for name in self.names:
             seen = values[name][np.isfinite(values[name])]
-            low, high = found.get(name, (0.0, 0.0))
+            low, high = self._seen.get(name, (0.0, 0.0))
             if seen.size:
-                found[name] = (min(low, float(seen.min())), max(high, float(seen.max())))
-    return {name: found.get(name, (0.0, 1.0)) for name in names}
+                self._seen[name] = (min(low, float(seen.min())), max(high, float(seen.max())))
+
+    @property
+    def found(self) -> dict[str, tuple[float, float]]:
+        """By tensor."""
+        return {name: self._seen.get(name, (0.0, 1.0)) for name in self.names}
+
+
+class Look(Protocol):
+    """What keeps something of the tensors that it names, batch by batch."""
+
+    names: list[str]
+
+    def __call__(self, values: Mapping[str, Array]) -> None:
+        """The tensors of one batch."""
+
+
+def look(proto: Any, session_of: Any, batches: Sequence[Mapping[str, Array]], looks: Sequence[Look]) -> None:
+    """Show every look its tensors, in one pass over the batches for all."""
+    names = sorted({name for one in looks for name in one.names})
+    for values in observed(proto, session_of, batches, names) if names else ():
+        for one in looks:
+            one(values)
+
+
+def moved_by(proto: Any, look: Look, other: Look) -> bool:
+    """Whether what one look sees may differ in its last bits where the other looks too.
+
+    ONNX Runtime computes a convolution and what reads it as one, unless somebody looks at what lies between.
+    """
+    readers = readers_of(proto)
+    own = {node.output[0] for node in proto.graph.node if node.op_type == "Conv" and readers.get(node.output[0])}
+    return bool(own & set(other.names) - set(look.names))
 
 
 def observed(

@@ -12,8 +12,8 @@ import numpy as np
 
 from assay.errors import Problem
 from assay.models.by_onnxruntime import onnxruntime_model
-from assay.models.compensated import compensated_codes, squares
-from assay.models.graph_layers import Layer, input_ranges, layers_of, pays
+from assay.models.compensated import Squares, compensated_codes, num_rows_of
+from assay.models.graph_layers import Layer, Look, Ranges, layers_of, look, moved_by, pays
 from assay.models.quantised_graph import Finer, behind_layers, quantised, rounded_weight, unpacked
 from assay.registry import treatment
 from assay.treatments import _by_onnxruntime, _common
@@ -63,10 +63,10 @@ def quantize_static(
     _common.refuse("quantize_static", system, [_wrong_layers(asked, known)])
     rows = _common.spread_rows(system.data.splits["validation"], calibration_num)
     batches = _by_onnxruntime.fed(before, rows)
-    ranges = input_ranges(proto, _by_onnxruntime.session, batches)
+    ranges, squares = _seen(proto, batches, rounding)
     whole = _chosen(asked, known, proto, ranges, batches[0]["inputs"])
     arithmetic = {one.name: "int8" if one.name in whole else "float32" for one in known}
-    made = quantised(proto, ranges, arithmetic, _finer(proto, arithmetic, batches, rounding))
+    made = quantised(proto, ranges, arithmetic, _finer(proto, arithmetic, squares, rounding))
     model = onnxruntime_model(before, made.SerializeToString(deterministic=True))
     outcome = {
         "bytes_before": before.num_bytes,
@@ -92,7 +92,22 @@ def _wrong(system: System, given: Mapping[str, Any]) -> list[Problem | None]:
     ]
 
 
-def _finer(proto: Any, arithmetic: Mapping[str, str], batches: Sequence[Mapping[str, Array]], rounding: str) -> Finer:
+def _seen(
+    proto: Any, batches: Sequence[Mapping[str, Array]], rounding: str
+) -> tuple[dict[str, tuple[float, float]], dict[str, Array]]:
+    """The ranges of tensors, and, for weights that are rounded in turn, the mean squares of inputs: of one pass.
+
+    Of two where a sum reads a convolution, so that digests stay: looking at it moves what comes after by a last bit.
+    """
+    layers = {one.weight: one for one in layers_of(proto)} if rounding == "compensated" else {}
+    ranges, squares = Ranges(proto), Squares(proto, list(layers.values()), num_rows_of(batches))
+    both: list[Look] = [ranges, squares]
+    for looks in [[one] for one in both] if moved_by(proto, squares, ranges) else [both]:
+        look(proto, _by_onnxruntime.session, batches, looks)
+    return ranges.found, squares.found
+
+
+def _finer(proto: Any, arithmetic: Mapping[str, str], squares: Mapping[str, Array], rounding: str) -> Finer:
     """Codes of all weights that keep each layer's sums near, and twice as fine a grid wherever a layer is before."""
     if rounding == "nearest":
         return Finer()
@@ -102,7 +117,7 @@ def _finer(proto: Any, arithmetic: Mapping[str, str], batches: Sequence[Mapping[
     levels, codes = Finer(wide).levels(proto, arithmetic), {}
     layers = {one.weight: one for one in layers_of(proto)}
     weights = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer if one.name in layers}
-    for name, square in squares(proto, _by_onnxruntime.session, batches, list(layers.values())).items():
+    for name, square in squares.items():
         layer, weight = layers[name], weights[name]
         _, scale = rounded_weight(weight, layer.axis, levels[name])
         codes[name] = compensated_codes(layer, weight, scale, square, levels=levels[name])
