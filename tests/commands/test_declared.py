@@ -151,3 +151,67 @@ def test_what_cannot_be_stored_is_not_treated_first(
     monkeypatch.setattr("assay.story.treat", lambda *_, **__: pytest.fail("treated before it was told"))
     ran = assay("treat", "elsewhere:make", "--with", "group_thresholds", "--out", "t")
     assert (ran.code, "cannot be stored" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ([f'"¥{i + 1},045.50"' for i in range(60)], "holds numbers with marks: '¥1,045.50'"),
+        ([f"{i}.5 %" if i else "unknown" for i in range(60)], "holds numbers with marks"),
+        ([f"2024-{1 + i // 28:02}-{1 + i % 28:02}" for i in range(60)], "holds dates: '2024-01-01'"),
+        ([f"{1 + i % 28}/{1 + i // 28}/2024" for i in range(60)], "holds dates: '1/1/2024'"),
+    ],
+)
+def test_money_shares_and_dates_are_no_categories(tmp_path: Path, cells: list[str], said: str) -> None:
+    rows = [f"{20 + i},f,{cell},test,{'ny'[i % 2]}" for i, cell in enumerate(cells)]
+    told = problems(table(tmp_path, rows))
+    assert said in told
+    assert "a category" in told if "dates" in said else "currency" in told
+    data, _ = open_file(table(tmp_path, rows, 'leave_out = ["sum", "fold"]'), "rating", ["sex"], "")
+    assert [one.name for one in data.columns] == ["age", "sex"]
+
+
+def test_a_group_left_out_of_the_features_is_a_group_still(tmp_path: Path) -> None:
+    name = table(tmp_path, ROWS, 'task = "classification"\nleave_out = ["sex", "fold"]')
+    data, _ = open_file(name, "rating", ["sex"], "")
+    assert [one.name for one in data.columns] == ["age", "sum"]
+    assert [one.name for one in data.group_columns] == ["sex"]
+    wrong = problems(table(tmp_path, ROWS, 'leave_out = ["sx", "rating"]\nfeatures = ["age"]'))
+    assert "one of them: what is in, or what is out" in wrong
+    wrong = problems(table(tmp_path, ROWS, 'task = "classification"\nleave_out = ["sx", "rating"]'))
+    assert "no left-out column 'sx'" in wrong
+    assert "'rating' is left out and also the label" in wrong
+
+
+def test_the_newest_rows_are_the_test_rows(tmp_path: Path) -> None:
+    rows = [f"{20 + i},f,{i},2024/{1 + i % 12}/{1 + i // 12},{'ny'[i // 12 % 2]}" for i in range(60)]
+    name = table(tmp_path, rows, 'time = "fold"')
+    data, _ = open_file(name, "rating", ["sex"], "")
+    assert [one.name for one in data.columns] == ["age", "sex", "sum"]
+    months = {part: {(row - 1) % 12 for row in split.rows.tolist()} for part, split in data.splits.items()}
+    assert max(months["train"]) <= min(months["validation"]) < max(months["validation"]) <= min(months["test"])
+    assert [len(data.splits[part]) for part in ("train", "validation", "test")] == [43, 5, 12]
+    assert data.source["splits"]["by"] == "fold"
+    rows[3] = rows[3].replace("2024/4/1", "soon")
+    told = problems(table(tmp_path, rows, 'time = "fold"'))
+    assert "holds no time in 1 row (4): soon" in told
+    assert "split by 'a' and by the time 'b'" in problems(table(tmp_path, rows, 'split = "a"\ntime = "b"'))
+    assert "there is no time column 'day'" in problems(table(tmp_path, rows, 'time = "day"'))
+
+
+def test_a_column_that_no_dossier_may_hold_is_told_before_the_audit(
+    assay: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [f"{20 + i % 9},{'fm'[i % 2]},{i % 5},c{i},{'ny'[i // 2 % 2]}" for i in range(200)]
+    table(tmp_path, rows)
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    assert "which no dossier may hold" in ran.out
+    monkeypatch.setattr("assay.engine.audit", lambda *_, **__: pytest.fail("audited before it was told"))
+    for verb in (["audit", "s"], ["compare", "s", "--treatments", "quantize_int8"], ["slim", "s"]):
+        ran = assay(*verb, "--out", "d")
+        assert (ran.code, "name persons in the open part" in ran.err) == (2, True)
+
+
+def test_the_line_that_is_advised_is_the_one_that_helps(tmp_path: Path) -> None:
+    told = problems(table(tmp_path, [",f,1,x,n", *(f"{i},m,2,x,{'ny'[i % 2]}" for i in range(30))]))
+    assert told.endswith('A line of it: missing = "median".')

@@ -16,11 +16,14 @@ Choices = tuple[str, str, bool, Path, Path | None]  # policy, probes, plan only,
 
 def run(target: str, spec: DataSpec, choices: Choices, console: Console) -> None:
     """Audit one system; with `--plan` only say what that would run. Exit code by the verdict."""
+    from assay.evidence.openpart import require_nameless
     from assay.story import audit, file, owner_workspace
 
     policy, probes, plan_only, out, cache = choices
     require_folder(out, marks=["open", "statement.dsse.json"])
     system, _ = open_system(target, spec)
+    if not plan_only:
+        require_nameless(system.data)
     chosen = list(names(probes)) or None
     for note in notes_of(system.data) if spec[0] else ():
         console.say(f"note: {note}")

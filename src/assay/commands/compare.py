@@ -18,11 +18,13 @@ MARKS = {"better": "▲", "worse": "▼", "changed": "◆"}
 
 def run(target: tuple[str, DataSpec], treatments: str, choices: Choices, console: Console) -> None:
     """Compare, file one dossier a system, write the report of the baseline's. Exit code by the baseline's verdict."""
+    from assay.evidence.openpart import require_nameless
     from assay.story import compare_treatments, owner_workspace
 
     policy, probes, out, cache = choices
     require_folder(out, marks=[])
     system, _ = open_system(*target)
+    require_nameless(system.data)
     if not names(treatments):
         what = "no treatment is named, so there is nothing to compare with"
         raise UsageError(Problem(what, "--treatments a,b+c", "assay list treatments shows them"))

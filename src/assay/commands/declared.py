@@ -19,7 +19,16 @@ KEYS = {
     "classes": _LIST,
     "categorical": _LIST,
     "features": _LIST,
+    "leave_out": _LIST,
+    "time": "the name of a column of dates or numbers: the newest rows are test rows",
 }
+# What a problem asks for, and the line that says it; the first that fits.
+_LINES = (
+    ("missing='median'", 'missing = "median"'),
+    ("leave_out=", 'leave_out = ["one", "two"]'),
+    ("categorical", 'categorical = ["one"]'),
+    ("", 'task = "classification"'),
+)
 _LISTS = {name for name, words in KEYS.items() if words == _LIST}
 
 
@@ -34,8 +43,7 @@ def declaration_of(name: str, label: str | list[str], groups: tuple[str, ...]) -
     Raises DataError with every name that may not stand there, and every value of another kind.
     """
     told = _read(beside(name))
-    split = told.pop("split", None)
-    splits = Splits() if split is None else Splits(column=split)
+    splits = Splits(column=told.pop("split", None), time=told.pop("time", None))
     return Declaration(label, groups, splits=splits, **told)
 
 
@@ -52,8 +60,10 @@ def hinted(name: str, error: DataError) -> DataError:
     """The same, and where to declare, when one of its problems asks for a declaration."""
     if not any("declare" in str(one) or "Say task" in str(one) or "task='" in str(one) for one in error.problems):
         return error
+    said = " ".join(map(str, error.problems))
+    lines = [line for asked, line in _LINES if asked and asked in said] or [_LINES[-1][1]]
     what = f"to declare more of {name} than its label and groups, write {beside(name)} beside it"
-    return DataError([*error.problems, Problem(what, ", ".join(KEYS), 'A line of it: task = "classification"')])
+    return DataError([*error.problems, Problem(what, ", ".join(KEYS), f"A line of it: {'; '.join(lines)}")])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ def run(source: tuple[str, DataSpec], choices: Choices, places: Places, console:
     """Exit code by the verdict of what was chosen; 1 when nothing was."""
     from assay.advise import slim
     from assay.errors import Problem, UsageError
+    from assay.evidence.openpart import require_nameless
     from assay.story import file, owner_workspace
 
     policy, target, treatments, accept = choices
@@ -30,6 +31,7 @@ def run(source: tuple[str, DataSpec], choices: Choices, places: Places, console:
     out, cache = places
     require_folder(out, marks=[])
     system, how = open_system(*source)
+    require_nameless(system.data)
     wanted = list(names(treatments)) or None
     with console.progress() as progress:
         workspace = owner_workspace(cache, progress=progress)

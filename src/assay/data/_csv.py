@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from assay.data._problems import Problems, names_text, rows_text
+from assay.data._times import LOOKS_LIKE
 from assay.data.declare import Declaration
 from assay.errors import DataError, Problem
 from assay.values import Array
@@ -15,6 +16,9 @@ from assay.values import Array
 _BOM = b"\xef\xbb\xbf"
 _QUOTE, _NEWLINE, _RETURN = 34, 10, 13
 _COMMAS = r"^[+-]?\d+(,\d+)*(\.\d+)?$"
+_MARK = r"(?:[$€£¥￥₹%]|元|美元|USD|EUR|GBP|CNY|RMB|US\$)"
+_MARKED = rf"^[+(-]?(?:{_MARK}\s*[+-]?\d[\d,. ]*(?:{_MARK})?|\d[\d,. ]*{_MARK})\)?$"
+_MOSTLY = 0.9  # of the cells: the rest may be a word such as "unknown"
 MOST_CODES = 20  # different values: fewer may be codes such as 1,2
 _CHUNK = 1 << 24  # bytes scanned at a time: bounds the memory of the scan
 
@@ -47,10 +51,10 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
         raise DataError(Problem(f"{path} has {wrong}", "different names"))
     frame = frame.slice(1)
     frame.columns = names
-    wanted = {*names}
+    wanted = {*names} - ({*declaration.leave_out} - {*declaration.label_columns, *declaration.groups})
     if declaration.features is not None:
         wanted = {*declaration.label_columns, *declaration.groups, *declaration.features}
-        wanted |= {name for name in (declaration.splits.column,) if name is not None}
+        wanted |= declaration.kept_back
         if wanted <= {*names}:  # else all stay, as text: a wrong name is answered with the names there are
             frame = frame.select(name for name in names if name in wanted)
     text = {declaration.splits.column, *declaration.groups, *declaration.categorical}
@@ -74,7 +78,8 @@ def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, i
     if not wrong.any():
         return numbers
     if wrong.sum() * 2 >= num_present:
-        _refuse_commas(present, problems)
+        if series.name not in declaration.kept_back:
+            _refuse_disguised(present, problems)
         return present
     found = names_text([repr(value) for value in present.filter(pl.Series(wrong)).unique().sort().to_list()], 5)
     problems.error(
@@ -85,14 +90,30 @@ def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, i
     return numbers
 
 
-def _refuse_commas(present: pl.Series, problems: Problems) -> None:
-    """Numbers such as 50,31 or 1,045 would be taken for so many categories, each with weights of its own."""
+def _refuse_disguised(present: pl.Series, problems: Problems) -> None:
+    """Numbers such as 50,31 or ¥1,045 would be taken for so many categories, each with weights of its own; and a
+    system that knows days by name could not be asked about tomorrow.
+    """
     values = present.drop_nulls()
-    if values.n_unique() > MOST_CODES and values.str.contains(_COMMAS).all() and values.str.contains(",").any():
-        shown = names_text([repr(value) for value in values.unique(maintain_order=True).head(3).to_list()])
+    if values.n_unique() <= MOST_CODES:
+        return
+    shown = names_text([repr(value) for value in values.unique(maintain_order=True).head(3).to_list()])
+    if values.str.contains(_COMMAS).all() and values.str.contains(",").any():
         what = f"column {present.name!r} holds numbers with commas: {shown}"
         next_step = "Write a decimal point and nothing between thousands, or declare the column categorical"
         problems.error(what, "numbers such as 1045.5", next_step)
+    elif values.str.contains(_MARKED).sum() >= _MOSTLY * len(values):
+        what = f"column {present.name!r} holds numbers with marks: {shown}"
+        next_step = "Take currency, percent and thousands marks off, or declare the column categorical"
+        problems.error(what, "numbers such as 1045.5", next_step)
+    elif values.str.contains(LOOKS_LIKE).sum() >= _MOSTLY * len(values):
+        what = (
+            f"column {present.name!r} holds dates: {shown}. Each would be a category, and a later date is none of them"
+        )
+        next_step = (
+            f"Turn it into a number (days, months), or declare leave_out=[{present.name!r}] or time={present.name!r}"
+        )
+        problems.error(what, "numbers or categories", next_step)
 
 
 def _require_text(path: str, raw: bytes) -> None:

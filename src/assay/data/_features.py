@@ -140,5 +140,5 @@ def _categorical(
         )
     if len(categories) > max(MIN_IDENTIFIER, len(train) / 2):
         what = f"feature {name!r} has {len(categories)} different values in {len(train)} training rows"
-        problems.note(what, "It looks like an identifier: consider leaving it out")
+        problems.note(what, "It looks like an identifier, which no dossier may hold: leave it out")
     return codes, Column(name, "categorical", categories)

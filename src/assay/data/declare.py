@@ -21,7 +21,10 @@ class Splits:
     By seed: `test` is a share of all rows, `validation` a share of the rest; both are stratified by class, so that a
     rare class stays in train. The order is a keyed hash of the row number, the same on every machine and release.
     By `column`: its values are train, validation, test (or train and test; validation is then carved from train).
-    Limits: rows are taken as independent. Rows of one person, or of one day, must be kept together by `column`.
+    By `time`: a column of dates or numbers. The newest rows are the test rows, those before them the validation rows,
+    as a system is asked about days after those it was trained on. Rows of one time stay together, so that the shares
+    are at least those named.
+    Limits: rows are taken as independent. Rows of one person must be kept together by `column`.
     Raises DataError.
 
     >>> Splits(test=0.3, seed=1).validation
@@ -32,6 +35,7 @@ class Splits:
     validation: float = 0.1
     seed: int = 0
     column: str | None = None
+    time: str | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -41,6 +45,8 @@ class Splits:
             problems.append(Problem(f"validation is {self.validation}", "a share from 0 to below 1"))
         if not 0 <= self.seed < 2**63:
             problems.append(Problem(f"seed is {self.seed}", "0 to 2^63 - 1"))
+        if self.column is not None and self.time is not None:
+            problems.append(Problem(f"rows are split by {self.column!r} and by the time {self.time!r}", "one of them"))
         if problems:
             raise DataError(problems)
 
@@ -49,9 +55,10 @@ class Splits:
 class Declaration:
     """Everything a reader must be told about a table; names only, never found out from the test rows.
 
-    `features=None` is every column but the label and the split column, groups included: leaving a sensitive column out
-    does not hide it. A group column is categorical wherever it is used. A list of label columns, each of 0 and 1 (or
-    true and false), declares that several labels may apply to a row.
+    `features=None` is every column but the label, the split or time column and those of `leave_out`, groups included:
+    leaving a sensitive column out does not hide it. A group column is categorical wherever it is used, and stays a
+    group when it is left out of the features. A list of label columns, each of 0 and 1 (or true and false), declares
+    that several labels may apply to a row.
 
     `classes`: allowed labels in this order; () = all labels found, sorted. `positive`: the selected class of two;
     None = the last. `categorical`: columns of numbers that are codes. `group_values`: all values of a group column.
@@ -73,6 +80,7 @@ class Declaration:
     missing_text: Sequence[str] = MISSING_TEXT
     name: str = ""
     sha256: str = ""
+    leave_out: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         problems = []
@@ -80,7 +88,7 @@ class Declaration:
             problems.append(Problem(f"task is {self.task!r}", ", ".join(get_args(TaskName))))
         if self.missing not in get_args(MissingName):
             problems.append(Problem(f"missing is {self.missing!r}", ", ".join(get_args(MissingName))))
-        lists: dict[str, object] = {"groups": self.groups, "features": self.features}
+        lists: dict[str, object] = {"groups": self.groups, "features": self.features, "leave_out": self.leave_out}
         lists |= {"categorical": self.categorical, "classes": self.classes}
         lists |= {} if isinstance(self.label, str) else {"label": self.label}
         for what, value in lists.items():
@@ -89,6 +97,10 @@ class Declaration:
             elif isinstance(value, Sequence) and len(set(value)) < len(value):
                 twice = sorted({name for name in value if list(value).count(name) > 1})
                 problems.append(Problem(f"{what} names {', '.join(twice)} more than once", "each name once"))
+        if self.features is not None and self.leave_out:
+            problems.append(
+                Problem("features and leave_out are both declared", "one of them: what is in, or what is out")
+            )
         problems += self._positive_problems()
         if problems:
             raise DataError(problems)
@@ -97,6 +109,11 @@ class Declaration:
     def label_columns(self) -> tuple[str, ...]:
         """The columns that hold the label: one, or several of which each is a label of its own."""
         return (self.label,) if isinstance(self.label, str) else tuple(self.label)
+
+    @property
+    def kept_back(self) -> set[str]:
+        """Columns that are no features unless they are named: what is left out, and what rows are split by."""
+        return {name for name in (*self.leave_out, self.splits.column, self.splits.time) if name is not None}
 
     def _positive_problems(self) -> list[Problem]:
         if not isinstance(self.label, str):

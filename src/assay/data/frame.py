@@ -15,6 +15,7 @@ from assay.data._groups import code_groups
 from assay.data._labels import Labels, check_label_coverage, code_labels
 from assay.data._leaks import check_shared_rows
 from assay.data._problems import Problems, names_text, rows_text
+from assay.data._times import times_of
 from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
 from assay.errors import DataError, Problem
@@ -134,7 +135,8 @@ def build(frame: Columns, declaration: Declaration, problems: Problems, source: 
         "num_rows": len(frame),
         "num_train": len(parts["train"]),
         "splits": {
-            "by": splits.column or "seed",
+            "by": splits.column or splits.time or "seed",
+            **({"newest": True} if splits.time else {}),
             "test": None if splits.column else splits.test,
             "validation": splits.validation,
             "seed": splits.seed,
@@ -163,8 +165,10 @@ def declared(
 def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> list[str]:
     """The feature names that exist; everything that is declared and does not is a problem."""
     known, split_column = set(frame.columns), declaration.splits.column
+    time = declaration.splits.time
     named = {"label": declaration.label_columns, "group": declaration.groups, "feature": declaration.features or ()}
     named["split"] = [split_column] if split_column else []
+    named |= {"time": [time] if time else [], "left-out": declaration.leave_out}
     for role, names in named.items():
         for name in names:
             if name not in known:
@@ -182,9 +186,13 @@ def _resolve(frame: Columns, declaration: Declaration, problems: Problems) -> li
             problems.error(f"{role} {name!r} is declared a feature", next="Leave it out of the features")
         if name and name in declaration.groups:
             problems.error(f"{role} {name!r} is declared a group", next="Leave it out of the groups")
-    if split_column in declaration.label_columns:
-        problems.error(f"{split_column!r} is declared both label and split column", "two columns")
-    chosen = frame.columns if declaration.features is None else declaration.features
+    divided = {one for one in (split_column, time) if one}
+    for one in sorted(divided & {*declaration.label_columns}):
+        problems.error(f"{one!r} is declared both label and split column", "two columns")
+    for one in sorted({*declaration.leave_out} & {*declaration.label_columns, *divided}):
+        problems.error(f"{one!r} is left out and also the label or what rows are split by", "columns that are neither")
+    every = [name for name in frame.columns if name not in declaration.kept_back]
+    chosen = every if declaration.features is None else declaration.features
     features = [name for name in chosen if name in known and name not in reserved]
     if not features and not declaration.features:  # declared ones that are none were told above
         problems.error("there is no feature column", "at least one", "Declare features")
@@ -196,7 +204,14 @@ def _assign(frame: Columns, declaration: Declaration, labels: Labels | None, pro
     splits, everything = declaration.splits, np.zeros(len(frame), dtype=np.int8)
     assigned: Array
     strata = labels.strata() if labels is not None else everything
-    if splits.column is None:
+    if splits.time is not None:
+        if splits.time not in frame.columns:
+            return everything
+        times = times_of(frame[splits.time], problems)
+        if times is None:
+            return everything
+        assigned = split_rows.assign_newest(times, test=splits.test, validation=splits.validation)
+    elif splits.column is None:
         assigned = split_rows.assign(strata, test=splits.test, validation=splits.validation, seed=splits.seed)
     elif splits.column not in frame.columns:
         return everything

@@ -46,6 +46,23 @@ def assign(strata: Array, *, test: float, validation: float, seed: int) -> Array
     return add_validation(result, strata, validation=validation, seed=seed)
 
 
+def assign_newest(times: Array, *, test: float, validation: float) -> Array:
+    """Split of each row `(N,)` int8 by its time `(N,)`: the newest rows are test, those before them validation.
+
+    Each is the smallest set of newest times that holds its share of the rows; `validation` is a share of the rest.
+
+    >>> assign_newest(np.array([3.0, 1.0, 2.0, 3.0, 0.0]), test=0.2, validation=0.3).tolist()
+    [2, 0, 1, 2, 0]
+    """
+    result = np.full(len(times), TRAIN, dtype=np.int8)
+    for split, share in ((TEST, test), (VALIDATION, validation)):
+        rest = np.flatnonzero(result == TRAIN)
+        num = int(np.floor(share * len(rest) + 0.5))
+        if num:
+            result[rest[times[rest] >= np.sort(times[rest])[-num]]] = split
+    return result
+
+
 def add_validation(assigned: Array, strata: Array, *, validation: float, seed: int) -> Array:
     """A copy of `assigned (N,)` with a share of its train rows moved to validation."""
     result = assigned.copy()

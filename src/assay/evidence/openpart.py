@@ -28,6 +28,7 @@ __all__ = [
     "parse_json",
     "per_person_arrays",
     "read_open",
+    "require_nameless",
     "to_json",
 ]
 
@@ -127,19 +128,24 @@ def _system(system: System) -> dict[str, Any]:
     }
 
 
-def _data(data: Data) -> dict[str, Any]:
+def require_nameless(data: Data) -> None:
+    """Raises DossierError for columns that no dossier may hold: to be asked before a long audit, not only after it."""
     num_train = len(data.splits.get("train", ()))
     named = [
         Problem(
             f"the categories of {column.name!r} are {len(column.categories)} values of {num_train} training rows",
             "at most 100, or half of the training rows",
-            "They would name persons in the open part: leave the column out",
+            "They would name persons in the open part: leave the column out, and train again",
         )
         for column in (*data.columns, *data.group_columns)
         if len(column.categories) > max(_MOST_CATEGORIES, num_train / 2)
     ]
     if named:
         raise DossierError(named)
+
+
+def _data(data: Data) -> dict[str, Any]:
+    require_nameless(data)
     return {
         "name": data.name,
         "digest": data.digest,
