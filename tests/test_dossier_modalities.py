@@ -13,10 +13,10 @@ from assay import story
 from assay.digests import digest_of
 from assay.dossier import file_dossier, verify_dossier
 from assay.errors import DossierError
-from assay.evidence.openpart import columns_of
 from assay.evidence.sealed import SPLIT_FILE, recompute
 from assay.observe import Workspace
 from assay.tasks import Argmax, task_of
+from assay.units.told import columns_of
 from assay.values import System
 from support import small_images, small_texts
 

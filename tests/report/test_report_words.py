@@ -125,6 +125,7 @@ def test_slices_in_words_but_never_the_names_of_the_data():
     assert say.slice("brightness=0.2") == "brighter by 0.2"  # a change made to pictures
     assert say.slice("brightness=97.5..167.2 & sex=Female") == "brightness 97.5–167.2 & sex=Female"  # what they are
     assert Phrases("zh").slice("num_words=3..8") == "词数 3–8"
+    assert say.slice("num_words=..3 & age=48..") == "number of words ≤ 3 & age ≥ 48"
     assert say.slice("age=20..30") == "age=20..30"
     assert Phrases("zh").slice("* & *") == "各群体列 & 各群体列"
 

@@ -16,14 +16,14 @@ from assay.evidence.strict_json import loads
 from assay.policy import Policy, overall
 from assay.treatments._counts import MEDIAN, NOT_TOLD, about
 from assay.units.text import is_unspaced
-from assay.values import Audit, Column, Data, Dossier, Finding, Measurement, NotApplicable, System
+from assay.units.told import columns_told
+from assay.values import Audit, Data, Dossier, Finding, Measurement, NotApplicable, System
 
 __all__ = [
     "JUDGING",
     "MATRIX_SCHEMA",
     "SCHEMA",
     "build_open",
-    "columns_of",
     "leaks",
     "parse_json",
     "per_person_arrays",
@@ -149,7 +149,7 @@ def _data(data: Data) -> dict[str, Any]:
     return {
         "name": data.name,
         "digest": data.digest,
-        "columns": plain(list(data.columns)),
+        "columns": plain(list(columns_told(data))),
         "label": data.label,
         "group_columns": plain(list(data.group_columns)),
         "classes": list(data.classes),
@@ -189,15 +189,6 @@ def _about_each(counts: Mapping[str, Any], whole: int) -> dict[str, Any]:
 def _label_names(names: Sequence[str]) -> dict[str, list[str]]:
     """Only where several labels may apply, so that other dossiers stay as they were."""
     return {"label_names": list(names)} if names else {}
-
-
-def columns_of(listed: Sequence[Mapping[str, Any]]) -> tuple[Column, ...]:
-    """Columns as the open part lists them; of an older one, without shapes and languages. Raises TypeError."""
-    found = []
-    for one in listed:
-        lists: dict[str, Any] = {name: tuple(one.get(name, ())) for name in ("categories", "shape")}
-        found.append(Column(**{**one, **lists}))
-    return tuple(found)
 
 
 def to_json(value: Any, what: str) -> bytes:

@@ -15,11 +15,11 @@ from assay.digests import pack_texts, unpack_texts
 from assay.dossier import load_dossier, sealed_observation
 from assay.engine import draws_for, remeasure
 from assay.errors import DossierError, ModelError, Problem
-from assay.evidence.openpart import columns_of
 from assay.observe import Workspace
 from assay.storage import Content, read_regular
 from assay.storage.packed import pack
 from assay.tasks import decision_of, task_of
+from assay.units.told import columns_of
 from assay.values import Array, Data, Groups, Measurement, Split, System
 
 SPLIT_FILE = "sealed/split-test.safetensors"

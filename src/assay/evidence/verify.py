@@ -248,13 +248,22 @@ def _numbers(folder: Path, recompute: Recompute, parts: dict[str, str]) -> list[
         parts["numbers"] = "cannot be measured again"
         return [Problem(f"sealed: {one.what}", one.allowed, one.next) for one in error.problems]
     for one in again:
-        name, other = ".".join(part for part in one.key if part), shown.get(one.key)
+        name = ".".join(part for part in one.key if part)
+        other = shown.get(one.key) or next((old for key, old in shown.items() if _is_older(key, one.key)), None)
         if other is None:
             problems.append(Problem(f"open: {name} can be measured from the sealed part, but is not shown"))
         elif not _same(one, other):
             problems.append(Problem(f"open: {name} is {other.value} [{other.low}, {other.high}]", f"{one.value}"))
     parts["numbers"] = "differ" if problems else f"verified, {len(again)} of {len(shown)} measured again"
     return problems
+
+
+def _is_older(old: tuple[str, ...], new: tuple[str, ...]) -> bool:
+    """Whether a slice is named as before: older dossiers name the smallest and the largest number of a range too."""
+    told, now = ([part.partition("=") for part in key[2].split(" & ")] for key in (old, new))
+    ends = [(one[2].partition(".."), two[2].partition("..")) for one, two in zip(told, now, strict=False)]
+    alike = all(a[1] == b[1] and b[0] in ("", a[0]) and b[2] in ("", a[2]) for a, b in ends)
+    return old[:2] == new[:2] and [one[0] for one in told] == [one[0] for one in now] and ".." in new[2] and alike
 
 
 def _same(one: Measurement, other: Measurement) -> bool:

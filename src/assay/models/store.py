@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +36,8 @@ from assay.tasks.lottery import drawn_from_json
 from assay.tasks.multi_label import label_thresholds_from_json
 from assay.train.loop import TrainSettings
 from assay.train.recipe import TrainRecipe
-from assay.values import Data, Decision, Model, Recipe, Step, System, Task, canonical, digest_of, plain
+from assay.units.told import columns_of, without_range
+from assay.values import Column, Data, Decision, Model, Recipe, Step, System, Task, canonical, digest_of, plain
 
 __all__ = [
     "Parts",
@@ -78,6 +79,7 @@ class Parts:
     system_digest: str
     lineage: tuple[Step, ...] = ()
     medians: Mapping[str, float] = field(default_factory=dict)  # by column: what stands for a missing number
+    columns: tuple[Column, ...] = ()  # as it was made for, with exact ranges
 
 
 def register_decision(name: str, builder: DecisionBuilder) -> None:
@@ -102,8 +104,7 @@ def save_system(system: System, folder: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
         raise ModelError(Problem(f"{folder} holds something else than a system", "a new, empty or system folder"))
     model, contents = _model_to_json(system)
-    data = system.data
-    told = {"name": data.name, "columns": data.columns, "label": data.label, "medians": data.medians}
+    told = {name: getattr(system.data, name) for name in ("name", "columns", "label", "medians")}
     manifest = canonical(
         {
             "format": FORMAT,
@@ -185,19 +186,19 @@ def load_system(folder: str | Path, data: Data, *, devices: Mapping[str, str] | 
 def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | None = None) -> Parts:
     """What answers of the system that `save_system` wrote, without its rows: for a server.
 
-    `declared` names columns and classes; its splits are not read. `sums` (file name to SHA-256, from a signed
-    statement) replaces the folder's own SHA256SUMS; the bytes that are parsed are those that were hashed. Raises
-    ModelError for another declaration, an unknown name of a part or weights outside the folder's one file;
-    StorageError for a damaged file.
+    `declared` names columns and classes; its splits and ranges are not read. `sums` (SHA-256 by file, as signed)
+    replaces the folder's own SHA256SUMS; the bytes that are parsed are those that were hashed. Raises ModelError for
+    another declaration, an unknown name of a part or weights outside of one file, StorageError for damage.
     """
     folder = Path(folder)
     manifest, sums = _read(folder, folder / MANIFEST, sums)
     _check_form(folder, manifest)
     task = task_of(declared)
     try:
-        if manifest["data"]["columns"] != plain(declared.columns):
+        columns = columns_of(manifest["data"]["columns"])
+        if list(map(without_range, columns)) != list(map(without_range, declared.columns)):
             raise ModelError(Problem(f"{folder} was made for other columns than those declared"))
-        model = _model_from_json(manifest["model"], folder, sums, declared)
+        model = _model_from_json(manifest["model"], folder, sums, replace(declared, columns=columns))
         decision = _named(_decisions, manifest["decision"], "decision rule")(manifest["decision"])
         recorded = dict(manifest["digests"])
         whole = [model.digest, recorded["data"], task.digest, decision.digest, manifest["lineage"]]
@@ -212,7 +213,7 @@ def load_parts(folder: str | Path, declared: Data, *, sums: Mapping[str, str] | 
         wrong.append(Problem(f"{folder} keeps weights outside its one model file"))
     if wrong:
         raise ModelError(wrong)
-    return Parts(model, task, decision, found["system"], lineage, medians)
+    return Parts(model, task, decision, found["system"], lineage, medians, columns)
 
 
 def load_weights(module: nn.Module, path: str | Path, *, sha256: str | None = None) -> nn.Module:
@@ -307,9 +308,8 @@ def _check_form(folder: Path, manifest: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, AttributeError) as error:
         raise ModelError(Problem(f"{folder / MANIFEST} lacks or misstates {error}", next="Save it again")) from error
     if claimed and is_plain:
-        raise ModelError(
-            Problem(f"{folder} says that its weights are encrypted, and they are not", next="Save it again")
-        )
+        what = f"{folder} says that its weights are encrypted, and they are not"
+        raise ModelError(Problem(what, next="Save it again"))
 
 
 def _recipe_to_json(recipe: Recipe | None) -> Any:

@@ -18,6 +18,7 @@ from assay.report.numbers import bounds, number
 LANGUAGES = ("en", "zh")
 _SLICE = re.compile(r"[\w.-]+[=<>!]+[^\s:]+(?: & [\w.-]+[=<>!]+[^\s:]+)*")  # a reason that only names a slice
 
+_OPEN_ENDED = re.compile(r"\.\.-?\d\S*|-?\d\S*\.\.")  # up to a number, or from one
 _UNTESTED = re.compile(r"(?<=^not tested: )(\S+) was not measured(?: for ([^:;]+))?")
 
 
@@ -58,9 +59,10 @@ class Phrases:
         whole: str | None = self._texts["slice words"].get(text)
         # A range is of what was measured on pictures or texts; without one the same word is a change made to them.
         if ".." in value and f"{key}=.." in self._texts["slice words"]:
-            return f"{self._texts['slice words'][f'{key}=..']} {value.replace('..', '–')}"
+            return f"{self._texts['slice words'][f'{key}=..']} {_range(value)}"
         word: str | None = self._texts["slice words"].get(key)
-        return whole or (f"{word} {value}" if word else text)
+        ended = f"{key} {_range(value)}" if _OPEN_ENDED.fullmatch(value) else text
+        return whole or (f"{word} {value}" if word else ended)
 
     def name(self, key: tuple[str, ...]) -> str:
         """A dimension as shown: the metric's label, and the slice where it is of a slice."""
@@ -126,6 +128,13 @@ class Phrases:
             return escape("、".join(words[part] for part in parts))
         found = self._translated(text)
         return escape(text) if found is None else found
+
+
+def _range(value: str) -> str:
+    """A range of numbers, as a slice names it: the smallest and the largest of all have no name."""
+    if not _OPEN_ENDED.fullmatch(value):
+        return value.replace("..", "–")
+    return f"≤ {value[2:]}" if value.startswith("..") else f"≥ {value[:-2]}"
 
 
 @cache

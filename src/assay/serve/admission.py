@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from assay.errors import AssayError, Problem, ServeError
-from assay.evidence.openpart import columns_of, read_open
+from assay.evidence.openpart import read_open
 from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
 from assay.models.query_limit import QueryLimit, limit_of
 from assay.models.store import Parts, load_parts
 from assay.serve.background import background_of
 from assay.storage import read_regular, read_verified
+from assay.units.told import columns_of
 from assay.values import Array, Column, Data, Decision, Dossier, Groups, Model, Task
 
 __all__ = ["TRUSTED", "Served", "admit"]
@@ -140,12 +141,14 @@ def _declared(about: Mapping[str, Any]) -> Data:
 
 
 def _filling(declared: Data, parts: Parts) -> Data:
-    """The declaration with the medians that stand for missing numbers: the open part says only that some do.
+    """The declaration with what only the owner's folder says: the exact range of each number, and the medians that
+    stand for missing ones.
 
-    Older dossiers have the medians there, and older system folders none.
+    Older dossiers have the medians in the open part, and older system folders none.
     """
+    whole = replace(declared, columns=parts.columns) if parts.columns else declared
     fills = {**declared.medians, **parts.medians}
-    return replace(declared, source={**declared.source, "imputed": fills}) if parts.medians else declared
+    return replace(whole, source={**declared.source, "imputed": fills}) if parts.medians else whole
 
 
 def _agrees(dossier: Dossier, parts: Parts) -> None:

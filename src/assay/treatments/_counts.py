@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-FEWEST_ROWS = 10  # of a group, a cell or a client: below it, counts and means would be of persons
+from assay.units.told import FEWEST_ROWS
+
 MEDIAN = "the median of the training rows"  # instead of it: the cell of a row, or between those of two
 FEW, NOT_TOLD = f"fewer than {FEWEST_ROWS}", "not told"
 LEAST_DOUBT = 5  # numbers that a small count could be

@@ -89,7 +89,9 @@ def test_the_curve_is_the_one_written_out() -> None:
     curve = np.concatenate([[0], np.cumsum(means)])
     counts = np.bincount(at, minlength=10)
     curve -= ((curve[1:] + curve[:-1]) / 2 * counts).sum() / counts.sum()
-    for edge, height in zip(edges, curve, strict=True):
+    told = {where for metric, where in found if metric == "accumulated_effect" and where.startswith("feature=first")}
+    assert told == {f"feature=first & value={edge:.6g}" for edge in edges[1:-1]}, "the ends are cells of one row"
+    for edge, height in zip(edges[1:-1], curve[1:-1], strict=True):
         assert found["accumulated_effect", f"feature=first & value={edge:.6g}"].value == pytest.approx(height, abs=1e-4)
 
 

@@ -47,10 +47,14 @@ def test_conditions_are_categories_and_quarters():
     sizes = []
     for name in ages:
         inside = conditions.rows(np.array([names.index(name), -1, -1]))
-        low, high = map(float, name.removeprefix("age=").split(".."))
-        assert (inputs[inside, 0].min(), inputs[inside, 0].max()) == pytest.approx((low, high), rel=1e-5)
+        low, high = (float(end) if end else np.nan for end in name.removeprefix("age=").split(".."))
+        seen = inputs[inside, 0].min(), inputs[inside, 0].max()
+        told = np.where(np.isnan([low, high]), [np.nanmin(inputs[:, 0]), np.nanmax(inputs[:, 0])], [low, high])
+        assert seen == pytest.approx(tuple(told), rel=1e-5)
         sizes.append(inside.sum())
     assert sizes == [70, 70, 70, 70]
+    ends = [name.removeprefix("age=").split("..") for name in ages]
+    assert [one for one in ends if "" in one] == [["", ends[0][1]], [ends[3][0], ""]], "of one row each: not named"
     few = conditions_of(inputs, COLUMNS, 25)
     assert "age=missing" not in few.names
     assert few.widths[0] == few.nums[0] + 1

@@ -89,7 +89,10 @@ def _cut(column: Column, values: Array) -> tuple[Array, list[str], Array]:
         codes += values > bound
     codes[~known] = len(ends)
     starts = np.concatenate([[0], ends[:-1]]).astype(np.intp)[: len(ends)]
-    labels = [f"{seen[start]:.6g}..{seen[end - 1]:.6g}" for start, end in zip(starts, ends, strict=True)]
+    # The ends of the whole range are not named: they are cells of one row each.
+    lows = [f"{seen[start]:.6g}" if start else "" for start in starts]
+    highs = [f"{seen[end - 1]:.6g}" if end < len(seen) else "" for end in ends]
+    labels = [f"{low}..{high}" for low, high in zip(lows, highs, strict=True)]
     return codes, [*labels, "missing"], np.append(ends - starts, len(values) - len(seen))
 
 

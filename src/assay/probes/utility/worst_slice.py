@@ -28,13 +28,14 @@ NUM_TESTED, NUM_SHOWN = 10, 5
 WORTH_TESTING = 3.0  # standard deviations in the half that searches
 
 
-@probe("utility", version=2)
+@probe("utility", version=3)
 def worst_slice(
     inputs: Array, labels: Array, predictions: Array, groups: Groups, columns: Sequence[Column], draws: Draws
 ) -> list[Measurement]:
     """Accuracy of the rest less accuracy of a slice, for the slices of up to three conditions that fail most.
 
-    Definition: conditions are "column=category" and, for numbers, quarters of the rows; the columns of pictures are
+    Definition: conditions are "column=category" and, for numbers, quarters of the rows ("age=..28" up to 28, "age=48.."
+        from 48; no end that is the smallest or largest number is named); the columns of pictures are
         brightness and contrast, of texts the number of words, beside the group columns. A coin that depends on the row
         alone puts it into the half that searches or the half that tests. Searched: every slice of one to three
         conditions on different columns with, inside and outside, 25 rows and 0.5 % of all rows in each half.
