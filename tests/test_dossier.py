@@ -21,8 +21,8 @@ from assay.evidence.openpart import parse_json, to_json
 from assay.evidence.receipts import Receipt, instant
 from assay.evidence.signing import open_envelope
 from assay.policy import judge
-from assay.treatments._counts import FEW
-from assay.values import Finding, Measurement
+from assay.treatments._counts import FEW, about
+from assay.values import Finding, Measurement, Step
 
 FILES = [
     "open/dossier.json", "open/notes.json", "open/policy.toml", "sealed/observation-test.safetensors",
@@ -284,6 +284,34 @@ def test_medians_and_small_counts_of_training_rows_stay_with_the_owner(tmp_path)
     kit.make(tmp_path / "odd", by_hand)
     told = json.loads((tmp_path / "odd" / "open" / "dossier.json").read_text())["data"]["source"]
     assert told == {**odd, "imputed": {name: {"by": by, "rows": "not told"} for name in ("age", "hours")}}
+
+
+def test_steps_made_before_medians_and_counts_were_rounded_are_told_as_those_of_now(tmp_path):
+    """The digest of the system covers the step as it was made, and stays."""
+    audited = kit.audit()
+    num = len(audited.system.data.splits["train"])
+    filled = {"train": {"age": 57, "job": 3}, "gone": {"age": 4}}
+    old = (
+        Step("fill_missing", "data", {}, "0" * 64, {"filled": filled, "values": {"age": 41.0625, "job": "a"}}),
+        Step("redact_personal_data", "data", {}, "1" * 64, {"redacted": {"train": {"email": 123, "phone": 2}}}),
+        Step("identity", "model", {}, "2" * 64, {"values": {"age": 41}, "filled": 57}),
+    )
+    system = replace(audited.system, lineage=old)
+    observation = replace(audited.observations["test"], system_digest=system.digest)
+    kit.make(tmp_path / "d", replace(audited, system=system, observations={"test": observation}))
+    told = json.loads((tmp_path / "d" / "open" / "dossier.json").read_text())["system"]
+    assert told["digest"] == system.digest
+    outcomes = [one["outcome"] for one in told["lineage"]]
+    assert outcomes[0]["values"] == {"age": "the median of the training rows", "job": "a"}
+    assert outcomes[0]["filled"] == {"train": {"age": about(57, of=num), "job": FEW}, "gone": {"age": FEW}}
+    assert outcomes[1] == {"redacted": {"train": {"email": 120, "phone": FEW}}}
+    assert outcomes[2] == old[2].outcome
+    assert outcomes[0]["filled"]["train"]["age"] == 60
+    again = replace(system, lineage=tuple(Step(**one) for one in told["lineage"]))
+    kit.make(tmp_path / "again", replace(audited, system=again, observations={}))
+    assert (
+        json.loads((tmp_path / "again" / "open" / "dossier.json").read_text())["system"]["lineage"] == told["lineage"]
+    )
 
 
 def test_one_measurement_per_person_is_refused(tmp_path):

@@ -122,10 +122,25 @@ def _system(system: System) -> dict[str, Any]:
             "needs_groups": system.decision.needs_groups,
             "rule": plain(system.decision.to_json()),
         },
-        "lineage": plain(list(system.lineage)),
+        "lineage": [_step(plain(step), system.data) for step in system.lineage],
         "facts": plain(system.facts),
         "seed": system.seed,
     }
+
+
+def _step(step: dict[str, Any], data: Data) -> dict[str, Any]:
+    """A step as it is told now: older ones have medians of training rows and exact counts.
+
+    The digest of the system is over both: over the lineage as the owner keeps it, in the system's folder.
+    """
+    outcome = step["outcome"]
+    counts = {"fill_missing": "filled", "redact_personal_data": "redacted"}.get(step["treatment"], "")
+    if counts not in outcome:
+        return step
+    sizes = {name: len(split) for name, split in data.splits.items()} if counts == "filled" else {}
+    told = {name: _about_each(found, sizes.get(name)) for name, found in outcome[counts].items()}
+    values = {name: one if isinstance(one, str) else MEDIAN for name, one in outcome.get("values", {}).items()}
+    return {**step, "outcome": {**outcome, counts: told, **({"values": values} if "values" in outcome else {})}}
 
 
 def require_nameless(data: Data) -> None:
@@ -181,9 +196,10 @@ def _source(data: Data) -> dict[str, Any]:
     return found
 
 
-def _about_each(counts: Mapping[str, Any], whole: int) -> dict[str, Any]:
+def _about_each(counts: Mapping[str, Any], whole: int | None) -> dict[str, Any]:
     """Each count of some of `whole` rows, as anybody may read it; what is no count stays."""
-    return {name: about(count, of=whole) if type(count) is int else count for name, count in counts.items()}
+    some = {name: count for name, count in counts.items() if type(count) is int}
+    return {**counts, **{name: about(num, of=whole and max(whole, num)) for name, num in some.items()}}
 
 
 def _label_names(names: Sequence[str]) -> dict[str, list[str]]:
