@@ -350,6 +350,9 @@ def _finding(policy: Policy, rule: Rule, item: Measurement, level: float, others
         return replace(blank, verdict="pass", reason=f"{shown} is {words} {rule.bound:g} at every point")
     if near is not None and sign * near > sign * rule.bound:
         return replace(blank, verdict="fail", reason=f"{shown} is {wrong} {rule.bound:g} at every point")
+    end = "upper" if rule.kind == "at_most" else "lower"
+    if far is None and item.reason.startswith(f"no {end} bound"):  # only older dossiers have it in other words
+        return replace(blank, reason=f"{shown}: {item.reason}")
     needed, why = _needed(item, rule, level, others)
     reason = f"{shown} reaches to both sides of {rule.bound:g}; {why}"
     return replace(blank, reason=reason, required_num=needed)

@@ -90,7 +90,10 @@ def _reason(finding: Finding, measured: Mapping[str, Measurement], say: Phrases)
         return say.reason(finding.reason)
     if finding.verdict != "inconclusive":
         return say(f"reason {finding.verdict}")
-    now = measured[finding.measurement].scored if finding.measurement in measured else 0
+    one, far = measured.get(finding.measurement), finding.high if finding.bound.startswith("at_most") else finding.low
+    if far is None and one is not None and one.reason:  # more rows of data would not help
+        return say.reason(one.reason)
+    now = 0 if one is None else one.scored
     settled = finding.required_num is not None and finding.required_num <= MOST_REQUIRED
     if TOO_SMALL in finding.reason:
         more = f"{max(0, (finding.required_num or 0) - now):,}"

@@ -8,6 +8,7 @@ import pytest
 from assay.access.timings import Passes
 from assay.meter import Energy, EnergyMeter
 from assay.meter.joules import CpuEstimate
+from assay.policy import judge, parse_policy
 from assay.probes.energy._timing import REPEATS, passes_of, percentile
 from assay.probes.energy.carbon_intensity import carbon_intensity
 from assay.probes.energy.energy_use import energy_use, of_training
@@ -15,6 +16,8 @@ from assay.probes.energy.latency import latency
 from assay.probes.energy.model_bytes import model_bytes
 from assay.probes.energy.roofline import Machine, measured_machine, roof
 from assay.registry import PROBES, Sizes
+from assay.report.page import _reason
+from assay.report.phrases import Phrases
 from assay.values import plain
 
 SIZES = Sizes(100, 100, 3, 2)
@@ -68,8 +71,12 @@ def test_too_few_passes_have_no_upper_bound_for_the_tail_and_say_so():
     assert percentile(np.arange(367.0), 0.99).high is None
     few = percentile(np.arange(120.0), 0.99)
     assert few.high is None
-    assert "too few for the upper bound" in few.reason
+    assert few.reason == "no upper bound from 120 passes: it takes 368"
     assert percentile(np.arange(368.0), 0.99).high == 367.0
+    none = percentile(np.arange(5.0), 0.5)
+    assert (none.low, none.high) == (None, None)
+    assert none.reason == "no lower and upper bound from 5 passes: it takes 6"
+    assert None not in (percentile(np.arange(6.0), 0.5).low, percentile(np.arange(6.0), 0.5).high)
     assert percentile(np.array([]), 0.5).value is None
 
 
@@ -88,6 +95,26 @@ def test_latency_finds_a_planted_slow_system_and_counts_its_rows():
     assert fast["latency_p50", "batch=1"].attempted == REPEATS[1]
     assert one.replicates is None
     assert "no replicates" in one.method
+
+
+@pytest.mark.parametrize("size", [8, 64, 256])
+def test_a_rule_on_the_tail_without_an_upper_bound_is_inconclusive_and_says_why(size):
+    """However far below the bound it lies: what was not measured is not claimed. Above it for certain, it fails."""
+    found = latency(FakeMeter(scale=1e-6))
+    text = """name = "fast"\nversion = "1"\n[clause.c]\ncite = "C"\n[[rule]]\nid = "tail"\nmetric = "latency_p99"
+slice = "batch={size}"\nat_most = {bound}\nclauses = ["c"]\n"""
+    (tail,) = [one for one in found if (one.metric, one.slice) == ("latency_p99", f"batch={size}")]
+    for bound in (1000.0, tail.value, tail.low):
+        (finding,) = judge(parse_policy(text.format(size=size, bound=bound).encode()), found)
+        assert finding.verdict == "inconclusive"
+        assert finding.reason.endswith(f"unknown]: no upper bound from {REPEATS[size]} passes: it takes 368")
+        shown = {lang: str(_reason(finding, {tail.digest: tail}, Phrases(lang))) for lang in ("en", "zh")}
+        assert shown == {
+            "en": f"no upper bound from {REPEATS[size]} passes: it takes 368",
+            "zh": f"{REPEATS[size]} 次计时得不出上界：需要 368 次",
+        }
+    (finding,) = judge(parse_policy(text.format(size=size, bound=tail.low / 2).encode()), found)
+    assert finding.verdict == "fail"
 
 
 def test_a_clock_that_does_not_move_gives_no_throughput():

@@ -34,6 +34,19 @@ def percentile(seconds: Array, share: float, *, level: float = LEVEL) -> Estimat
     value = float(ordered[max(1, math.ceil(share * num - 1e-9)) - 1])
     low = float(ordered[below - 1]) if below >= 1 else None
     high = float(ordered[above - 1]) if above <= num else None
-    missing = [name for name, bound in (("lower", low), ("upper", high)) if bound is None]
-    reason = f"{num} passes are too few for the {' and '.join(missing)} bound" if missing else ""
+    least = {
+        "lower": _fewest(1 - share, tail) if low is None else 0,
+        "upper": _fewest(share, tail) if high is None else 0,
+    }
+    missing = [name for name, takes in least.items() if takes]
+    reason = f"no {' and '.join(missing)} bound from {num} passes: it takes {max(least.values())}" if missing else ""
     return Estimate(value, low, high, method, None, reason, level)
+
+
+def _fewest(share: float, tail: float) -> int:
+    """Passes of which the last, in order, lies beyond the percentile but for a chance of `tail`.
+
+    >>> _fewest(0.99, 0.025)
+    368
+    """
+    return math.ceil(math.log(tail) / math.log(share))

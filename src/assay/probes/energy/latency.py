@@ -22,7 +22,7 @@ def latency(meter: Meter) -> list[Measurement]:
     statistics l and u with P(l <= Binomial(n, q) < u) >= 0.95: no shape of the distribution is assumed.
     throughput = batch size / 50th percentile.
     Shapes: 370 passes of one row, 120 of 8, 40 of 64 and 20 of 256 rows, on test rows that differ each time. Only of
-        one row has the 99th percentile an upper bound.
+        one row has the 99th percentile an upper bound; of more a rule that it stays below something is inconclusive.
     Direction: seconds lower is better, rows per second higher.
     Limits: this machine, its load and its thread count at that moment; the model alone, without network or queue;
     passes follow each other and are not independent, so a slow spell of the machine is not in the bounds.
