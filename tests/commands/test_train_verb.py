@@ -114,6 +114,7 @@ OUT = {
     "treat": ("treat", "nowhere", "--with", "distill"),
     "compare": ("compare", "nowhere"),
     "choose": ("choose", "wine"),
+    "slim": ("slim", "nowhere"),
     "demo": ("demo",),
 }
 
@@ -133,7 +134,7 @@ def test_no_verb_starts_work_for_a_result_that_has_no_place(
     assert not list((tmp_path / "real").iterdir())
 
 
-@pytest.mark.parametrize("verb", ["train", "audit", "treat", "choose"])
+@pytest.mark.parametrize("verb", OUT)
 def test_a_folder_with_something_else_is_never_replaced(assay: Run, tmp_path: Path, verb: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

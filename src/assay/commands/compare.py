@@ -22,7 +22,7 @@ def run(target: tuple[str, DataSpec], treatments: str, choices: Choices, console
     from assay.story import compare_treatments, owner_workspace
 
     policy, probes, out, cache = choices
-    require_folder(out, marks=[])
+    require_folder(out, marks=["dossiers"])
     system, _ = open_system(*target)
     require_nameless(system.data)
     if not names(treatments):

@@ -19,7 +19,7 @@ def run(out: Path, console: Console) -> None:
     from assay.story import compare_treatments, owner_workspace
     from assay.train.system import train_system
 
-    require_folder(out, marks=[])
+    require_folder(out, marks=["dossiers", "system", "cache"])  # one that was interrupted goes on
     started = time.perf_counter()
     data, how = open_data(("adult", "", ""))
     with console.progress() as progress:

@@ -29,7 +29,7 @@ def run(source: tuple[str, DataSpec], choices: Choices, places: Places, console:
     if accept not in ("pass", "inconclusive"):
         raise UsageError(Problem(f"--accept {accept}", "pass, inconclusive"))
     out, cache = places
-    require_folder(out, marks=[])
+    require_folder(out, marks=["system", "dossier"])
     system, how = open_system(*source)
     require_nameless(system.data)
     wanted = list(names(treatments)) or None
