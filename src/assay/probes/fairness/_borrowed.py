@@ -38,22 +38,21 @@ def borrow(hits: Array, totals: Array, members: Sequence[Sequence[int]], *, leve
     modes, precisions = _modes(hits, totals, kernels)
     weights = _evidence(hits, totals, kernels, modes, precisions)
     used = np.flatnonzero(weights >= LEAST_WEIGHT)
-    told = [_told(kernels[k], modes[k], precisions[k], (hits, totals)) for k in used]
+    told = _told(kernels[used], modes[used], precisions[used], (hits, totals))
     shares = weights[used] / weights[used].sum()
-    points = _points(modes[used], np.array([one.after for one in told]), shares)
+    points = _points(modes[used], told.after, shares)
     own = hits[:, None] * log_expit(points) + (totals - hits)[:, None] * log_expit(-points)
-    posterior = np.zeros(points.shape)
-    for one, share in zip(told, shares, strict=True):  # the own rows count once in each, and once in its share
-        log = own - (points - one.centre[:, None]) ** 2 / (2 * one.spread[:, None])
-        part = np.exp(log - log.max(axis=1, keepdims=True))
-        posterior += share * part / part.sum(axis=1, keepdims=True)
+    # The own rows count once under each kernel, and once in its share.
+    log = own - (points - told.centre[:, :, None]) ** 2 / (2 * told.spread[:, :, None])
+    part = np.exp(log - log.max(axis=2, keepdims=True))
+    posterior = (shares[:, None, None] * part / part.sum(axis=2, keepdims=True)).sum(axis=0)
     below = np.cumsum(posterior, axis=1) - posterior / 2
     means = (posterior * expit(points)).sum(axis=1)
     low, high = (
         expit(np.array([np.interp(at, row, place) for row, place in zip(below, points, strict=True)]))
         for at in ((1 - level) / 2, (1 + level) / 2)
     )
-    gains: Array = np.tensordot(shares, np.array([one.gain for one in told]), axes=1)
+    gains: Array = np.tensordot(shares, told.gain, axes=1)
     return Borrowed(means, np.minimum(low, means), np.maximum(high, means), (means * (1 - means))[:, None] * gains)
 
 
@@ -71,11 +70,11 @@ def _kernels(members: Array) -> Array:
     Of one column, main effects and what they leave over are the same thing.
     """
     num, num_columns = members.shape
-    own, common = np.eye(num), np.full((num, num), MEAN_SPREAD**2)
+    own, common, variances = np.eye(num), np.full((num, num), MEAN_SPREAD**2), SPREADS[:, None, None] ** 2
     if num_columns == 1:
-        return np.stack([common + spread**2 * own for spread in SPREADS])
+        return np.asarray(common + variances * own)
     shared: Array = (members[:, None, :] == members[None, :, :]).sum(axis=2)
-    return np.stack([common + s**2 * shared + t**2 * own for s in SPREADS for t in SPREADS])
+    return np.asarray((common + variances * shared)[:, None] + variances * own).reshape(-1, num, num)
 
 
 def _modes(hits: Array, totals: Array, kernels: Array) -> tuple[Array, Array]:
@@ -114,20 +113,21 @@ def _evidence(hits: Array, totals: Array, kernels: Array, modes: Array, precisio
 
 @dataclass(frozen=True)
 class _Told:
-    """Under one kernel: what the others say of each group, its variance after its own rows, and the gain by rates."""
+    """Under each kernel: what the others say of a group, its variance after its own rows, and the gain by rates."""
 
-    centre: Array  # (G,)
-    spread: Array  # (G,) variance
-    after: Array  # (G,) variance
-    gain: Array  # (G, G)
+    centre: Array  # (S, G)
+    spread: Array  # (S, G) variance
+    after: Array  # (S, G) variance
+    gain: Array  # (S, G, G)
 
 
-def _told(kernel: Array, mode: Array, precision: Array, counts: tuple[Array, Array]) -> _Told:
-    """Each group left out in turn, in closed form (Rasmussen and Williams 5.12)."""
+def _told(kernels: Array, modes: Array, precisions: Array, counts: tuple[Array, Array]) -> _Told:
+    """Each group left out in turn, in closed form (Rasmussen and Williams 5.12), under kernels `(S, G, G)`."""
     hits, totals = counts
-    seen = mode + (hits - totals * expit(mode)) / precision
-    inverse = np.linalg.inv(kernel + np.diag(1 / precision))
-    alone, smooth = np.diag(inverse), kernel @ inverse
-    spread = np.maximum(1 / alone - 1 / precision, LEAST_VARIANCE)
-    after = np.maximum(np.diag(kernel) - (smooth * kernel).sum(axis=1), LEAST_VARIANCE)
-    return _Told(seen - (inverse @ seen) / alone, spread, after, smooth * (totals / precision))
+    seen, eye = modes + (hits - totals * expit(modes)) / precisions, np.eye(len(hits))
+    inverse = np.linalg.inv(kernels + eye * (1 / precisions)[:, None, :])
+    alone, smooth = np.diagonal(inverse, axis1=1, axis2=2), kernels @ inverse
+    spread = np.maximum(1 / alone - 1 / precisions, LEAST_VARIANCE)
+    after = np.maximum(np.diagonal(kernels, axis1=1, axis2=2) - (smooth * kernels).sum(axis=2), LEAST_VARIANCE)
+    centre = seen - (inverse @ seen[:, :, None])[:, :, 0] / alone
+    return _Told(centre, spread, after, smooth * (totals / precisions)[:, None, :])
