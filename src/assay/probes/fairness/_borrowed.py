@@ -42,10 +42,17 @@ def borrow(hits: Array, totals: Array, members: Sequence[Sequence[int]], *, leve
     shares = weights[used] / weights[used].sum()
     points = _points(modes[used], told.after, shares)
     own = hits[:, None] * log_expit(points) + (totals - hits)[:, None] * log_expit(-points)
-    # The own rows count once under each kernel, and once in its share.
-    log = own - (points - told.centre[:, :, None]) ** 2 / (2 * told.spread[:, :, None])
-    part = np.exp(log - log.max(axis=2, keepdims=True))
-    posterior = (shares[:, None, None] * part / part.sum(axis=2, keepdims=True)).sum(axis=0)
+    # The own rows count once under each kernel, and once in its share. In place: a new megabyte costs more than a sum.
+    part = points - told.centre[:, :, None]
+    part *= part
+    part /= -2 * told.spread[:, :, None]
+    part += own
+    part -= part.max(axis=2, keepdims=True)
+    np.exp(part, out=part)
+    sums = part.sum(axis=2, keepdims=True)
+    part *= shares[:, None, None]
+    part /= sums
+    posterior = part.sum(axis=0)
     below = np.cumsum(posterior, axis=1) - posterior / 2
     means = (posterior * expit(points)).sum(axis=1)
     low, high = (
