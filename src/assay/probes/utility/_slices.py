@@ -81,13 +81,12 @@ class _Found:
             z = (errors * num - rows * wrong) * np.sqrt((num - 1) / spread)
         return np.where(spread > 0, z, 0.0)
 
-    def cannot_matter(self, most: Array) -> bool:
-        """Whether no slice with at most `most (S, 4)` of each outcome, and enough rows, could be among the best.
+    def can_matter(self, errors: Array) -> Array:
+        """Whether a slice with at most `errors (S,)` of the searching half, and enough rows, could be among the best.
 
         Certainty grows with errors and falls with rows, so all errors in the fewest rows is the best there can be.
         """
-        wrong = most[:, 3]
-        return not (self.certainty(np.maximum(self.least / 2, wrong), wrong) >= self.threshold).any()
+        return self.certainty(np.maximum(self.least / 2, errors), errors) >= self.threshold
 
 
 def search(conditions: Conditions, outcome: Array, *, least: float, kept: int = KEPT) -> Search:
@@ -102,46 +101,70 @@ def search(conditions: Conditions, outcome: Array, *, least: float, kept: int = 
         (c,): np.bincount(codes.astype(np.intp) * OUTCOMES + outcome, minlength=width * OUTCOMES).reshape(-1, OUTCOMES)
         for c, (codes, width) in enumerate(zip(conditions.codes, widths, strict=True))
     }
-    _add(found, conditions, singles)
+    _add(found, conditions, singles.items())
     worst = [found.certainty(table[:, 2:].sum(axis=1), table[:, 3]).max() for table in singles.values()]
     order = np.argsort(-np.array(worst), kind="stable") if worst else owners
     parts = conditions.codes
     paired, tripled = (sorted(order[:most].tolist()) for most in (MOST_PAIRED, MOST_TRIPLED))
     pairs = dict(joint_counts(parts, widths, outcome, combinations(paired, 2)))
-    _add(found, conditions, pairs)
+    _add(found, conditions, pairs.items())
     found.trim()
-    wanted = [trio for trio in combinations(tripled, 3) if not _cut_off(found, conditions.nums, pairs, trio)]
-    for trio, table in joint_counts(parts, widths, outcome, wanted):
-        _add(found, conditions, {trio: table})
+    wanted = _worth_counting(found, conditions.nums, pairs, list(combinations(tripled, 3)))
+    _add(found, conditions, joint_counts(parts, widths, outcome, wanted))
     found.trim()
     return Search(found.slices[0], found.z[0], found.num_counted, found.num_cut)
 
 
-def _add(found: _Found, conditions: Conditions, tables: dict[tuple[int, ...], Array]) -> None:
-    nums, least = (found.totals[:2].sum(), found.totals[2:].sum()), found.least / 2
-    for columns, table in tables.items():
+def _add(found: _Found, conditions: Conditions, tables: Iterable[tuple[tuple[int, ...], Array]]) -> None:
+    """Slices of joint counts by their columns, many tables at a time: a table has tens of cells, and a call its price."""
+    waiting: list[tuple[tuple[int, ...], Array]] = []
+    num_waiting = 0
+    for columns, table in tables:
         real = table[tuple(slice(conditions.nums[column]) for column in columns)]  # codes above are no condition
-        halves = real[..., :2].sum(axis=-1), real[..., 2:].sum(axis=-1)
-        inside = np.nonzero(
-            np.logical_and.reduce([(r >= least) & (n - r >= least) for r, n in zip(halves, nums, strict=True)])
-        )
-        slices = np.full((len(inside[0]), 3), -1, dtype=np.int32)
-        for place, (column, code) in enumerate(zip(columns, inside, strict=True)):
-            slices[:, place] = conditions.starts[column] + code
-        found.add(slices, real[inside].astype(np.float64))
+        waiting.append((columns, real.reshape(-1, OUTCOMES)))
+        num_waiting += len(waiting[-1][1])
+        if num_waiting >= BATCH:
+            _add_together(found, conditions, waiting)
+            waiting, num_waiting = [], 0
+    if waiting:
+        _add_together(found, conditions, waiting)
 
 
-def _cut_off(found: _Found, nums: Sequence[int], pairs: dict[tuple[int, ...], Array], trio: tuple[int, ...]) -> bool:
-    """Whether no slice on these three columns can matter: each outcome is at most that of its three pairs."""
-    a, b, c = trio
-    ab, ac, bc = (pairs[i, j][: nums[i], : nums[j]] for i, j in ((a, b), (a, c), (b, c)))
-    rows = [one.sum(axis=-1) >= found.least for one in (ab, ac, bc)]
-    large = rows[0][:, :, None] & rows[1][:, None, :] & rows[2][None, :, :]
-    at = np.nonzero(large)
-    most = np.minimum(np.minimum(ab[at[0], at[1]], ac[at[0], at[2]]), bc[at[1], at[2]]).astype(np.float64)
-    cut = found.cannot_matter(most)
-    found.num_cut += cut * len(most)
-    return cut
+def _add_together(found: _Found, conditions: Conditions, tables: Sequence[tuple[tuple[int, ...], Array]]) -> None:
+    """Tables of one number of columns, their cells `(M, 4)` in the order of the codes, the last column's fastest."""
+    counts, least = np.concatenate([cells for _, cells in tables]), found.least / 2
+    large = np.ones(len(counts), dtype=bool)
+    for half in (slice(2), slice(2, OUTCOMES)):
+        rows = counts[:, half].sum(axis=1)
+        large &= (rows >= least) & (found.totals[half].sum() - rows >= least)
+    inside = np.flatnonzero(large)
+    ends = np.cumsum([len(cells) for _, cells in tables])
+    of = np.searchsorted(ends, inside, side="right")
+    columns = np.array([columns for columns, _ in tables])[of]
+    rest = inside - np.concatenate([[0], ends])[of]
+    slices = np.full((len(inside), 3), -1, dtype=np.int32)
+    for place in reversed(range(columns.shape[1])):
+        rest, code = np.divmod(rest, np.asarray(conditions.nums)[columns[:, place]])
+        slices[:, place] = conditions.starts[columns[:, place]] + code
+    found.add(slices, counts[inside].astype(np.float64))
+
+
+def _worth_counting(
+    found: _Found, nums: Sequence[int], pairs: dict[tuple[int, ...], Array], trios: Sequence[tuple[int, ...]]
+) -> list[tuple[int, ...]]:
+    """Sets of three columns with a slice that could matter: none has more errors than the fewest of its three pairs."""
+    real = {(i, j): table[: nums[i], : nums[j]] for (i, j), table in pairs.items()}
+    errors = {pair: table[..., 3] for pair, table in real.items()}
+    enough = {pair: table.sum(axis=-1) >= found.least for pair, table in real.items()}
+    sizes, most = np.zeros((2, len(trios)), dtype=np.int64)
+    for place, (a, b, c) in enumerate(trios):
+        large = (enough[a, b][:, :, None] & enough[a, c][:, None, :]) & enough[b, c]
+        sizes[place] = np.count_nonzero(large)
+        fewest = np.minimum(np.minimum(errors[a, b][:, :, None], errors[a, c][:, None, :]), errors[b, c])
+        most[place] = fewest.max(where=large, initial=0)
+    kept = found.can_matter(most) & (sizes > 0)
+    found.num_cut += int(sizes[~kept].sum())
+    return [trio for trio, one in zip(trios, kept.tolist(), strict=True) if one]
 
 
 def joint_counts(
