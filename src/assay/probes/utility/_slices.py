@@ -116,7 +116,7 @@ def search(conditions: Conditions, outcome: Array, *, least: float, kept: int = 
 
 
 def _add(found: _Found, conditions: Conditions, tables: Iterable[tuple[tuple[int, ...], Array]]) -> None:
-    """Slices of joint counts by their columns, many tables at a time: a table has tens of cells, and a call its price."""
+    """Slices of joint counts by their columns, many tables at a time: each has tens of cells, and a call its price."""
     waiting: list[tuple[tuple[int, ...], Array]] = []
     num_waiting = 0
     for columns, table in tables:
