@@ -103,6 +103,26 @@ def test_edges_use_frequent_values_and_leave_the_rest_out_of_reach() -> None:
     assert far == pytest.approx([1, 1, 1, 0, 0, 0], abs=1e-20), "unused ramps stay 0 anywhere"
 
 
+@pytest.mark.parametrize("assign", [False, True])
+def test_what_follows_from_the_buffers_is_that_of_the_file_that_was_read(assign: bool) -> None:
+    """Ramps and log scales are not in files: a network that is read, even over a fitted one, must not keep its own."""
+    rng, columns = np.random.default_rng(0), (Column("plain", "numeric"), Column("heavy", "numeric"))
+    fitted, other = TableEncoder(columns, num_bins=5), TableEncoder(columns, num_bins=5)
+    heavy = np.where(rng.random(4000) < 0.95, 0, rng.lognormal(8, 2, 4000))
+    fitted.fit(np.stack([rng.normal(50, 10, 4000), heavy], axis=1).astype(np.float32))
+    other.fit(rng.normal(size=(300, 2)).astype(np.float32))
+    assert set(fitted.state_dict()) == {name for name, _ in fitted.named_buffers()} - fitted._non_persistent_buffers_set
+    rows = torch.from_numpy(rng.lognormal(3, 2, (50, 2)).astype(np.float32))
+    assert not torch.equal(other(rows), fitted(rows))
+    other.load_state_dict(fitted.state_dict(), assign=assign)
+    assert torch.equal(other(rows), fitted(rows))
+    left, right = other.edges[:, :-1], other.edges[:, 1:]
+    ramps = ((rows[:, :, None] - left) / (right - left)).clamp(0, 1)
+    assert torch.equal(other(rows)[:, 4:], ramps.flatten(1))
+    log = torch.sign(rows[:, 1]) * torch.log1p(rows[:, 1].abs() / other.log_scale[1])
+    assert torch.equal(other(rows)[:, 1], (log - other.centre[1]) / other.scale[1])
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.integers(1, 12))
 def test_any_finite_column_gives_a_finite_encoding(values: list[float], num_bins: int) -> None:

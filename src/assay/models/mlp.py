@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,10 @@ class TableEncoder(nn.Module):
     fill: Tensor
     saw_missing: Tensor
     edges: Tensor
+    is_log: Tensor
+    divisor: Tensor
+    left: Tensor
+    rise: Tensor
 
     def __init__(self, columns: Sequence[Column], *, num_bins: int = 0) -> None:
         super().__init__()
@@ -76,6 +81,19 @@ class TableEncoder(nn.Module):
         self.register_buffer("fill", torch.zeros(count))
         self.register_buffer("saw_missing", torch.zeros(count, dtype=torch.bool))
         self.register_buffer("edges", torch.linspace(0, 1, num_bins + 1).repeat(count, 1))
+        for name in ("is_log", "divisor", "left", "rise"):
+            self.register_buffer(name, None, persistent=False)
+        self._follow()
+
+    def _follow(self) -> None:
+        """What each call would make anew of the fitted buffers: a fifth of the time of one row."""
+        self.is_log = self.log_scale > 0
+        self.divisor = torch.where(self.is_log, self.log_scale, 1.0)
+        self.left, self.rise = self.edges[:, :-1].clone(), self.edges[:, 1:] - self.edges[:, :-1]
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        super()._load_from_state_dict(*given)
+        self._follow()
 
     @torch.no_grad()
     def fit(self, inputs: Array) -> None:
@@ -94,6 +112,7 @@ class TableEncoder(nn.Module):
             self.scale[k] = float(moved.std()) or 1.0
             if self.num_bins:
                 self.edges[k] = torch.from_numpy(_edges(seen, self.num_bins))
+        self._follow()
 
     def columns_of_slots(self) -> Tensor:
         """Which column each encoded number is of, `(D,)`."""
@@ -105,14 +124,11 @@ class TableEncoder(nn.Module):
         raw = inputs.index_select(1, self.numeric)
         missing = torch.isnan(raw) & self.saw_missing
         values = torch.where(missing, self.fill, raw)
-        scale = torch.where(self.log_scale > 0, self.log_scale, 1.0)
-        logs = torch.sign(values) * torch.log1p(values.abs() / scale)
-        linear = (torch.where(self.log_scale > 0, logs, values) - self.centre) / self.scale
+        logs = torch.sign(values) * torch.log1p(values.abs() / self.divisor)
+        linear = (torch.where(self.is_log, logs, values) - self.centre) / self.scale
         parts = [linear, missing.to(inputs.dtype)]
         if self.num_bins:
-            left, right = self.edges[:, :-1], self.edges[:, 1:]
-            ramps = ((values[:, :, None] - left) / (right - left)).clamp(0, 1)
-            parts.append(ramps.flatten(1))
+            parts.append(((values[:, :, None] - self.left) / self.rise).clamp(0, 1).flatten(1))
         codes = inputs.detach().index_select(1, self.categorical)
         codes = torch.where((codes >= 0) & (codes < self.num_codes), codes, -1.0)
         # 1 where the code is the slot's, else 0. In numbers, for comparing to booleans and casting takes twice as long.
