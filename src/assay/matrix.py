@@ -10,7 +10,7 @@ from assay.engine import draws_for, remeasure
 from assay.errors import Problem, UsageError
 from assay.estimation.changes import told
 from assay.estimation.effects import Effect, above_floor, effects, flip_floor
-from assay.estimation.seeds import alike_in, seed_differences
+from assay.estimation.seeds import moved_in, seed_differences
 from assay.observe import Ledger, Workspace
 from assay.values import Audit, Measurement
 
@@ -60,7 +60,7 @@ def compare(audits: Sequence[Audit], *, workspace: Workspace, errored: Mapping[s
     keys = tuple(dict.fromkeys(m.key for one in audits for m in one.measurements if m.headline))
     baseline = audits[0].system
     spreads = {
-        one.name: seed_differences(baseline, one, workspace=workspace, ledger=ledger, alike=alike_in(paired[0], found))
+        one.name: seed_differences(baseline, one, workspace=workspace, ledger=ledger, moved=moved_in(paired[0], found))
         for one, found in zip(systems[1:], paired[1:], strict=True)
     }
     headline = _family(paired, spreads, set(keys), workspace.level)

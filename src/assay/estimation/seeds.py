@@ -36,34 +36,34 @@ def seed_differences(
     *,
     workspace: Workspace,
     ledger: Ledger,
-    alike: frozenset[str] = frozenset(),
+    moved: frozenset[str] | None = None,
 ) -> Mapping[Key, tuple[float, ...]] | None:
     """Treated minus baseline over reference models of equal half and seed; None when no seed lies between the two.
 
     Where both have the same reference models (one recipe, two seeds), each is compared with the next one instead: a
     difference to itself would be 0 and say nothing. Without a recipe on either side nothing can be trained: None.
-    Query probes named in `alike` are not asked: see `alike_in`.
+    Query probes are asked where they are named in `moved`: see `moved_in`; None: all that cost little.
     """
     if not is_retrained(baseline, treated) or baseline.recipe is None or treated.recipe is None:
         return None
     pair = [_references(one, workspace, ledger) for one in (baseline, treated)]
     if not all(pair):  # what the seed moves is then not known
         return {}
-    before, after = ([(one.digest, _points(one, alike, workspace, ledger)) for one in found] for found in pair)
+    before, after = ([(one.digest, _points(one, moved, workspace, ledger)) for one in found] for found in pair)
     if [digest for digest, _ in before] == [digest for digest, _ in after]:
         after = [*after[1:], after[0]]
     keys = set(before[0][1]).intersection(*(points for _, points in (*before, *after)))
     return {key: tuple(a[key] - b[key] for (_, a), (_, b) in zip(after, before, strict=True)) for key in keys}
 
 
-def alike_in(before: Mapping[Key, Measurement], after: Mapping[Key, Measurement]) -> frozenset[str]:
-    """Probes of which all that has an interval is the same number in both systems.
+def moved_in(before: Mapping[Key, Measurement], after: Mapping[Key, Measurement]) -> frozenset[str]:
+    """Probes that both systems were asked, and of which something with an interval is another number in one.
 
-    A difference of 0 is called nothing, so no verdict needs to know what the seed moves there.
+    A difference of 0 is called nothing, and what nobody asked has none: no verdict there needs to know what the seed
+    moves.
     """
     both = before.keys() & after.keys()
-    moved = {key[0] for key in both if before[key].low is not None and before[key].value != after[key].value}
-    return frozenset(key[0] for key in both) - moved
+    return frozenset(key[0] for key in both if before[key].low is not None and before[key].value != after[key].value)
 
 
 def _references(system: System, workspace: Workspace, ledger: Ledger) -> list[System]:
@@ -76,11 +76,11 @@ def _references(system: System, workspace: Workspace, ledger: Ledger) -> list[Sy
         return []
 
 
-def _points(system: System, alike: frozenset[str], workspace: Workspace, ledger: Ledger) -> dict[Key, float]:
+def _points(system: System, moved: frozenset[str] | None, workspace: Workspace, ledger: Ledger) -> dict[Key, float]:
     """Values of a reference model on the test rows; remembered, since several comparisons need them."""
     probes, _ = applicable(system, None)
     passive = [probe for probe in probes if not probe.access]
-    cheap = [probe for probe in probes if _is_cheap(probe, system) and probe.name not in alike]
+    cheap = [probe for probe in probes if _is_cheap(probe, system) and (moved is None or probe.name in moved)]
     few = replace(workspace, num_draws=2)  # the point values do not depend on the draws
 
     @cache
