@@ -11,10 +11,8 @@ import typer
 
 from assay.commands.choose_verb import choose
 from assay.commands.data_verb import data_app
+from assay.commands.failures import EXIT_INTERRUPTED, explain, interrupted
 from assay.commands.slim_verb import slim
-
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     help="Build AI models and answer for them: train, audit, treat, compare, report, verify, serve.",
@@ -29,7 +27,7 @@ app.add_typer(data_app, name="data")
 app.command()(choose)
 app.command()(slim)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else, also of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DataName = Annotated[str, typer.Option("--data", help="A CSV or Parquet file, or a name of `assay data list`.")]
 Label = Annotated[
@@ -221,53 +219,21 @@ def _console(json: bool, quiet: bool) -> Any:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line. Every error a user can cause is one sentence each on stderr, and exit code 2."""
+    """Run the command line. Every error a user can cause is one sentence each on stderr, and exit code 2.
+
+    With --json the same is also one document on stdout: {"error": [{"code", "what", "allowed", "next"}, ...]}.
+    """
     command: Callable[..., Any] = typer.main.get_command(app)
+    is_json = "--json" in (sys.argv[1:] if arguments is None else arguments)
     try:
         code = command(args=arguments, prog_name="assay", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
     except Exception as error:
-        code = _explain(error)
+        code = explain(error, is_json=is_json)
     if code == EXIT_INTERRUPTED:  # typer turns Ctrl-C inside a command into this code
-        print("assay: interrupted; nothing is half-written, and what was measured is remembered.", file=sys.stderr)
+        interrupted(is_json=is_json)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _explain(error: Exception) -> int:
-    """One sentence for each problem; a traceback only for a defect of our own, and then into a file."""
-    show = getattr(error, "format_message", None)
-    if show is not None:  # typer's own usage errors
-        text = show()  # without any argument: the help
-        told = text if text.startswith("Usage:") else f"assay: {_usage(text, getattr(error, 'ctx', None))}"
-        print(told, file=sys.stderr)
-        return int(getattr(error, "exit_code", EXIT_USAGE))
-    if isinstance(error, typer.Exit):
-        return int(error.exit_code)
-    from assay.errors import AssayError
-
-    if isinstance(error, AssayError):
-        for problem in error.problems:
-            print(f"assay: {problem}", file=sys.stderr)
-        return EXIT_USAGE
-    from assay.commands.console import write_crash
-
-    where = write_crash(error)
-    print(f"assay: a defect stopped this: {type(error).__name__}: {error}. Details are in {where}.", file=sys.stderr)
-    return EXIT_USAGE
-
-
-def _usage(text: str, context: typer.Context | None) -> str:
-    """What typer found wrong, the commands or options there are, and where to read on."""
-    from assay.errors import Problem
-
-    if context is None:
-        return text
-    command = context.command
-    allowed = sorted(getattr(command, "commands", ()))
-    allowed = allowed or [name for option in command.params for name in option.opts if name.startswith("--")]
-    shown = ", ".join(allowed) if text.startswith("No such") else ""
-    return str(Problem(text.rstrip("."), shown, f"Read: {context.command_path} --help"))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ def choose(
     minutes: Annotated[float | None, typer.Option("--minutes", help="Most for the whole search.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the chosen system.")] = None,
     seed: int = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else, also of an error.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Find the cheapest model that is not shown to be worse than the best; say whether more data would help more."""

@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from assay.commands.console import Console
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else, also of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 DataSet = Annotated[str, typer.Argument(help="A name of `assay data list`, or name:choice.")]
 Label = Annotated[str, typer.Option("--label", help="Label column of a data file.")]

@@ -24,7 +24,9 @@ def slim(
     text: Annotated[str, typer.Option("--text", help="Column of a data file that holds texts.")] = "",
     out: Annotated[Path, typer.Option("--out", help="Folder for the chosen system and its dossier.")] = Path("slim"),
     cache: Annotated[Path | None, typer.Option("--cache", help="Folder of remembered passes. [.assay/cache]")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document and nothing else, also of an error.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Find the cheapest treated system whose own dossier still passes; say what was rejected and why."""
