@@ -5,15 +5,24 @@ from __future__ import annotations
 import sys
 from contextlib import closing, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from assay.commands.console import Console
 from assay.errors import MissingExtraError, Problem, ServeError
+
+if TYPE_CHECKING:
+    from assay.serve.admission import Served
 
 GRACE_SECONDS = 10.0
 
 
 def run(
-    dossier: Path, where: tuple[str, int], allow: tuple[bool, bool], console: Console, new_counts: bool = False
+    dossier: Path,
+    where: tuple[str, int],
+    allow: tuple[bool, bool],
+    console: Console,
+    new_counts: bool = False,
+    window: int = 1000,
 ) -> None:
     """Verify, load, listen. Exit 0 after a stop that answered everything accepted, 1 after one that could not."""
     try:
@@ -23,9 +32,10 @@ def run(
         if (error.name or "").split(".", maxsplit=1)[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise MissingExtraError("starlette and uvicorn", "serve") from error
-    from assay.serve.admission import TRUSTED, admit
+    from assay.serve.admission import admit
     from assay.serve.counts import open_counts
     from assay.serve.keys import VARIABLE, load_key
+    from assay.serve.monitor import Monitor
     from assay.serve.worker import Worker
 
     host, port = where
@@ -46,13 +56,9 @@ def run(
     worker = Worker(served.answer)
     opened = None if limit is None else open_counts(limit, served.model.digest, is_new=new_counts)
     with nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
-        gate, _ = build(served, worker, key, opened)
-        if limit is not None:
-            console.say(f"each key may ask {limit.rows:,} rows {'a day' if limit.per == 'day' else 'in all'}")
-        for warning in served.warnings:
-            console.say(f"warning: {warning}")
-        if not served.is_pinned:
-            console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")
+        monitor = Monitor(served.data.columns, served.reference, served.task.classes, window)
+        gate, _ = build(served, worker, key, opened, monitor)
+        _announce(served, console)
         shown = f"[{host}]" if ":" in host else host
         console.say(f"serving {served.name} on http://{shown}:{sock.getsockname()[1]} (evidence {served.evidence_id})")
         sys.stdout.flush()
@@ -60,3 +66,17 @@ def run(
     state = gate.state
     console.say(f"stopped: {state.accepted} requests accepted, {state.answered} answered")
     console.finish({"accepted": state.accepted, "answered": state.answered}, code=0 if is_whole else 1)
+
+
+def _announce(served: Served, console: Console) -> None:
+    """What an owner should know before the first request."""
+    from assay.serve.admission import TRUSTED
+
+    if served.limit is not None:
+        console.say(f"each key may ask {served.limit.rows:,} rows {'a day' if served.limit.per == 'day' else 'in all'}")
+    for warning in served.warnings:
+        console.say(f"warning: {warning}")
+    if served.reference is None:
+        console.say("drift is not watched: the dossier does not say what its test rows look like (audit it again)")
+    if not served.is_pinned:
+        console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")

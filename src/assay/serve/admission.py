@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from assay.data.quality.reference import Reference, described, reference_from_json
 from assay.errors import AssayError, Problem, ServeError
-from assay.evidence.openpart import read_open
+from assay.evidence.openpart import parse_json, read_open
 from assay.evidence.verify import SIGNATURE, Verification, verify_dossier
 from assay.models.query_limit import QueryLimit, limit_of
 from assay.models.store import Parts, load_parts
@@ -43,6 +44,7 @@ class Served:
     warnings: tuple[str, ...] = ()
     background: Array = field(default_factory=lambda: np.empty((0, 0), dtype=np.float32), repr=False)
     limit: QueryLimit | None = None  # of rows a key: part of the digest that was signed
+    reference: Reference | None = None  # what the test rows looked like; an older dossier does not say
 
     def probabilities(self, inputs: Array) -> Array:
         """Inputs `(M, ...)` to probabilities `(M, K)`, or values `(M, 1)`; a NaN row is one that errored."""
@@ -75,7 +77,8 @@ def admit(folder: Path, *, allow_failed: bool = False, allow_unsigned: bool = Fa
         declared = _declared(dossier.about["data"])
         parts = load_parts(folder / "system", declared, sums=None if sums is None else _system_sums(sums))
         _agrees(dossier, parts)
-        return _served(dossier, _filling(declared, parts), parts, (found, tuple(warnings)))
+        served = _served(dossier, _filling(declared, parts), parts, (found, tuple(warnings)))
+        return replace(served, reference=_reference(folder, served, sums))
     except ServeError:
         raise
     except AssayError as error:
@@ -188,6 +191,19 @@ def _served(
     if probabilities.shape != (len(background), parts.task.num_outputs):
         raise ServeError(Problem("the model's answers to trial rows have another shape than its task says"))
     return served
+
+
+def _reference(folder: Path, served: Served, sums: Mapping[str, str] | None) -> Reference | None:
+    """What the test rows looked like, where the dossier says so. Raises ServeError when it is of other columns."""
+    name = "open/reference.json"
+    if not ((folder / name).is_file() if sums is None else name in sums):
+        return None
+    data = read_regular(folder / name) if sums is None else read_verified(folder / name, sums[name])
+    found = reference_from_json(parse_json(data, name))
+    num = described(served.data.columns, served.background[:1]).shape[1]
+    if not num <= len(found.columns) <= num + 1:
+        raise ServeError(Problem(f"{name} in {folder} is of other columns than the system's"))
+    return found
 
 
 def _groups_read(declared: Data, decision: Decision) -> tuple[Column, ...]:

@@ -22,6 +22,7 @@ from assay.serve.counts import Counts
 from assay.serve.explaining import EXPLAINS, REFUSED_MEANS, Question, question
 from assay.serve.gate import LIVE, Gate, State
 from assay.serve.keys import Key
+from assay.serve.monitor import Monitor
 from assay.serve.oip import CODED, AnyCoder, coder_of, columns_of, infer_rows, tensor, wanted
 from assay.serve.refusals import Refusal, to_bytes
 from assay.serve.worker import Worker
@@ -30,7 +31,9 @@ from assay.values import Array
 __all__ = ["Service", "build"]
 
 
-def build(served: Served, worker: Worker, key: Key, counts: Counts | None = None) -> tuple[Gate, Service]:
+def build(
+    served: Served, worker: Worker, key: Key, counts: Counts | None = None, monitor: Monitor | None = None
+) -> tuple[Gate, Service]:
     """The whole application, key and limits included, and the service inside it. The worker must be started.
 
     Raises ServeError for a system with a limit of rows a key and no `counts` that hold to it.
@@ -39,7 +42,8 @@ def build(served: Served, worker: Worker, key: Key, counts: Counts | None = None
         what = f"{served.name} has a limit of rows a key, and nothing holds to it"
         raise ServeError(Problem(what, next="Open its counts: assay.serve.counts.open_counts"))
     state = State()
-    service = Service(served, worker, state, coder_of(served.data, served.group_columns), counts)
+    monitor = monitor or Monitor(served.data.columns, served.reference, served.task.classes)
+    service = Service(served, worker, state, coder_of(served.data, served.group_columns), monitor, counts)
     router = Router(service.routes(), redirect_slashes=False)
     evidence = (
         (b"assay-model-digest", served.model.digest.encode()),
@@ -56,6 +60,7 @@ class Service:
     worker: Worker
     state: State
     coder: AnyCoder
+    monitor: Monitor
     counts: Counts | None = None
 
     def routes(self) -> list[Route]:
@@ -72,6 +77,7 @@ class Service:
             Route("/v1/explain", self.explain, methods=post),
             Route("/card", self.card, methods=get),
             Route("/metrics", self.metrics, methods=get),
+            Route("/v1/monitor", self.watch, methods=get),
         ]
 
     async def live(self, request: Request) -> Response:
@@ -170,13 +176,18 @@ class Service:
         )
 
     async def metrics(self, request: Request) -> Response:
-        """Counters in the Prometheus text format; nothing of what was sent or answered."""
+        """Counters in the Prometheus text format; of what was sent and answered only counts and distances."""
         one, worker = self.state, self.worker
         lines = [f'assay_responses_total{{status="{status}"}} {num}' for status, num in sorted(one.statuses.items())]
         lines += [f"assay_requests_accepted_total {one.accepted}", f"assay_requests_answered_total {one.answered}"]
         lines += [f"assay_request_seconds_total {one.seconds:.6f}", f"assay_requests_waiting {worker.waiting}"]
         lines += [f"assay_model_batches_total {worker.num_batches}", f"assay_model_rows_total {worker.num_rows}"]
+        lines += self.monitor.lines()
         return Response("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def watch(self, request: Request) -> Response:
+        """Whether the rows asked about still look like those that were measured."""
+        return _json(self.monitor.to_json() | self._evidence())
 
     # -------------------------------------------------------------- pieces
 
@@ -192,7 +203,8 @@ class Service:
     def _evidence(self, *, flat: bool = False) -> dict[str, Any]:
         """What every answer carries; `flat` where the protocol knows no lists."""
         ids = {"model_digest": self.served.model.digest, "evidence_id": self.served.evidence_id}
-        return ids | {"warnings": "; ".join(self.served.warnings) if flat else list(self.served.warnings)}
+        warnings = [*self.served.warnings, *self.monitor.warnings]
+        return ids | {"warnings": "; ".join(warnings) if flat else warnings}
 
     def _counted(self, request: Request, num: int) -> AbstractContextManager[None]:
         """Counts rows before they are run, where the system has a limit; none of them where the block raises."""
@@ -202,6 +214,7 @@ class Service:
         with self._counted(request, len(rows.inputs)):
             probabilities, answers = await self.worker.ask(rows.inputs, rows.codes)
         _finite(probabilities)
+        self.monitor.seen(rows.inputs, answers)
         return probabilities, answers
 
     def _target(self, named: Any) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import chi2_contingency, ks_2samp
+from scipy.stats import chi2_contingency, fisher_exact, ks_2samp
 
 from assay.units.text import words
 from assay.values import Array, Column, modality
@@ -85,14 +85,28 @@ def column_p_value(feature: Feature) -> tuple[float, float | None]:
 
 def _chi_square(reference: Array, current: Array) -> float:
     num = int(max(reference.max(initial=0), current.max(initial=0))) + 1
-    table = np.stack([np.bincount(side, minlength=num) for side in (reference, current)]).astype(np.float64)
+    return chi_square_of(
+        np.stack([np.bincount(side, minlength=num) for side in (reference, current)]).astype(np.float64)
+    )
+
+
+def chi_square_of(table: Array, *, fewest: float = LEAST_EXPECTED) -> float:
+    """P-value of counts `(2, C)`: whether both sides have the same shares.
+
+    Rare cells are put together until the smaller side should have `fewest` rows in each. Far out in its tail the
+    approximation calls too much with few rows a cell: then ask for more of them, and two cells are tested exactly.
+    """
     table = table[:, np.argsort(table.sum(axis=0))]
     least = table.sum(axis=1).min() / table.sum()  # the smaller side's share of a cell
-    while table.shape[1] > 2 and table[:, 0].sum() * least < LEAST_EXPECTED:
+    while table.shape[1] > 2 and table[:, 0].sum() * least < fewest:
         table = np.concatenate([table[:, :1] + table[:, 1:2], table[:, 2:]], axis=1)
         table = table[:, np.argsort(table.sum(axis=0))]
     table = table[:, table.sum(axis=0) > 0]
-    return 1.0 if table.shape[1] < 2 else float(chi2_contingency(table, correction=table.shape[1] == 2).pvalue)
+    if table.shape[1] < 2:
+        return 1.0
+    if fewest > LEAST_EXPECTED and table.shape[1] == 2:
+        return float(fisher_exact(np.round(table).astype(np.int64)).pvalue)
+    return float(chi2_contingency(table, correction=table.shape[1] == 2).pvalue)
 
 
 def bins(feature: Feature) -> tuple[Array, Array, int]:
