@@ -19,6 +19,7 @@ from assay.models.vectors import ByColumn, ByToken, attention_maps, by_token, is
 from assay.observe import BATCH, WHITE_BATCH, Ledger, Workspace, halving, module_of, observe, run_model
 from assay.values import Array, Column, Groups, Measurement, Split, System, array_digest, digest_of, texts
 
+MOST_KNOWN = 10_000
 WORTH_STORING = 1024  # rows: smaller batches are remembered for the run only
 
 
@@ -79,6 +80,18 @@ class Query:
         train = self.system.data.splits["train"].inputs
         chosen = self.rng("background").choice(len(train), size=min(100, len(train)), replace=False)
         return train[np.sort(chosen)]
+
+    @cached_property
+    def known(self) -> Array:
+        """At most 10,000 training rows, for quantiles, means and counts of training values that a hundred cannot give.
+
+        Fewer where a row is long: 2^22 numbers in all, though no fewer than 100 rows.
+        """
+        train = self.system.data.splits["train"].inputs
+        most = min(MOST_KNOWN, max(100, (1 << 22) // max(train[:1].size, 1)))
+        if len(train) <= most:
+            return train
+        return train[np.sort(self.rng("known").choice(len(train), size=most, replace=False))]
 
     @cached_property
     def ground(self) -> units.Ground:

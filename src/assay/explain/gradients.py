@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -43,10 +44,16 @@ def rule_of(num_steps: int, rule: Rule = "gauss") -> tuple[Array, Array]:
     ([0.2113, 0.7887], [0.5, 0.5])
     """
     if rule == "gauss":
-        nodes, weights = np.polynomial.legendre.leggauss(num_steps)
+        nodes, weights = _gauss(num_steps)
         return (nodes + 1) / 2, weights / 2
     shift = 0.5 if rule == "middle" else 1.0
     return (np.arange(num_steps) + shift) / num_steps, np.full(num_steps, 1 / num_steps)
+
+
+@cache  # half a millisecond, as long as a small model takes at all of them
+def _gauss(num_steps: int) -> tuple[Array, Array]:
+    found: tuple[Array, Array] = np.polynomial.legendre.leggauss(num_steps)
+    return found
 
 
 def integrated_gradients(

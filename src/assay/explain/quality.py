@@ -16,29 +16,32 @@ CHUNK = 1 << 24  # numbers in one batch of inputs
 def areas(function: Function, rows: Array, ground: Ground, *, ranks: Array, target: Array) -> Array:
     """Areas `(R, Q, Z, 2)` under the insertion and deletion curves, for ranks `(R, Q, U)`, 0 = first.
 
-    Shapes: the ground's background `(Z, ...)` are the baselines, each serving every row; target `(R,)` the output.
-    Model rows: R Q Z 2 (U - 1), the R rows and the Z baselines.
+    Shapes: the ground's background are the baselines, `(Z, ...)` that serve every row or `(R, Z, ...)` of each row's
+    own; target `(R,)` the output. Model rows: R Q Z 2 (U - 1), the R rows and all baselines.
     Source: Petsiuk, Das and Saenko 2018 (RISE), section 4.2; trapezoid over k/U.
     """
     num_rows, num_orders, num_units = ranks.shape
-    baselines = ground.background
+    given, width = ground.background, rows.shape[1:]
+    baselines = given if given.ndim > rows.ndim else np.broadcast_to(given, (num_rows, *given.shape))
+    num_baselines = baselines.shape[1]
     first = ranks[:, :, None, None, :] < np.arange(1, num_units)[:, None]
     masks = np.concatenate([first, ~first], axis=3)
-    pairs, steps = num_orders * len(baselines), 2 * (num_units - 1)  # an order and a baseline stand in for one block
-    masks = np.broadcast_to(masks, (num_rows, num_orders, len(baselines), steps, num_units))
+    pairs, steps = num_orders * num_baselines, 2 * (num_units - 1)  # an order and a baseline stand in for one block
+    masks = np.broadcast_to(masks, (num_rows, num_orders, num_baselines, steps, num_units))
     masks = masks.reshape(num_rows, pairs, steps, num_units)
-    others = np.concatenate([baselines] * num_orders)
-    outputs = np.zeros((num_rows, num_orders, len(baselines), steps))
+    outputs = np.zeros((num_rows, num_orders, num_baselines, steps))
     step = max(1, CHUNK // max(1, pairs * steps * max(num_units, rows[:1].size)))
     for start in range(0, num_rows if num_units > 1 else 0, step):
         part = slice(start, start + step)
         own = masks[part]
-        inputs = ground.units.mix(rows[part], own, np.broadcast_to(others, (len(own), *others.shape)))
+        inputs = ground.units.mix(rows[part], own, np.concatenate([baselines[part]] * num_orders, axis=1))
         found = function(inputs).reshape(len(own), pairs * steps, -1)
         outputs[part] = np.take_along_axis(found, target[part, None, None], axis=2).reshape(-1, *outputs.shape[1:])
-    full = function(rows)[np.arange(num_rows), target][:, None, None]
-    empty = function(baselines)[:, target].T[:, None, :]
-    ends = (full + empty) / 2  # the trapezoid counts both ends half
+    full = function(rows)
+    of_each = function(given.reshape(-1, *width)).reshape(-1, num_baselines, full.shape[1])
+    of_each = np.broadcast_to(of_each, (num_rows, *of_each.shape[1:]))
+    empty = np.take_along_axis(of_each, target[:, None, None], axis=2)[:, None, :, 0]
+    ends = (full[np.arange(num_rows), target][:, None, None] + empty) / 2  # the trapezoid counts both ends half
     kept, gone = outputs[..., : num_units - 1].sum(axis=3), outputs[..., num_units - 1 :].sum(axis=3)
     found = np.stack([kept + ends, gone + ends], axis=3) / num_units
     return np.asarray(found)

@@ -69,8 +69,12 @@ def noise(inputs: Array, severity: int, columns: Sequence[Column], rng: np.rando
 
 
 def shift(inputs: Array, severity: int, columns: Sequence[Column], rng: np.random.Generator) -> Array:
-    """Every number of a column moved by the same s sd, up or down: drift, or a sensor set wrongly."""
-    signs = rng.integers(0, 2, len(columns)) * 2 - 1
+    """Every number moved by the same s sd: drift, or a sensor set wrongly. Which way each column goes is drawn by row.
+
+    The mean over rows is then one over directions, and their draw is in its interval: drawn once for all rows, the
+    direction moved accuracy by three of its standard errors.
+    """
+    signs = rng.integers(0, 2, inputs.shape) * 2 - 1
     return _whole(inputs, inputs + SHIFT[severity - 1] * signs * np.where(_numeric(columns), _spread(inputs), 0.0))
 
 

@@ -60,7 +60,7 @@ def additive(x: Array) -> Array:
 def test_additive_effects_are_found_whole_and_nothing_is_nothing() -> None:
     query, draws = setting("additive", additive)
     found = named(feature_effects(query, query.system.task, draws))
-    reach = np.ptp(query.background[:, 0])
+    reach = np.ptp(query.known[:, 0])
     for metric in ("accumulated_effect_range", "partial_dependence_range"):
         assert found[metric, "feature=first"].value == pytest.approx(3 * reach, rel=0.01)
         assert found[metric, "feature=kind"].value == pytest.approx(2, abs=1e-5)
@@ -82,7 +82,7 @@ def test_twins_are_told_apart_where_partial_dependence_leaves_the_data() -> None
 def test_the_curve_is_the_one_written_out() -> None:
     query, draws = setting("curved", lambda x: x[:, 0] ** 2 * (1 + x[:, 3] ** 2))
     found = named(feature_effects(query, query.system.task, draws))
-    edges = np.unique(np.quantile(query.background[:, 0].astype(float), np.linspace(0, 1, 11)))
+    edges = np.unique(np.quantile(query.known[:, 0].astype(float), np.linspace(0, 1, 11)))
     rows = query.inputs[query.rows(500)].astype(float)
     at = np.clip(np.searchsorted(edges, rows[:, 0], side="left") - 1, 0, 9)
     means = [((edges[k + 1] ** 2 - edges[k] ** 2) * (1 + rows[at == k, 3] ** 2)).mean() for k in range(10)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -190,6 +191,24 @@ def test_an_edge_detector_is_caught_by_randomisation_and_gradients_are_not(pictu
     assert {slice_ for _, slice_ in honest} == {"", "redrawn=1/3", "redrawn=2/3"}
 
 
+def test_rows_meet_random_models_of_their_own_and_large_networks_say_that_they_do_not(pictures, monkeypatch) -> None:
+    query, draws = pictures
+    task, sample, met = query.system.task, draws.of(_gradients.sample(query)), []
+
+    def seen(entry: _gradients.Entry, objective) -> Array:
+        met.append(len(entry.rows))
+        return edges(entry, objective)
+
+    assert not any(one.reason for one in measure(query, task, sample, explainer=seen))
+    assert met[1:] == [1] * 3 * 16  # the system itself comes first
+    weights = sum(one.numel() for one in module_of(query.system).parameters())
+    monkeypatch.setattr("assay.probes.transparency.explanation_randomisation.MOST_NUMBERS", 3 * weights)
+    query, met = replace(query, workspace=Workspace()), []
+    found = measure(query, task, sample, explainer=seen)
+    assert met[1:] == [6, 5, 5] * 3
+    assert {one.reason for one in found} == {"3 random models for 16 rows: the interval does not cover which"}
+
+
 def test_noise_in_place_of_an_explanation_gains_nothing(pictures) -> None:
     query, _ = pictures
     task = query.system.task
@@ -207,7 +226,7 @@ def test_redrawing_changes_a_copy_and_only_its_last_layers(pictures) -> None:
     query, _ = pictures
     module = module_of(query.system)
     before = {name: one.clone() for name, one in module.named_parameters()}
-    other = module_of(redrawn(query.system, 0.4, np.random.default_rng(0)))
+    other = module_of(redrawn(query.system, 0.4, np.random.default_rng(0), into=copy.deepcopy(module)))
     changed = [name for name, one in other.named_parameters() if not torch.equal(one, before[name])]
     assert changed
     assert all(name.startswith(("body", "head")) for name in changed)

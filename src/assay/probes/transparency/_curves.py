@@ -9,6 +9,7 @@ import numpy as np
 from assay.access.handles import Query
 from assay.explain import quality
 from assay.probes.transparency import _masked
+from assay.registry import Sizes
 from assay.units import Ground
 from assay.values import Array, Column, modality
 
@@ -22,28 +23,47 @@ def orders(values: Sequence[Array], rng: np.random.Generator) -> Array:
     return np.stack(ranks, axis=1)
 
 
-def baselines(query: Query, rng: np.random.Generator) -> Array:
-    """`(Z, ...)`: the mean row and a few background rows; for texts the empty one."""
+def baselines(query: Query, rng: np.random.Generator, num_rows: int) -> Array:
+    """`(R, Z, ...)`: the mean row, and a few background rows of each explained row's own; of texts the empty one.
+
+    What a background row does is then part of the differences between rows, which the interval is made of. Three for
+    all rows moved the mean gain by two to three of its standard errors.
+    """
     if modality(query.columns) == "text":
         return query.background
-    chosen = rng.permutation(len(query.background))[: _masked.budget_of(query).baselines]
-    return np.concatenate([mean_row(query.background, query.columns)[None], query.background[chosen]])
+    background, num = query.background, _masked.budget_of(query).baselines
+    chosen = rng.random((num_rows, len(background))).argsort(axis=1)[:, :num]
+    mean = mean_row(query.known, query.columns)[None, None]
+    return np.concatenate([np.broadcast_to(mean, (num_rows, *mean.shape[1:])), background[chosen]], axis=1)
 
 
-def mean_row(background: Array, columns: tuple[Column, ...]) -> Array:
-    """The mean of each numeric column or pixel (whole numbers), and the most frequent category of the others."""
-    result = background.astype(np.float64).mean(axis=0)
+def curve_rows(sizes: Sizes, *, num_rows: int, num_orders: int) -> int:
+    """Model rows of `areas` of `num_rows` rows in some orders and the random ones, the rows themselves apart."""
+    baselines = num_rows * (1 + min(_masked.BUDGETS[sizes.modality].baselines, _masked.background_rows(sizes)))
+    curves = (num_orders + NUM_RANDOM) * baselines * 2 * (sizes.num_units - 1)
+    return curves + (0 if sizes.modality == "text" else baselines)  # the masked passes asked the empty text
+
+
+def mean_row(known: Array, columns: tuple[Column, ...]) -> Array:
+    """The mean of each numeric column or pixel (whole numbers), and the most frequent category of the others.
+
+    Missing numbers do not count; a column that has none keeps its NaN.
+    """
     if modality(columns) == "image":
-        return np.asarray(np.round(result), dtype=background.dtype)
+        return np.asarray(np.round(known.mean(axis=0, dtype=np.float64)), dtype=known.dtype)
+    result = np.full(known.shape[1], np.nan, dtype=np.float32)
     for place, column in enumerate(columns):
+        seen = known[np.isfinite(known[:, place]), place]
         if column.kind == "categorical":
-            found, times = np.unique(background[:, place], return_counts=True)
+            found, times = np.unique(seen, return_counts=True)
             result[place] = found[times.argmax()]
-    return np.asarray(result, dtype=np.float32)
+        elif len(seen):
+            result[place] = seen.mean(dtype=np.float64)
+    return result
 
 
 def areas(query: Query, rows: Array, baselines: Array, *, ranks: Array, target: Array) -> Array:
-    """Areas `(R, Q, Z, 2)` under the insertion and deletion curves, for ranks `(R, Q, U)` and baselines `(Z, ...)`."""
+    """Areas `(R, Q, Z, 2)` under the insertion and deletion curves, for ranks `(R, Q, U)` and these baselines."""
     ground = Ground(baselines, query.ground.units)
     return quality.areas(query.probabilities, rows, ground, ranks=ranks, target=target)
 

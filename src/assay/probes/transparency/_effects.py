@@ -68,7 +68,7 @@ def steps_of(query: Query, column: Column, place: int, inputs: Array, outputs: A
     """The steps of one column for test rows `(R, F)` whose outputs are `(R,)`."""
     if column.kind == "categorical":
         return category_steps(inputs[:, place], outputs, len(column.categories))
-    return numeric_steps(query.background[:, place].astype(np.float64), inputs[:, place].astype(np.float64))
+    return numeric_steps(query.known[:, place].astype(np.float64), inputs[:, place].astype(np.float64))
 
 
 def moved(steps: Steps, inputs: Array, place: int) -> Array:

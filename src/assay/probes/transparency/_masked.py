@@ -145,7 +145,13 @@ def bounds(task: Task) -> Bounds:
 
 def lime_weights(query: Query, task: Task, is_unused: Array) -> Array:
     """`local_weights` of the plain masked passes."""
-    return _remembered(query, "lime", lambda: {"found": local_weights(passes(query, task), is_unused)})["found"]
+    whole: Array = lime_thrice(query, task, is_unused)[0]
+    return whole
+
+
+def lime_thrice(query: Query, task: Task, is_unused: Array) -> Array:
+    """LIME's weights `(3, R, F)`: of all blocks of the plain masked passes, and of every other one by itself, twice."""
+    return _remembered(query, "lime", lambda: {"found": _local(passes(query, task), is_unused)})["found"]
 
 
 def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
@@ -155,6 +161,12 @@ def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
     all 2^F. Each block keeps its own intercept, and what a background row does to every row's values is taken out.
     Units that hold nothing, `is_unused (R, F)`, are never in a mask: their weight is 0.
     """
+    whole: Array = _local(masked, is_unused)[0]
+    return whole
+
+
+def _local(masked: Masked, is_unused: Array | None) -> Array:
+    """`local_weights` of all blocks, of the even and of the odd ones, `(3, R, F)`."""
     num_columns = masked.num_columns
     size = masked.coalitions(slice(1))[0, 0].sum(axis=1)  # the same in every block
     size = np.concatenate([[0, num_columns], size])
@@ -164,7 +176,8 @@ def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
     weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
     effects = background_effects(masked)
-    found = np.empty((len(masked.full), num_columns))
+    found = np.zeros((3, len(masked.full), num_columns))
+    ridge = _RIDGE * np.eye(num_columns)
     for row, source in enumerate(masked.source):  # one at a time: the masks are the largest array here
         blocks = len(source)
         ends = np.broadcast_to(np.array([False, True])[:, None], (blocks, 2, num_columns))
@@ -173,11 +186,20 @@ def local_weights(masked: Masked, is_unused: Array | None = None) -> Array:
             masks[:, :, is_unused[row]] = 0.0
         edges = np.stack([masked.empty[row, source], np.broadcast_to(masked.full[row], blocks)], axis=1)
         outputs = np.concatenate([edges, masked.outputs[row]], axis=1) - (masks @ effects[source][:, :, None])[:, :, 0]
-        centred = (masks - (weight @ masks)[:, None]).reshape(-1, num_columns)
-        weighted = (centred * np.tile(weight * len(weight), blocks)[:, None]).T
-        normal = weighted @ centred + _RIDGE * np.eye(num_columns)
-        found[row] = np.linalg.solve(normal, weighted @ (outputs - (outputs @ weight)[:, None]).ravel())
+        centred, own = masks - (weight @ masks)[:, None], outputs - (outputs @ weight)[:, None]
+        parts = [_equations(centred[turn::2], own[turn::2], weight * len(weight)) for turn in (0, 1)]
+        normal, right = (first + second for first, second in zip(*parts, strict=True))
+        found[0, row] = np.linalg.solve(normal + ridge, right)
+        for turn, (half, answers) in enumerate(parts, 1):
+            found[turn, row] = np.linalg.solve(half + ridge / 2, answers)  # half the rows, half the penalty
     return found
+
+
+def _equations(masks: Array, outputs: Array, weight: Array) -> tuple[Array, Array]:
+    """Both sides of the normal equations `(F, F)` and `(F,)` of masks `(W, C, F)` and outputs `(W, C)`."""
+    flat = masks.reshape(-1, masks.shape[2])
+    weighted = (flat * np.tile(weight, len(masks))[:, None]).T
+    return weighted @ flat, weighted @ outputs.ravel()
 
 
 def finite(*arrays: Array) -> Array:

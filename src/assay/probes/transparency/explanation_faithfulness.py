@@ -10,10 +10,8 @@ from assay.values import Measurement, Task
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
-    num_baselines = 1 + min(_masked.BUDGETS[sizes.modality].baselines, _masked.background_rows(sizes))
-    curves = _masked.explained_rows(sizes) * (2 + _curves.NUM_RANDOM) * num_baselines * 2 * (sizes.num_units - 1)
-    ends = 0 if sizes.modality == "text" else num_baselines  # the empty text was asked by the masked passes
-    return {"masked": _masked.pass_rows(sizes), "deletion and insertion": curves + ends}
+    curves = _curves.curve_rows(sizes, num_rows=_masked.explained_rows(sizes), num_orders=2)
+    return {"masked": _masked.pass_rows(sizes), "deletion and insertion": curves}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost)
@@ -24,8 +22,8 @@ def explanation_faithfulness(query: Query, task: Task, draws: Draws) -> list[Mea
     first k kept, deletion curve = output with the first k gone, the rest at a baseline; area = trapezoid over k/U.
     insertion_gain = insertion area - random area; deletion_gain = random area - deletion area; faithfulness_gain =
     their mean, per row, so the random area cancels.
-    Shapes: the explained rows of shapley_attributions (U units); baselines: the mean row and 3 background rows, the
-    mean picture and 2 others, or the empty text; 2 random orders and their reverses.
+    Shapes: the explained rows of shapley_attributions (U units); baselines: the mean row and 3 background rows of
+    each row's own, the mean picture and 2 others, or the empty text; 2 random orders and their reverses.
     Direction: higher, in probability (or the target's unit); 0 is what a random order gives.
     Limits: partly replaced rows leave the data; baselines disagree, so both are shown (`baseline=mean|background`).
     A nearly constant model leaves nothing to gain: compare with attributions. Tests the order, not the sizes.
@@ -41,7 +39,11 @@ def explanation_faithfulness(query: Query, task: Task, draws: Draws) -> list[Mea
     rng = query.rng("faithfulness")
     ranks = _curves.orders([values, weights], rng)
     areas = _curves.areas(
-        query, query.inputs[rows], _curves.baselines(query, rng), ranks=ranks, target=_masked.targets(query, task)
+        query,
+        query.inputs[rows],
+        _curves.baselines(query, rng, len(rows)),
+        ranks=ranks,
+        target=_masked.targets(query, task),
     )
     gains, names = _curves.gains(areas)
     is_usable = _masked.finite(values, gains)

@@ -17,11 +17,13 @@ from assay.stats import Draws, measured
 from assay.values import Array, Measurement, System, Task
 
 DEPTHS = (1, 2, 3)  # thirds of the layers, from the output down, whose weights are drawn again
-NUM_DRAWS = 2  # random models a depth
+MOST_NUMBERS = 1 << 25  # in all random models of a depth: large networks have fewer of them than rows
+FEWEST = 2
+SHARED = "{num} random models for {rows} rows: the interval does not cover which"
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
-    again = len(DEPTHS) * NUM_DRAWS * _gradients.num_rows(sizes) * _gradients.NUM_STEPS
+    again = len(DEPTHS) * _gradients.num_rows(sizes) * _gradients.NUM_STEPS
     asked = _masked.target_rows(sizes)
     return {
         _gradients.PASSES: _gradients.pull_rows(sizes),
@@ -34,9 +36,10 @@ def _cost(sizes: Sizes) -> dict[str, int]:
 def explanation_randomisation(gradient: Query, task: Task, draws: Draws) -> list[Measurement]:
     """How alike integrated gradients stay when the weights are drawn again, layer by layer from the output down.
 
-    Definition: randomisation_similarity = mean over rows and 2 random models of Spearman's correlation between |phi| of
-    the system and |phi'| of the same network with the weights of its last third (`redrawn=1/3`), two thirds, and all
-    layers (no slice) drawn again: each tensor's numbers in a random order, so that their distribution stays.
+    Definition: randomisation_similarity = mean over rows of Spearman's correlation between |phi| of the system and
+    |phi'| of the same network with the weights of its last third (`redrawn=1/3`), two thirds, and all layers (no slice)
+    drawn again: each tensor's numbers in a random order, so that their distribution stays. Every row meets a random
+    model of its own, so that the interval covers which was drawn; of more than a million weights rows share models.
     Shapes: the explained rows of gradient_attributions (U units).
     Direction: lower, -1 to 1; 1 = the explanation does not depend on what was learned (an edge detector).
     Limits: phi contains x - b, which a random model keeps: for inputs whose sizes differ much the similarity of an
@@ -57,15 +60,22 @@ def measure(gradient: Query, task: Task, draws: Draws, *, explainer: _gradients.
     target = _gradients.targets(gradient, task)
     first = _gradients.explained(gradient, task, explainer=explainer)
     rng, found = gradient.rng("randomisation"), []
+    numbers = sum(one.numel() for one in module_of(gradient.system).parameters())
+    scratch = copy.deepcopy(module_of(gradient.system))
+    num_models = min(len(inputs), max(FEWEST, MOST_NUMBERS // max(numbers, 1)))
     for depth in DEPTHS:
-        alike, is_usable = np.zeros(len(inputs)), _masked.finite(first.values, first.change)
-        for _ in range(NUM_DRAWS):
-            other = replace(gradient, system=redrawn(gradient.system, depth / DEPTHS[-1], rng))
-            values = _gradients.attributions(other, task, inputs, explainer=explainer, target=target)
-            alike += _masked.rank_correlation(np.abs(first.values), np.abs(values)) / NUM_DRAWS
-            is_usable &= _masked.finite(values)
+        values = np.empty(first.values.shape)
+        for model in range(num_models):
+            other = replace(gradient, system=redrawn(gradient.system, depth / DEPTHS[-1], rng, into=scratch))
+            its = slice(model, None, num_models)
+            values[its] = _gradients.attributions(other, task, inputs[its], explainer=explainer, target=target[its])
+        alike = _masked.rank_correlation(np.abs(first.values), np.abs(values))
+        is_usable = _masked.finite(first.values, first.change, values)
         slice_ = "" if depth == DEPTHS[-1] else f"redrawn={depth}/{DEPTHS[-1]}"
         mean = _masked.agreement(draws, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
+        if num_models < len(inputs):
+            shared = SHARED.format(num=num_models, rows=len(inputs))
+            mean = replace(mean, reason="; ".join(one for one in (mean.reason, shared) if one))
         found.append(
             measured(
                 mean, "randomisation_similarity", unit="rank correlation", better="lower", slice=slice_,
@@ -75,17 +85,26 @@ def measure(gradient: Query, task: Task, draws: Draws, *, explainer: _gradients.
     return found
 
 
-def redrawn(system: System, share: float, rng: np.random.Generator) -> System:
-    """The system with the weights of the last `share` of its layers in a random order, each tensor by itself."""
-    module = copy.deepcopy(module_of(system))
-    layers = [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
+def redrawn(system: System, share: float, rng: np.random.Generator, *, into: torch.nn.Module) -> System:
+    """The system with the weights of the last `share` of its layers in a random order, each tensor by itself.
+
+    `into` is a copy of its module, or was redrawn for this share or a smaller one; the new system holds it.
+    """
+    layers, known = _layers(into), _layers(module_of(system))
     num = int(np.ceil(share * len(layers)))
     with torch.no_grad():
-        for layer in layers[len(layers) - num :]:
-            for tensor in layer.parameters(recurse=False):
-                tensor.copy_(_shuffled(tensor, rng))
-    model = ModuleModel(module, outputs_are=system.model.outputs_are)
+        for layer, original in zip(layers[len(layers) - num :], known[len(layers) - num :], strict=True):
+            for tensor, numbers in zip(
+                layer.parameters(recurse=False), original.parameters(recurse=False), strict=True
+            ):
+                tensor.copy_(_shuffled(numbers, rng))
+    model = ModuleModel(into, outputs_are=system.model.outputs_are)
     return replace(system, name=f"{system.name} redrawn", model=model)
+
+
+def _layers(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """The parts that have weights of their own, in order."""
+    return [layer for layer in module.modules() if any(True for _ in layer.parameters(recurse=False))]
 
 
 def _shuffled(tensor: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

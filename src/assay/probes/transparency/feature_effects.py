@@ -124,7 +124,7 @@ def _asked(query: Query, task: Task, inputs: Array, *, draws: Draws) -> _Asked:
 def _dependence(query: Query, about: _Asked, place: int) -> Measurement:
     """The range of the mean output while a column is set to each of 10 values in all rows."""
     column, rows = query.columns[place], about.inputs
-    known = query.background[:, place]
+    known = query.known[:, place]
     known = known[np.isfinite(known)]
     if column.kind == "categorical":
         codes, times = np.unique(known, return_counts=True)

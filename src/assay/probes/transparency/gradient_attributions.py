@@ -13,14 +13,12 @@ from assay.values import Array, Better, Measurement, Task
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     num_rows = _gradients.num_rows(sizes)
-    num_baselines = 1 + min(_masked.BUDGETS[sizes.modality].baselines, _masked.background_rows(sizes))
-    curves = num_rows * (1 + _curves.NUM_RANDOM) * num_baselines * 2 * (sizes.num_units - 1)
-    ends = 0 if sizes.modality == "text" else num_baselines
+    curves = _curves.curve_rows(sizes, num_rows=num_rows, num_orders=1)
     again = num_rows if num_rows < _masked.explained_rows(sizes) else 0  # the rows themselves, in a batch of their own
     return {
         "masked": _masked.pass_rows(sizes),
         _gradients.PASSES: _gradients.pull_rows(sizes),
-        "deletion and insertion by gradients": curves + ends + again,
+        "deletion and insertion by gradients": curves + again,
     }
 
 
@@ -81,5 +79,5 @@ def _gains(gradient: Query, task: Task, values: Array) -> tuple[Array, list[tupl
     """What each row gains `(R, P)` from the order of its values, and the metric and slice of each."""
     rng = gradient.rng("gradient faithfulness")
     ranks, inputs = _curves.orders([values], rng), gradient.inputs[_gradients.sample(gradient)]
-    baselines, target = _curves.baselines(gradient, rng), _gradients.targets(gradient, task)
+    baselines, target = _curves.baselines(gradient, rng, len(inputs)), _gradients.targets(gradient, task)
     return _curves.gains(_curves.areas(gradient, inputs, baselines, ranks=ranks, target=target), ("gradient_",))

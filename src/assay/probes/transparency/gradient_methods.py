@@ -19,14 +19,12 @@ NUM_POINTS = 50  # of GradientSHAP: as many as integrated gradients has, so that
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     num_rows = _gradients.num_rows(sizes)
-    num_baselines = 1 + min(_masked.BUDGETS[sizes.modality].baselines, _masked.background_rows(sizes))
-    curves = num_rows * (len(METHODS) + _curves.NUM_RANDOM) * num_baselines * 2 * (sizes.num_units - 1)
-    ends = 0 if sizes.modality == "text" else num_baselines
+    curves = _curves.curve_rows(sizes, num_rows=num_rows, num_orders=len(METHODS))
     again = num_rows if num_rows < _masked.explained_rows(sizes) else 0  # the rows themselves, in a batch of their own
     return {
         "masked": _masked.pass_rows(sizes),
         "gradients of other methods": num_rows * (NUM_POINTS + 1),
-        "deletion and insertion by other gradients": curves + ends + again,
+        "deletion and insertion by other gradients": curves + again,
     }
 
 
@@ -99,7 +97,7 @@ def _gains(gradient: Query, task: Task, by_method: list[Array]) -> tuple[Array, 
     """What each row gains `(R, P)` from the order of each method's values, and the metric and slice of each."""
     rng = gradient.rng("gradient faithfulness")  # the baselines and random orders of gradient_attributions
     ranks, inputs = _curves.orders(by_method, rng), gradient.inputs[_gradients.sample(gradient)]
-    baselines, target = _curves.baselines(gradient, rng), _gradients.targets(gradient, task)
+    baselines, target = _curves.baselines(gradient, rng, len(inputs)), _gradients.targets(gradient, task)
     areas = _curves.areas(gradient, inputs, baselines, ranks=ranks, target=target)
     gains, names = _curves.gains(areas, METHODS)
     told = []

@@ -55,7 +55,7 @@ def recourse(query: Query, task: Task, draws: Draws) -> list[Measurement]:
     answers = query.predictions(inputs, groups)
     is_refused = (answers != wanted) & (answers >= 0)
     fixed = [column.name for column in groups.columns]
-    values = contrast.candidates(query.background, query.columns, fixed=fixed)
+    values = contrast.candidates(query.known, query.columns, fixed=fixed)
     refused = np.flatnonzero(is_refused)
     found = contrast.contrast(lambda x, owner: decide(x, refused[owner]), inputs[refused], values, most=MOST)
     cost = np.full(len(rows), -1)
