@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.estimation.estimate import ratio
 from assay.stats import Draws, Estimate, exact_rate, mean, measured
+from assay.tasks.decisions import REFUSED
 from assay.values import Array, Measurement, Task
 
 
@@ -57,7 +58,7 @@ def swap_measurements(swap: Swap, task: Task, draws: Draws, *, headline: bool = 
         found.append(_measured(rate, "swap_flip_rate", swap.where, failed, headline=headline))
     unit, bounds = ("share", (0.0, 1.0)) if task.classes else ("target", (None, None))
     change = mean(told[:, 0], told[:, 1], level=level, bounds=bounds)
-    note = f"{int(failed.sum())} errored examples have no change that could be averaged" if failed.any() else ""
+    note = f"{int(failed.sum())} rows without an answer have no change that could be averaged" if failed.any() else ""
     change, first = replace(change, reason=change.reason or note), headline and not task.classes
     found.append(_measured(change, "swap_mean_change", swap.where, failed, unit=unit, headline=first))
     bounds = (-1.0, 1.0) if task.classes else bounds
@@ -68,8 +69,9 @@ def swap_measurements(swap: Swap, task: Task, draws: Draws, *, headline: bool = 
 
 
 def flipped(before: Answers, after: Answers, task: Task) -> Array:
-    """Whether the answer differs or errored `(M,)`."""
-    changed: Array = (before.predictions != after.predictions) | _failed(before, task) | _failed(after, task)
+    """Whether the answer differs or errored `(M,)`. Refused before and after is no flip: the answer is the same."""
+    lost = [_failed(one, task) & ~(bool(task.classes) & (one.predictions == REFUSED)) for one in (before, after)]
+    changed: Array = (before.predictions != after.predictions) | lost[0] | lost[1]
     return changed
 
 

@@ -31,7 +31,7 @@ def attribute_swap(
         the test rows, in the feature of that name and in what the decision rule is told. swap_flip_rate =
         mean[answer(x') != answer(x)]; swap_mean_change = mean of half the summed |p(x') - p(x)| (a number: of
         |answer(x') - answer(x)|); swap_shift (slice column=v') = mean[p(positive | x') - p(positive | x)] over rows
-        swapped to v'. An errored answer counts as flipped and has no change.
+        swapped to v'. An errored answer counts as flipped and has no change; one refused twice (-2) has not flipped.
     Shapes: logits (N, K), predictions (N,), groups codes (N, G), one copy of each row for each group column that
         is a feature. Slice: the column.
     Direction: flips and change lower; a shift neither (nearest to 0); unit share, or that of the target.

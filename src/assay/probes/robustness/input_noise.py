@@ -47,7 +47,8 @@ def input_noise(query: Query, predictions: Array, labels: Array, task: Task, dra
     mean |answer(x') - answer(x)|, in target units, and the rise of the mean absolute error.
     Shapes: predictions and labels (N,) or (N, L), one copy of each row for each change; of pictures and texts at most
     1,000 keyed rows. Slices `noise=<s>` and the name of the change.
-    Direction: lower is better. An example that errors, clean or noisy, counts as flipped and as not correct.
+    Direction: lower is better. An example that errors, clean or noisy, counts as flipped and as not correct;
+    one refused both times as not correct.
     Limits: independent noise of one scale is not the worst case (see gradient_attack) and not a real shift; one copy
     a row, so the interval covers the rows and the noise together; a constant system never flips. A text whose label
     lay in a word that was left out has another right answer.
@@ -155,7 +156,7 @@ def _add(total: Array, values: Array) -> Array:
 
 def _flips(clean: Array, noise: Array, labels: Array, draws: Draws, where: str) -> list[Measurement]:
     errored = (clean < 0) | (noise < 0)
-    flipped = (clean != noise) | errored
+    flipped = (clean != noise) | (clean == -1) | (noise == -1)  # refused twice (-2) is the same answer
     right = [(answers == labels) & (answers >= 0) for answers in (clean, noise)]
     cells = (flipped * 4 + right[0] * 2 + right[1]).astype(np.int64)
     counts = draws.counts(cells, 8)

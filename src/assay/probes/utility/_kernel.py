@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 
-from assay.stats import Draws, Estimate
+from assay.stats import Draws, Estimate, rate
 from assay.values import Array
 
 BANDWIDTH = 0.1  # of the Gaussian kernel on stated probabilities; fixed, so that systems are comparable
@@ -50,7 +50,7 @@ def kernel_errors(stated: Array, happened: Array, draws: Draws) -> list[Estimate
     for, q from the Gaussian limit of theta; so is the distance of their norms, which is the interval.
     """
     scored = np.asarray(np.isfinite(stated).all(axis=1))
-    num, failed = int(scored.sum()), float((~scored).mean()) if len(scored) else 0.0
+    num = int(scored.sum())
     if num < 2:
         reason = "fewer than two rows are scored"
         return [Estimate(None, None, None, METHOD, reason=reason, level=draws.level)] * (1 + stated.shape[1])
@@ -78,24 +78,28 @@ def kernel_errors(stated: Array, happened: Array, draws: Draws) -> list[Estimate
         for part, (pull, centre) in enumerate(zip(pulls(place), centres, strict=True)):
             directions[block, part] = (pull - centre) @ (centre / max(float(np.linalg.norm(centre)), 1e-300))
     moved = draws.sums(directions)[1:] / num
+    lost = draws.sums((~scored)[:, None].astype(np.float64))[:, 0]
+    share = rate(lost, np.full(len(lost), float(len(scored))), level=draws.level)
     return [
-        _estimate(point, np.maximum(0.0, point[0] + moved[:, column]), failed, draws.level)
-        for column, point in enumerate(points)
+        _estimate(point, np.maximum(0.0, point[0] + moved[:, column]), share) for column, point in enumerate(points)
     ]
 
 
-def _estimate(point: tuple[float, float, float], replicates: Array, failed: float, level: float) -> Estimate:
+def _estimate(point: tuple[float, float, float], replicates: Array, lost: Estimate) -> Estimate:
+    """With the share of rows that are not scored, each a gap of 1; both widths are added as squares (MOVER)."""
     value, norm, reach = point
-    rest = 1 - failed
-    low, high = max(0.0, norm - reach), min(1.0, norm + reach)
+    failed, few, many = (float(one or 0.0) if lost.value else 0.0 for one in (lost.value, lost.low, lost.high))
+    without = 0.0 if lost.replicates is None else lost.replicates
+    rest, low, high = 1 - failed, min(value, max(0.0, norm - reach)), max(value, min(1.0, norm + reach))
+    whole = failed + rest * value
     return Estimate(
-        failed + rest * value,
-        failed + rest * min(value, low),
-        failed + rest * max(value, high),
+        whole,
+        whole - float(np.hypot(rest * (value - low), (1 - value) * (failed - few))),
+        whole + float(np.hypot(rest * (high - value), (1 - value) * (many - failed))),
         METHOD,
-        failed + rest * replicates,
+        without + (1 - without) * replicates,
         "",
-        level,
+        lost.level,
     )
 
 

@@ -26,11 +26,12 @@ def calibration_error(
     Definition: rows sorted by stated probability c into at most 15 bins of equal mass; gap_b = |mean c - mean h|, h = 1
         where it happened, v_b = h(1 - h) / (n_b - 1). calibration_error = sqrt(sum_b w_b (gap_b^2 - v_b)), the debiased
         root mean square; expected_calibration_error = 2 sum_b w_b gap_b - sum_b w_b E|N(gap_b, v_b)|; both at least 0.
-        Two classes: c is the probability of the positive class. More: of the answer given. An errored example is a bin
-        with gap 1. Of several labels a row each is like a positive class, and over all the mean over labels stands in
-        the place of the sum over bins. kernel_calibration_error = |E (happened - c) f(c)|, f the features of the
-        Gaussian kernel exp(-(c - c')^2 / 0.02): no bins; the root of the unbiased estimate of its square, over classes
-        the root of the sum; with more than 20 classes c is the probability of the answer given.
+        Two classes: c is the probability of the positive class. More: of the answer given. An example without
+        an answer (errored, or refused on purpose) is a bin with gap 1. Of several labels a row each is like a
+        positive class, and over all the mean over labels stands in the place of the sum over bins.
+        kernel_calibration_error = |E (happened - c) f(c)|, f the features of the Gaussian kernel exp(-(c -
+        c')^2 / 0.02): no bins; the root of the unbiased estimate of its square, over classes the root of the
+        sum; with more than 20 classes c is the probability of the answer given.
     Shapes: labels (N,), probabilities (N, K), predictions (N,); or all (N, L).
     Direction: lower is better; unit share, 0 to 1.
     Limits: what cancels within a bin is not seen, so the true error may be larger; classes other than the one answered
@@ -59,7 +60,7 @@ def calibration_error(
     bins, num = _equal_mass(stated, errored, num_bins)
     rows, hits, claims = (_bin_sums(draws, bins, num + 1, values) for values in (None, happened, stated))
     square, average = _debiased(rows[:, :num], hits[:, :num], claims[:, :num], len(labels))
-    failed = float(errored.mean()) if len(labels) else np.nan
+    failed = _unanswered(rows[:, num], len(labels))
     root, plain = (_at_least(failed, *one, draws.level) for one in ((square, 0.5), (average, 1.0)))
     if root.low == 0 and plain.low is not None:  # one is 0 exactly when the other is, and root knows it better
         plain = replace(plain, low=0.0)
@@ -73,7 +74,7 @@ def calibration_error(
 def _of_labels(labels: Array, probabilities: Array, task: Task, draws: Draws, num_bins: int) -> list[Measurement]:
     """Each of several labels by itself, and the means of their squared and absolute gaps."""
     errored = np.asarray(~np.isfinite(probabilities).all(axis=1))
-    failed = float(errored.mean()) if len(labels) else np.nan
+    failed = _unanswered(draws.sums(errored[:, None].astype(np.float64))[:, 0], len(labels))
     everything = (len(labels), int(errored.sum()))
     squares, averages = [], []
     for column, truth in zip(probabilities.T, labels.T, strict=True):
@@ -173,14 +174,21 @@ def _debiased(rows: Array, hits: Array, claims: Array, num: int) -> tuple[Array,
     return square, average
 
 
-def _at_least(failed: float, values: Array, power: float, level: float) -> Estimate:
-    """The estimate on its own scale; errored examples add their share, each with gap 1."""
-    found = statistic(values + failed, level=level)
+def _unanswered(rows: Array, num: int) -> Array:
+    """Share of rows without an answer, under each draw `(1+B,)`."""
+    return rows / num if num else np.full(len(rows), np.nan)
+
+
+def _at_least(failed: Array, values: Array, power: float, level: float) -> Estimate:
+    """The estimate on its own scale; errored examples add their share under each draw, each with gap 1."""
+    found, alone = statistic(values + failed, level=level), float(failed[0])
     if found.value is None:
         return found
-    value = max(failed, found.value) ** power
-    replicates = np.maximum(failed, values[1:] + failed) ** power
+    value = max(alone, found.value) ** power
+    replicates = np.maximum(failed[1:], values[1:] + failed[1:]) ** power
+    told = f"rows without an answer count as a gap of 1: they alone make {alone**power:.3f}" if alone > 0 else ""
     if found.low is None or found.high is None:
-        return Estimate(value, None, None, found.method, replicates, found.reason, level)
-    low, high = max(0.0, found.low) ** power, max(failed, found.high) ** power
-    return Estimate(value, low, high, "recentred bootstrap", replicates, "", level)
+        reason = "; ".join(one for one in (found.reason, told) if one)
+        return Estimate(value, None, None, found.method, replicates, reason, level)
+    low, high = max(0.0, found.low) ** power, max(alone, found.high) ** power
+    return Estimate(value, low, high, "recentred bootstrap", replicates, told, level)
