@@ -28,10 +28,9 @@ def calibration_error(
         root mean square; expected_calibration_error = 2 sum_b w_b gap_b - sum_b w_b E|N(gap_b, v_b)|; both at least 0.
         Two classes: c is the probability of the positive class. More: of the answer given. One without an answer
         (errored, refused) is a bin with gap 1. Of several labels a row each is like a positive class, and over all the
-        mean over labels stands in the place of the sum over bins. kernel_calibration_error = |E (happened - c) f(c)|,
-        f the features of the Gaussian kernel exp(-(c - c')^2 / 0.02): no bins; the root of the unbiased estimate of
-        its square, over classes the root of the sum; with more than 20 classes c is the probability of the answer
-        given.
+        mean over labels stands for the sum over bins. kernel_calibration_error = |E (happened - c) f(c)|, f the
+        features of the Gaussian kernel exp(-(c - c')^2 / 0.02), no bins: the root of the unbiased estimate of its
+        square, over classes the root of the sum; with more than 20 classes c is the probability of the answer given.
     Shapes: labels (N,), probabilities (N, K), predictions (N,); or all (N, L).
     Direction: lower is better; unit share, 0 to 1.
     Limits: what cancels within a bin is not seen, so the true error may be larger; classes other than the one answered
