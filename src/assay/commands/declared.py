@@ -21,9 +21,13 @@ KEYS = {
     "features": _LIST,
     "leave_out": _LIST,
     "time": "the name of a column of dates or numbers: the newest rows are test rows",
+    "image": "the name of a column that names a PNG or JPEG file a row",
+    "size": "of pictures: [height, width]",
 }
 # What a problem asks for, and the line that says it; the first that fits.
 _LINES = (
+    ("size = [", "size = [32, 32]"),
+    ("image=", 'image = "file"'),
     ("missing='median'", 'missing = "median"'),
     ("leave_out=", 'leave_out = ["one", "two"]'),
     ("categorical", 'categorical = ["one"]'),
@@ -42,9 +46,28 @@ def declaration_of(name: str, label: str | list[str], groups: tuple[str, ...]) -
 
     Raises DataError with every name that may not stand there, and every value of another kind.
     """
-    told = _read(beside(name))
+    told = {key: value for key, value in _read(beside(name)).items() if key not in ("image", "size")}
     splits = Splits(column=told.pop("split", None), time=told.pop("time", None))
     return Declaration(label, groups, splits=splits, **told)
+
+
+def pictures_of(name: str) -> dict[str, Any]:
+    """The column that names a file of a picture a row, as `image`, and their `size`; empty for any other table."""
+    told = _read(beside(name))
+    if "size" in told and "image" not in told:
+        raise DataError(Problem(f"{beside(name)} declares a size of pictures and no column of them", 'image = "file"'))
+    return {key: told[key] for key in ("image", "size") if key in told}
+
+
+def of_folder(name: str) -> dict[str, Any]:
+    """What is declared beside a folder of pictures, with its name and .toml. Raises DataError for anything else."""
+    told = _read(beside(name.rstrip("/\\")))
+    other = sorted(told.keys() - {"size", "positive"})
+    if other:
+        raise DataError(
+            Problem(f"{beside(name)} declares {', '.join(other)} of a folder of pictures", "size, positive")
+        )
+    return told
 
 
 def task_of_texts(name: str) -> TaskName:
@@ -58,7 +81,9 @@ def task_of_texts(name: str) -> TaskName:
 
 def hinted(name: str, error: DataError) -> DataError:
     """The same, and where to declare, when one of its problems asks for a declaration."""
-    if not any("declare" in str(one) or "Say task" in str(one) or "task='" in str(one) for one in error.problems):
+    if not any(
+        "declare" in str(one).lower() or "Say task" in str(one) or "task='" in str(one) for one in error.problems
+    ):
         return error
     said = " ".join(map(str, error.problems))
     lines = [line for asked, line in _LINES if asked and asked in said] or [_LINES[-1][1]]
@@ -77,7 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
     for key, value in told.items():
         if key not in KEYS:
             problems.append(Problem(f"{path}: {key!r} is not known", ", ".join(KEYS)))
-        elif not (_is_words(value) if key in _LISTS else isinstance(value, str)):
+        elif not (_is_words(value) if key in _LISTS else isinstance(value, list if key == "size" else str)):
             problems.append(Problem(f"{path}: {key} is {value!r}", KEYS[key]))
     if problems:
         raise DataError(problems)

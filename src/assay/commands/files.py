@@ -23,22 +23,41 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
         from assay.data.one_column import read_images
 
         return read_images(name), how
+    if Path(name).is_dir():
+        return _folder(name, (label, groups, text)), how
     if not label:
         raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
     several = [one.strip() for one in label.split(",")]
     named: str | list[str] = several if len(several) > 1 else label
-    from assay.commands.declared import declaration_of, hinted, task_of_texts
+    from assay.commands.declared import declaration_of, hinted, pictures_of, task_of_texts
 
     try:
         if text:
             from assay.data.one_column import read_texts
 
             return read_texts(name, text=text, label=named, groups=groups, task=task_of_texts(name)), how
+        if pictures := pictures_of(name):
+            from assay.data.picture_files import read_picture_table
+
+            return read_picture_table(name, declaration_of(name, named, tuple(groups)), **pictures), how
         from assay.data.table import read_declared
 
         return read_declared(name, declaration_of(name, named, tuple(groups))), how
     except DataError as error:
         raise hinted(name, error) from error
+
+
+def _folder(name: str, told: tuple[object, ...]) -> Data:
+    from assay.commands.declared import hinted, of_folder
+    from assay.data.picture_files import read_picture_folder
+
+    if any(told):
+        what = f"{name} is a folder, whose folders are the classes"
+        raise UsageError(Problem(what, "--label, --groups and --text only with a table", "A table may name the files"))
+    try:
+        return read_picture_folder(name, **of_folder(name))
+    except DataError as error:
+        raise hinted(name.rstrip("/\\"), error) from error
 
 
 def notes_of(data: Data, most: int = 8) -> list[str]:

@@ -106,6 +106,10 @@ def _refuse_disguised(present: pl.Series, problems: Problems) -> None:
         what = f"column {present.name!r} holds numbers with marks: {shown}"
         next_step = "Take currency, percent and thousands marks off, or declare the column categorical"
         problems.error(what, "numbers such as 1045.5", next_step)
+    elif values.str.to_lowercase().str.contains(r"\.(png|jpe?g)$").sum() >= _MOSTLY * len(values):
+        what = f"column {present.name!r} holds names of pictures: {shown}"
+        next_step = f"Declare image={present.name!r}: the pictures are read then"
+        problems.error(what, "numbers or categories", next_step)
     elif values.str.contains(LOOKS_LIKE).sum() >= _MOSTLY * len(values):
         what = (
             f"column {present.name!r} holds dates: {shown}. Each would be a category, and a later date is none of them"

@@ -1,0 +1,151 @@
+"""Pictures in files: a folder with a folder a class, or a table whose rows name a file each."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from assay.data._columns import Columns
+from assay.data._csv import parse_csv
+from assay.data._parquet import parse_parquet
+from assay.data._problems import Problems, names_text, rows_text
+from assay.data.coding import text_of
+from assay.data.declare import SPLIT_NAMES, Declaration, Splits
+from assay.data.frame import _resolve
+from assay.data.one_column import MIN_SIDE, _assemble
+from assay.data.table import _read
+from assay.errors import AssayError, MissingExtraError
+from assay.storage import read_regular
+from assay.values import Array, Column, Data
+
+ENDINGS = (".png", ".jpg", ".jpeg")
+FORMATS = ("PNG", "JPEG")  # of content, whatever the name says
+_LAYOUT = "CLASS/picture.png, or train/CLASS/picture.png beside test/CLASS/picture.png"
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One picture `(H, W)` or `(H, W, 3)` uint8, and the SHA-256 of its file."""
+
+    pixels: Array
+    sha256: str
+
+
+def read_picture_folder(folder: str | Path, *, size: Sequence[int] = (), positive: str | None = None) -> Data:
+    """A folder of PNG and JPEG files, one folder a class, as `Data`; the names of the folders are the classes.
+
+    Where the folders are train, test and, if you have it, validation, each with a folder a class, these are the splits;
+    else rows are split by seed, stratified by class. `size` as in `read_picture_table`. What has another ending is left
+    out, and how many such files there are is noted. Raises DataError; MissingExtraError without Pillow.
+    """
+    folder = Path(folder)
+    inside = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+    is_split = {one.name for one in inside} <= {*SPLIT_NAMES} and {"train", "test"} <= {one.name for one in inside}
+    rows = list(_listed(inside, is_split=is_split))
+    problems = Problems()
+    if not rows:
+        problems.error(f"{folder} has no pictures in folders of classes ({', '.join(ENDINGS)})", _LAYOUT)
+        problems.stop_if_any()
+    frame = pl.DataFrame({"label": [one[1] for one in rows], "split": [one[0] for one in rows]})
+    splits = Splits(column="split") if is_split else Splits()
+    declaration = Declaration("label", task="classification", positive=positive, splits=splits)
+    others = sum(1 for one in folder.rglob("*") if one.is_file()) - len(rows)
+    if others:
+        problems.note(f"{others} files of {folder.name} were left out: they are no {', '.join(ENDINGS)} in a class")
+    return _data(folder, [one[2] for one in rows], (frame, declaration), size, problems)
+
+
+def read_picture_table(path: str | Path, declaration: Declaration, *, image: str, size: Sequence[int] = ()) -> Data:
+    """A CSV or Parquet file whose column `image` names a PNG or JPEG file a row, seen from the table's folder.
+
+    Label, groups and splits are as declared; no other column is read. `size` is (height, width): pictures of another
+    size are scaled to it (bilinear); without it all must have one. They are of one channel where every file is grey,
+    else of three. A turn that a camera noted is made. Raises DataError with everything wrong at once;
+    MissingExtraError without Pillow.
+    """
+    path, problems = Path(path), Problems()
+    declaration = replace(declaration, features=[image], categorical=[image], leave_out=())
+    raw = _read(path)
+    if path.suffix.lower() == ".parquet":
+        frame: Columns = parse_parquet(str(path), raw, is_trusted=False)
+    else:
+        frame = parse_csv(str(path), raw, declaration, problems)
+    _resolve(frame, declaration, problems)
+    problems.stop_if_any()
+    named = text_of(frame[image])
+    if named.null_count():
+        problems.error(f"column {image!r} names no picture in {rows_text(named.is_null().to_numpy())}", "a file a row")
+        problems.stop_if_any()
+    return _data(path, [path.parent / name for name in named.to_list()], (frame, declaration), size, problems)
+
+
+def _listed(inside: Sequence[Path], *, is_split: bool) -> Iterator[tuple[str, str, Path]]:
+    """(split, class, file) of each picture, in order of the names."""
+    for outer in inside:
+        for folder in sorted(outer.iterdir()) if is_split else [outer]:
+            if folder.is_dir() and not folder.name.startswith("."):
+                for file in sorted(folder.rglob("*")):
+                    if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file():
+                        yield outer.name, folder.name, file
+
+
+def _data(
+    path: Path, files: Sequence[Path], table: tuple[Columns, Declaration], size: Sequence[int], problems: Problems
+) -> Data:
+    frame, declaration = table
+    if size and not (len(size) == 2 and all(type(one) is int and one >= MIN_SIDE for one in size)):
+        problems.error(f"size is {list(size)}", f"[height, width], each from {MIN_SIDE}")
+        problems.stop_if_any()
+    found = [_decoded(file, size) for file in files]
+    wrong = np.array([isinstance(one, str) for one in found], dtype=bool)
+    if wrong.any():
+        told = names_text([f"{files[row].name}: {found[row]}" for row in np.flatnonzero(wrong).tolist()], 3)
+        problems.error(f"pictures cannot be read in {rows_text(wrong)}: {told}", f"{' and '.join(FORMATS)} files")
+        problems.stop_if_any()
+    pictures = [one for one in found if isinstance(one, _Read)]
+    shapes = sorted({one.pixels.shape[:2] for one in pictures})
+    if len(shapes) > 1 or min(shapes[0]) < MIN_SIDE:
+        shown = names_text([f"{height} × {width}" for height, width in shapes], 4)
+        following = "Cut or scale them, or declare size = [height, width]"
+        problems.error(f"pictures are of {len(shapes)} sizes: {shown}", f"one size, from {MIN_SIDE} pixels", following)
+        problems.stop_if_any()
+    is_grey = all(one.pixels.ndim == 2 for one in pictures)
+    images = np.stack([one.pixels[None] if is_grey else _coloured(one.pixels) for one in pictures])
+    column = Column("image", "image", low=0, high=255, shape=tuple(images.shape[1:]))
+    whole = hashlib.sha256("".join(one.sha256 for one in pictures).encode()).hexdigest()
+    source = {"kind": "pictures", "address": path.name, "sha256_of_files": whole, "name": path.stem}
+    return _assemble(frame, declaration, (column, images), problems, source)
+
+
+def _coloured(pixels: Array) -> Array:
+    """`(3, H, W)` of one picture."""
+    return np.repeat(pixels[None], 3, axis=0) if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _decoded(file: Path, size: Sequence[int]) -> _Read | str:
+    """The picture, or why there is none."""
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise MissingExtraError("Pillow", "images") from error
+    try:
+        raw = read_regular(file)
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits: Pillow would cut them off, not scale
+                return "more than 8 bits a channel"
+            is_grey = picture.mode in ("1", "L", "LA")
+            picture = picture.convert("L" if is_grey else "RGB")
+            if size and picture.size != (size[1], size[0]):
+                picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+            return _Read(np.asarray(picture, dtype=np.uint8), hashlib.sha256(raw).hexdigest())
+    except AssayError:
+        return "there is no such file" if not file.exists() else "no regular file"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return type(error).__name__ if not file.stat().st_size else f"no whole {' or '.join(FORMATS)}"
