@@ -89,7 +89,7 @@ def test_a_mistake_is_one_sentence_with_what_is_allowed(
     assay: Run, tmp_path: Path, words: tuple[str, ...], said: list[str]
 ) -> None:
     told = assay("train", *words, "--out", tmp_path / "s", "--json")
-    assert (told.code, told.out, len(told.err.strip().splitlines())) == (2, "", 1), told.err
+    assert (told.code, len(told.err.strip().splitlines()), len(json.loads(told.out)["error"])) == (2, 1, 1), told.err
     assert told.err.startswith("assay: ")
     assert "defect" not in told.err
     assert all(part in told.err for part in said), told.err
