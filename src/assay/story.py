@@ -200,11 +200,12 @@ def can_be_stored(system: System) -> bool:
     """Whether a folder can hold the system: an endpoint, a live estimator or a module of no registered kind cannot."""
     from assay.models.adapters.module import ModuleModel
     from assay.models.adapters.onnx import OnnxModel
+    from assay.models.own import is_registered
 
     model = system.model
     if isinstance(model, OnnxModel):
         return model.content is not None
-    return isinstance(model, ModuleModel) and model.architecture is not None
+    return isinstance(model, ModuleModel) and is_registered(model)
 
 
 def matrix_facts(comparison: Comparison) -> dict[str, Any]:

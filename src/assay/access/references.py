@@ -12,6 +12,7 @@ import numpy as np
 from assay import registry
 from assay.access.handles import Reference, keyed_rng
 from assay.errors import ModelError, Problem
+from assay.models import REPLACED
 from assay.observe import Ledger, Workspace, observe
 from assay.tasks import decision_of
 from assay.tasks.lottery import Drawn
@@ -83,7 +84,8 @@ def _reference(system: System, mask: Array, seed: int) -> System:
     if system.recipe is None:
         raise ModelError(Problem(f"{system.name} has no recipe"))
     split = system.data.splits["train"].take(np.flatnonzero(mask))
-    key = digest_of([system.recipe.digest, system.data.digest, split.digest, array_digest(mask), seed])
+    known = [system.recipe.digest, len(REPLACED)]  # a recipe names its architecture, and a name can be built anew
+    key = digest_of([*known, system.data.digest, split.digest, array_digest(mask), seed])
     if key not in _TRAINED:
         while len(_TRAINED) >= MAX_TRAINED:
             _TRAINED.pop(next(iter(_TRAINED)))
@@ -93,9 +95,9 @@ def _reference(system: System, mask: Array, seed: int) -> System:
     # A drawn answer belongs to the recipe; other rules are fitted again by the steps that made them.
     rule = system.decision if isinstance(system.decision, Drawn) else decision_of(system.task)
     # Treatments that look at training rows must see those of the reference alone: the others were not its members.
-    known = replace(system.data, splits={**system.data.splits, "train": split})
+    data = replace(system.data, splits={**system.data.splits, "train": split})
     bare = replace(system, name=name, model=fitted.model, facts=fitted.facts, lineage=(), seed=seed, decision=rule)
-    return replace(_retreat(replace(bare, data=known), system.lineage), data=system.data)
+    return replace(_retreat(replace(bare, data=data), system.lineage), data=system.data)
 
 
 def _retreat(reference: System, lineage: Sequence[Step]) -> System:

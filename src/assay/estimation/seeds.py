@@ -41,11 +41,15 @@ def seed_differences(
     """Treated minus baseline over reference models of equal half and seed; None when no seed lies between the two.
 
     Where both have the same reference models (one recipe, two seeds), each is compared with the next one instead: a
-    difference to itself would be 0 and say nothing. Without a recipe on either side nothing can be trained: None.
+    difference to itself would be 0 and say nothing. Without a recipe on either side nothing can be trained: None, as
+    between any two models; but nothing at all, for not known, where a treatment trained the one from the other.
     Query probes are asked where they are named in `moved`: see `moved_in`; None: all that cost little.
     """
-    if not is_retrained(baseline, treated) or baseline.recipe is None or treated.recipe is None:
+    if not is_retrained(baseline, treated):
         return None
+    if baseline.recipe is None or treated.recipe is None:
+        start = len(baseline.lineage)
+        return {} if any(step.input_digest == baseline.digest for step in treated.lineage[start:]) else None
     pair = [_references(one, workspace, ledger) for one in (baseline, treated)]
     if not all(pair):  # what the seed moves is then not known
         return {}

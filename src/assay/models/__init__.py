@@ -6,8 +6,8 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from functools import cache, update_wrapper
+from typing import Any, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ Builder = Callable[[Sequence[Column], int, Mapping[str, Any]], nn.Module]
 Resolver = Callable[[Sequence[Column], Mapping[str, Any]], Mapping[str, Any]]
 BUILDERS: dict[str, Builder] = {}
 RESOLVERS: dict[str, Resolver] = {}
+REPLACED: list[str] = []  # names whose builder is another by now: what was trained by the one before is stale
+UNREGISTERED = "unregistered"  # stands for the architecture of a module that nothing says how to build
+Made = TypeVar("Made", bound=Callable[..., nn.Module])
 
 
 @runtime_checkable
@@ -106,12 +109,47 @@ def register_architecture(name: str, builder: Builder, *, resolver: Resolver | N
     taken as they are given. A file never brings code: only names registered by code that is already installed can be
     loaded. Raises ModelError when another builder has the name.
     """
+    if not name or name == UNREGISTERED:
+        raise ModelError(Problem(f"an architecture cannot be called {name!r}", "a name of its own"))
     known = BUILDERS.get(name)
     if known is not None and (known.__module__, known.__qualname__) != (builder.__module__, builder.__qualname__):
         raise ModelError(Problem(f"architecture {name!r} is already registered by {known.__module__}", "a new name"))
+    if known is not None and known is not builder:
+        REPLACED.append(name)
     BUILDERS[name] = builder
     if resolver is not None:
         RESOLVERS[name] = resolver
+
+
+def architecture(name: str) -> Callable[[Made], Made]:
+    """Register a network of one's own: on a function `(columns, num_outputs, *, parameters)`, or a class made alike.
+
+    All that training again, saving and loading need. Put it where your own code imports it first: a folder holds the
+    name and the parameters (plain data), never code. Raises ModelError for other parameters and a name that is taken.
+
+    >>> @architecture("my net")
+    ... def my_net(columns, num_outputs, *, width=8):
+    ...     return nn.Sequential(nn.Linear(len(columns), width), nn.ReLU(), nn.Linear(width, num_outputs))
+    >>> build("my net", columns=(Column("age", "numeric"),), num_outputs=2, params={"width": 3})[0]
+    Linear(in_features=1, out_features=3, bias=True)
+    >>> del BUILDERS["my net"], RESOLVERS["my net"]  # for this example only
+    """
+
+    def register(made: Made) -> Made:
+        given = inspect.signature(made).parameters.values()
+        by_name = [one.kind is one.KEYWORD_ONLY for one in given]
+        if len(by_name) < 2 or any(by_name[:2]) or not all(by_name[2:]):
+            what = f"{name!r} is built from ({', '.join(map(str, given))})"
+            advice = "As in: lambda columns, num_outputs: Net(len(columns))"
+            raise ModelError(Problem(what, "(columns, num_outputs, *, parameters with defaults)", advice))
+
+        def builder(columns: Sequence[Column], num_outputs: int, params: Mapping[str, Any]) -> nn.Module:
+            return made(columns, num_outputs, **params)
+
+        register_architecture(name, update_wrapper(builder, made), resolver=from_signature(made))
+        return made
+
+    return register
 
 
 def from_signature(function: Callable[..., Any], *, without: Sequence[str] = ()) -> Resolver:
@@ -155,7 +193,7 @@ def resolve(architecture: Architecture, columns: Sequence[Column]) -> Architectu
     """
     name, params = architecture.name, dict(architecture.params)
     if name not in BUILDERS:
-        advice = "Register it with assay.models.register_architecture before building or loading"
+        advice = f"Import the code that registers it first, as by @assay.models.architecture({name!r})"
         raise ModelError(Problem(f"architecture {name!r} is not known", ", ".join(sorted(BUILDERS)), advice))
     resolver = RESOLVERS.get(name)
     return Architecture(name, plain(params if resolver is None else resolver(tuple(columns), params)))
@@ -174,11 +212,14 @@ def build(
     """
     resolved = resolve(Architecture(name, dict(params or {})), columns)
     try:
-        return BUILDERS[name](tuple(columns), num_outputs, dict(resolved.params))
+        module = BUILDERS[name](tuple(columns), num_outputs, dict(resolved.params))
     except TypeError as error:
         raise ModelError(
             Problem(f"architecture {name!r} cannot be built with {dict(params or {})}: {error}")
         ) from error
+    if not isinstance(module, nn.Module):
+        raise ModelError(Problem(f"architecture {name!r} is built as a {type(module).__name__}", "a torch.nn.Module"))
+    return module
 
 
 def describe(module: nn.Module) -> dict[str, int]:
@@ -222,6 +263,7 @@ __all__ = [
     "Builder",
     "Encodes",
     "FitsEncoding",
+    "architecture",
     "build",
     "describe",
     "register_architecture",

@@ -20,6 +20,7 @@ from assay.models.adapters.module import ModuleModel, evaluation
 from assay.models.adapters.onnx import all_inside, exported, parsed, session_of
 from assay.models.exportable import exportable
 from assay.models.kernels import written_out
+from assay.models.own import architecture_of, is_all_ours
 from assay.models.quantised_graph import unpacked
 from assay.models.wrapped import build_base, named_base, resolve_base, swap
 from assay.values import Array, Column
@@ -111,7 +112,8 @@ def graph_of(model: ModuleModel, rows: Array) -> bytes:
     It is run on the rows and compared. Raises ModelError when it cannot be exported or answers differently; and
     MissingExtraError without onnx, onnxscript and onnxruntime.
     """
-    if model.digest in _graphs:
+    is_known = is_all_ours(architecture_of(model))  # else the same digest may be of another `forward`
+    if is_known and model.digest in _graphs:
         _graphs.move_to_end(model.digest)
         return _graphs[model.digest]
     module = exportable(copy.deepcopy(model.module))
@@ -130,7 +132,7 @@ def graph_of(model: ModuleModel, rows: Array) -> bytes:
     if not gap <= AS_GOOD_AS_EQUAL:
         raise ModelError(Problem(f"its ONNX graph answers differently from the module, by {gap:.2g}"))
     content: bytes = proto.SerializeToString(deterministic=True)
-    if len(content) <= LARGEST_KEPT:
+    if is_known and len(content) <= LARGEST_KEPT:
         _graphs[model.digest] = content
         while len(_graphs) > KEPT:
             _graphs.popitem(last=False)
@@ -158,12 +160,9 @@ def lean(proto: Any) -> None:
 
 def onnxruntime_model(before: ModuleModel, content: bytes) -> ModuleModel:
     """A model that answers by this graph and reads inputs as `before` does."""
-    base = before.architecture
-    if base is None:
-        raise ModelError(Problem("the module has no registered architecture"))
     module = ByOnnxRuntime(copy.deepcopy(before.module), num_bytes=len(content))
     module.graph = torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
-    architecture = Architecture(NAME, {"base": named_base(base), "num_bytes": len(content)})
+    architecture = Architecture(NAME, {"base": named_base(architecture_of(before)), "num_bytes": len(content)})
     return ModuleModel(
         module.eval(),
         outputs_are=before.outputs_are,

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from assay import registry
 from assay.errors import ModelError, Problem
-from assay.models import BUILDERS, Architecture, build, resolve
+from assay.models import Architecture, build, resolve
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.onnx import OnnxModel, load_onnx
 from assay.models.adapters.refuse import check_format, check_safetensors
+from assay.models.own import missing_in, require_registered, stored
 from assay.models.placed import place
 from assay.models.weight_files import ENCRYPT, WHOLE, fill_module, form_of, is_ours, weight_files
 from assay.storage import Content, read_regular, read_verified, staged_folder, write_atomic
@@ -248,10 +249,7 @@ def _model_to_json(system: System) -> tuple[dict[str, Any], Iterable[tuple[str, 
     if not isinstance(model, ModuleModel):
         what = f"a {type(model).__name__} cannot be stored in a folder"
         raise ModelError(Problem(what, "modules, and ONNX models that are one file", "Export it to ONNX first"))
-    architecture = model.architecture
-    if architecture is None or architecture.name not in BUILDERS:
-        what = "the module has no registered architecture, so it could not be built again"
-        raise ModelError(Problem(what, next="Register a builder: assay.models.register_architecture(name, builder)"))
+    architecture = stored(model)
     entries = model.module.state_dict()
     odd = [name for name, entry in entries.items() if not isinstance(entry, Tensor) or entry.is_quantized]
     if odd:
@@ -282,8 +280,9 @@ def _model_from_json(
     if about["format"] != "module" or not (file == WHOLE or is_ours(about)):
         raise ModelError(Problem(f"{folder} holds a model of format {about['format']!r}", "module, onnx"))
     architecture = Architecture(about["architecture"]["name"], dict(about["architecture"]["params"]))
-    if architecture.name not in BUILDERS:
+    if missing_in(architecture) is not None:
         registry.load()  # treatments register the architectures they make
+    require_registered(architecture, folder)
     num_outputs = task_of(data).num_outputs
     params = about.get("resolved", architecture.params)  # older folders lack it
     module = build(architecture.name, columns=data.columns, num_outputs=num_outputs, params=params)

@@ -13,8 +13,9 @@ from torch.utils.hooks import RemovableHandle
 
 from assay import registry
 from assay.errors import Problem, TreatmentError
-from assay.models import tensors
+from assay.models import Architecture, tensors
 from assay.models.adapters.module import ModuleModel, evaluation
+from assay.models.own import architecture_of, chain_of, missing_in
 from assay.train import TrainRecipe
 from assay.values import Array, Groups, Model, Split, Step, System
 
@@ -48,6 +49,8 @@ def unless(fine: bool, what: str, allowed: str = "", following: str = "") -> Pro
 def needs_recipe(system: System) -> Problem | None:
     """Retraining treatments need the way the system was trained."""
     following = "Train it with assay.train.train_system, or use a model-stage treatment"
+    if isinstance(system.model, ModuleModel):
+        following = f"Register how its module is built and trained, by this line: {registering(system)}"
     return unless(system.recipe is not None, "it has no recipe, so it cannot be trained again", following=following)
 
 
@@ -83,7 +86,6 @@ def calibrates(system: System, calibration_num: int) -> list[Problem | None]:
     """What every treatment needs that changes weights by what validation rows do in the model."""
     return [
         needs_module(system),
-        needs_architecture(system),
         needs_split(system, "validation"),
         unless(calibration_num >= 1, f"calibration_num is {calibration_num}", "1 or more"),
     ]
@@ -95,7 +97,7 @@ def needs_classes(system: System) -> Problem | None:
 
 
 def needs_module(system: System) -> Problem | None:
-    """Treatments that change weights need a module with a registered architecture."""
+    """Treatments that change weights, or wrap a module, need one."""
     model = system.model
     if not isinstance(model, ModuleModel):
         return Problem(
@@ -156,12 +158,25 @@ def told_of_rows(facts: Mapping[str, Any], lineage: Iterable[Step]) -> dict[str,
 
 
 def needs_architecture(system: System) -> Problem | None:
-    """A module whose architecture is registered: otherwise the treated one could be neither saved nor loaded."""
+    """A module of a registered architecture, for treatments that change nothing but how it is stored."""
     model = system.model
-    if not isinstance(model, ModuleModel) or model.architecture is not None:
+    missing = missing_in(architecture_of(model)) if isinstance(model, ModuleModel) else None
+    if missing is None:
         return None
-    following = "Build it with assay.models.build, or register it with assay.models.register_architecture"
-    return Problem("its module has no registered architecture", "a registered one", following)
+    what = f"{missing} has no registered architecture, so it cannot be stored, and this changes only how it is"
+    return Problem(what, "a registered one", f"Register how its module is built, by this line: {registering(system)}")
+
+
+def registering(system: System) -> str:
+    """The line of code that registers the architecture of a system's module, and says how it is trained."""
+    own = chain_of(architecture_within(system))[-1]
+    name = str(own.params.get("class", own.name)).rpartition(".")[2]
+    return f"from assay.train import with_recipe; system = with_recipe(system, {name!r})"
+
+
+def architecture_within(system: System) -> Architecture:
+    """What an architecture around the system's module names as the one within; its class where none is registered."""
+    return architecture_of(module_model(system))
 
 
 def module_model(system: System) -> ModuleModel:

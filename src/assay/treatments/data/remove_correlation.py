@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 from assay.errors import Problem
+from assay.models import FitsEncoding
+from assay.models.mlp import TableEncoder
 from assay.models.uncorrelated import UncorrelatedEncoder, uncorrelated_architecture
 from assay.registry import treatment
 from assay.treatments import _common
@@ -31,8 +33,8 @@ def remove_correlation(system: System, *, columns: Sequence[str] | None = None, 
     models, whose selection rates come closer (Adult, sex: 0.174 to 0.061); a network finds the group in combinations of
     features (0.169 to 0.170, hidden layers 64 and 64); errors often move apart; swapping the group of a row now moves
     its other features, so more answers flip; small groups are shifted by noisy means.
-    Raises TreatmentError without a TrainRecipe, for pictures or texts, for alpha outside 0 to 1, or when a group column
-    is no feature of the model.
+    Raises TreatmentError without a TrainRecipe, for pictures or texts, for a module without one `TableEncoder` that it
+    fits by `fit_encoding`, for alpha outside 0 to 1, or when a group column is no feature of the model.
 
     Source: fairlearn 0.15, preprocessing.CorrelationRemover (on the encoded table, equal to it).
     """
@@ -43,6 +45,7 @@ def remove_correlation(system: System, *, columns: Sequence[str] | None = None, 
         _common.unless(0 < alpha <= 1, f"alpha is {alpha}", "more than 0, at most 1"),
         wrong,
         _unread(system, names) if kind == "table" else Problem(f"its inputs are {kind}s", "tables"),
+        _no_encoder(system),
     ]
     _common.refuse("remove_correlation", system, problems)
     before = _common.train_recipe(system)
@@ -70,6 +73,17 @@ def _unread(system: System, names: Sequence[str]) -> Problem | None:
     what = f"the model does not read {', '.join(hidden)}, so it could not be corrected at prediction time"
     allowed = "group columns that are features too: " + (", ".join(sorted(read)) or "there is none")
     return _common.unless(not hidden, what, allowed, "Declare it as a feature and train again, or use reweigh_groups")
+
+
+def _no_encoder(system: System) -> Problem | None:
+    """A network of one's own may read rows by itself: then nothing is known to be a feature."""
+    module = _common.module_of(system.model)
+    if system.data.modality != "table" or module is None:
+        return None
+    has_one = sum(isinstance(part, TableEncoder) for part in module.modules()) == 1 and isinstance(module, FitsEncoding)
+    what = f"its module ({type(module).__name__}) encodes rows in a way of its own"
+    following = "Begin it with assay.models.mlp.TableEncoder, fitted by its fit_encoding, or use reweigh_groups"
+    return _common.unless(has_one, what, "modules that hold and fit one TableEncoder", following)
 
 
 @torch.no_grad()

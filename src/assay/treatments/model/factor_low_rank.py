@@ -29,7 +29,7 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
     whose factors would not be smaller stays. Gradients stay on offer, and what is factored can be rounded to 8 bits
     afterwards. Limits: convolutional, recurrent and embedding weights stay; inputs unlike the calibration rows change
     more; small layers at batch 1 may get slower, as two products take two calls. Raises TreatmentError unless the
-    model is a module of a registered architecture with linear layers that run as layers and of which one gets smaller.
+    model is a module with linear layers that run as layers and of which one gets smaller.
 
     Source: Eckart and Young 1936; Wang et al. 2025, "SVD-LLM", section 3.1 (whitening by what the layer is given).
     """
@@ -49,7 +49,7 @@ def factor_low_rank(system: System, *, share: float = 0.99, calibration_num: int
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
-        architecture=low_rank_architecture(_common.known(before.architecture), ranks),
+        architecture=low_rank_architecture(_common.architecture_within(system), ranks),
         differentiable="gradient" in before.offers,
         batch_size=before.batch_size,
     )

@@ -41,7 +41,7 @@ def prune_by_activation(
     is saved here: only accelerators with sparse tensor cores are faster at 2:4, and this code does not use them;
     recurrent weights and embeddings stay; nothing is trained or refitted; where layers differ much in size, one limit
     for all of them (`prune_magnitude`) can keep more accuracy than as many zeros in each.
-    Raises TreatmentError unless the model is a module of a registered architecture with such layers, and for a sparsity
+    Raises TreatmentError unless the model is a module with such layers, and for a sparsity
     that would not make them smaller.
 
     Source: Sun et al. 2024, "A Simple and Effective Pruning Approach" (Wanda), section 3; Mishra et al. 2021 (2:4).
@@ -63,7 +63,7 @@ def prune_by_activation(
     swap(module, {name: from_layer(layers[name], stays) for name, stays in found.items()})
     module.eval().requires_grad_(False)
     kept = {name: int(stays[0].sum()) for name, stays in found.items()}
-    architecture = sparse_architecture(_common.known(before.architecture), kept)
+    architecture = sparse_architecture(_common.architecture_within(system), kept)
     model = ModuleModel(module, outputs_are=before.outputs_are, architecture=architecture, batch_size=before.batch_size)
     outcome = {"kept_a_row": kept, **_outcome(found.values(), before, model)}
     parameters = {"sparsity": float(sparsity), "pattern": pattern, "score": score, "calibration_num": calibration_num}

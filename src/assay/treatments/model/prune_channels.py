@@ -62,7 +62,7 @@ def prune_channels(
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
-        architecture=channels_architecture(_common.known(before.architecture), kept),
+        architecture=channels_architecture(_common.architecture_within(system), kept),
         batch_size=before.batch_size,
     )
     outcome = {**_outcome(before, model), "kept": kept, "refitted": list(refit)}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from assay.errors import Problem
-from assay.models import MLP, Architecture, build, describe
+from assay.models import MLP, UNREGISTERED, Architecture, build, describe
 from assay.models.adapters.module import ModuleModel, evaluation
-from assay.models.wrapped import linear_layers
+from assay.models.wrapped import linear_layers, swap
 from assay.registry import EVERY_TASK, treatment
 from assay.treatments import _common, _pruning
 from assay.treatments.model._refit import refitted
@@ -48,14 +48,13 @@ def prune_magnitude(
     ]
     _common.refuse("prune_magnitude", system, problems)
     before = _common.module_model(system)
-    architecture = _common.known(before.architecture)
+    architecture = _common.architecture_within(system)
     by_units = structured is not False and has_hidden_units(before.module)
     if by_units and isinstance(before.module, MLP):
         kept = strongest_units(before.module, sparsity)
         params = {**architecture.params, "hidden": [len(units) for units in kept]}
         architecture = Architecture(architecture.name, params)
-        outputs = system.task.num_outputs
-        module = build(architecture.name, columns=system.data.columns, num_outputs=outputs, params=params)
+        module = _narrower(system, architecture)
         shrink(before.module, module, kept, _common.spread_rows(system.data.splits["validation"], calibration_num))
     else:
         module = copy.deepcopy(before.module)
@@ -66,6 +65,18 @@ def prune_magnitude(
     parameters = {"sparsity": float(sparsity), "structured": structured, "calibration_num": int(calibration_num)}
     named = _common.grown(system, treatment="prune_magnitude", stage="model", parameters=parameters, outcome=outcome)
     return replace(named, model=model)
+
+
+def _narrower(system: System, architecture: Architecture) -> nn.Module:
+    """A module of these hidden widths; the weights come later. Where nothing says how to build one, a copy cut off."""
+    outputs, params = system.task.num_outputs, architecture.params
+    if architecture.name != UNREGISTERED:
+        return build(architecture.name, columns=system.data.columns, num_outputs=outputs, params=params)
+    module = copy.deepcopy(_common.module_model(system).module)
+    names = list(linear_layers(module))
+    widths = [module.get_submodule(names[0]).in_features, *params["hidden"], outputs]
+    swap(module, {name: nn.Linear(*sizes) for name, sizes in zip(names, pairwise(widths), strict=True)})
+    return module
 
 
 def _outcome(before: nn.Module, after: nn.Module) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def quantize_int4(
     as before, small only in storage; "auto" chooses by the size of each layer. At batch 1 codes are faster (1,024 x
     1,024: 2 to 3 times); over 64 rows as fast from 512 x 512 weights, and up to a tenth slower below. Limits: query and
     meter only afterwards, no gradients; small networks lose accuracy at 4 bits; convolutions, tables and recurrent
-    weights stay float32. Raises TreatmentError unless the model is a module of a registered architecture that torch can
+    weights stay float32. Raises TreatmentError unless the model is a module that torch can
     export, with linear layers; MissingExtraError without onnx, onnxscript and onnxruntime.
 
     Source: Frantar et al. 2023, "GPTQ", algorithm 1; ONNX Runtime contrib operators, MatMulNBits.
@@ -80,7 +80,6 @@ def _wrong(system: System, given: Mapping[str, Any]) -> list[Problem | None]:
     asked = {name: f"{name} is {value!r}" for name, value in given.items()}
     return [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
         _common.unless(given["group_size"] in GROUPS, asked["group_size"], ", ".join(map(str, GROUPS))),
         _common.unless(given["rounding"] in ROUNDINGS, asked["rounding"], ", ".join(ROUNDINGS)),

@@ -48,7 +48,7 @@ def quantize_int8(
     no layer becomes slower. Input ranges come from `calibration_num` validation rows. Convolutional, recurrent and
     embedding weights stay in float32; the outcome counts their bytes. Limits: query and meter only afterwards,
     no gradients; times hold for x86 and were taken on layers alone. Raises TreatmentError unless the model is a module
-    from a registered architecture, with linear layers not yet in 8 bits that run as layers.
+    with linear layers not yet in 8 bits that run as layers.
 
     Source: Jacob et al. 2018, section 2; per-channel symmetric weights as in Krishnamoorthi 2018, section 3.1;
     compensated: Frantar et al. 2023, "GPTQ", algorithm 1.
@@ -68,7 +68,7 @@ def quantize_int8(
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
-        architecture=int8_architecture(_common.known(before.architecture), chosen),
+        architecture=int8_architecture(_common.architecture_within(system), chosen),
         differentiable=False,
         batch_size=before.batch_size,
     )

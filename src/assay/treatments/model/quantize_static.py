@@ -48,7 +48,7 @@ def quantize_static(
     afterwards, no gradients; recurrent weights stay float32; the rule's sizes hold for x86 with VNNI; where float sums
     come before a rounding, another batch size may move an answer by one step; what is more than a tenth beyond the
     range that was seen between layers is cut off ("nearest": beyond twice that range).
-    Raises TreatmentError unless the model is a module of a registered architecture that torch can export, with such
+    Raises TreatmentError unless the model is a module that torch can export, with such
     layers, and for names of no layer; MissingExtraError without onnx, onnxscript and onnxruntime.
 
     Source: Jacob et al. 2018, section 2; Krishnamoorthi 2018, section 3.1 (per channel); Frantar et al. 2023, "GPTQ",
@@ -84,7 +84,6 @@ def _wrong(system: System, given: Mapping[str, Any]) -> list[Problem | None]:
     known = not isinstance(given["layers"], str) or given["layers"] in CHOICES
     return [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
         _common.unless(known, asked["layers"], ", ".join(CHOICES) + ", or names"),
         _common.unless(given["rounding"] in ROUNDINGS, asked["rounding"], ", ".join(ROUNDINGS)),

@@ -32,8 +32,8 @@ def retrain_last_layer(system: System, *, columns: Sequence[str] | None = None, 
     what a network has learnt often suffices for all groups, and only its last layer leans on what most rows share.
     Limits: where the features do not tell labels apart, it only moves errors between cells (Adult: worst_cell_accuracy
     of sex 0.605 to 0.703, but worst_group_accuracy over each sex 0.838 to 0.763); few rows of a cell are fitted by
-    heart; calibration moves to balanced classes. Raises TreatmentError unless the model is a module of a registered
-    architecture that answers its last linear layer's most probable class; without validation rows, classes or groups.
+    heart; calibration moves to balanced classes. Raises TreatmentError unless the model is a module that answers its
+    last linear layer's most probable class; without validation rows, classes or groups.
 
     Source: Kirichenko, Izmailov and Wilson 2023, "Last Layer Re-Training is Sufficient for Robustness to Spurious
     Correlations", section 4 (there balanced subsets and an L1 penalty).
@@ -41,7 +41,6 @@ def retrain_last_layer(system: System, *, columns: Sequence[str] | None = None, 
     names, wrong = _common.chosen_columns(system, columns)
     problems = [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
         wrong,

@@ -17,12 +17,12 @@ def run_by_onnxruntime(system: System) -> System:
     No weight is rounded. What it gains is the runtime's: fused layers, folded norms, less to do around each call. It is
     the second baseline of `quantize_static`, whose gain over torch is mostly this. The graph is kept as bytes of the
     system's own file; words are still turned into numbers here. Limits: query and meter only afterwards, no gradients;
-    answers differ in the last digits. Raises TreatmentError unless the model is a module of a registered architecture
-    that torch can export; MissingExtraError without onnx, onnxscript and onnxruntime.
+    answers differ in the last digits. Raises TreatmentError unless the model is a module that torch can
+    export; MissingExtraError without onnx, onnxscript and onnxruntime.
 
     Source: ONNX Runtime documentation, "Graph optimizations".
     """
-    _common.refuse("run_by_onnxruntime", system, [_common.needs_module(system), _common.needs_architecture(system)])
+    _common.refuse("run_by_onnxruntime", system, [_common.needs_module(system)])
     before = _common.module_model(system)
     proto = _by_onnxruntime.graph("run_by_onnxruntime", system)
     model = onnxruntime_model(before, proto.SerializeToString(deterministic=True))

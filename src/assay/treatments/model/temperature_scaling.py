@@ -29,14 +29,13 @@ def temperature_scaling(system: System) -> System:
     makes a model less sure of itself, T < 1 surer. Works for tables, pictures and texts; gradients stay on offer.
     Limits: one number for all rows and classes: a model that is too sure of some and not sure enough of others stays
     so, and the calibration of a group can get worse. It fits validation rows: where those are few, or chose the model
-    too, less is gained. Raises TreatmentError unless the model is a module of a registered architecture that answers
+    too, less is gained. Raises TreatmentError unless the model is a module that answers
     with the logits of classes, by the most probable class: a rule with thresholds was fitted to the old probabilities.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", section 4.2.
     """
     problems = [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "validation"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
         _wrong_answers(system),
@@ -58,7 +57,7 @@ def temperature_scaling(system: System) -> System:
     model = ModuleModel(
         module,
         outputs_are=before.outputs_are,
-        architecture=temperature_architecture(_common.known(before.architecture)),
+        architecture=temperature_architecture(_common.architecture_within(system)),
         differentiable="gradient" in before.offers,
         batch_size=before.batch_size,
     )

@@ -33,7 +33,7 @@ def answer_by_vote(system: System, *, sigma: float = 0.25, num_votes: int = 100,
     the system was trained under noise; noise that is a function of the row is known to whoever knows the row, so an
     adversary can search for a row whose noise is kind, and the certificate is of fresh noise; no gradient is offered,
     which makes gradient attacks look harmless: use attacks that only ask. Raises TreatmentError unless the model is a
-    module of a registered architecture that answers with logits, by argmax; and for texts or numbers out of range.
+    module that answers with logits, by argmax; and for texts or numbers out of range.
 
     Source: Cohen, Rosenfeld and Kolter 2019, Certified adversarial robustness via randomized smoothing, section 3.2.1
     (PREDICT).
@@ -41,7 +41,6 @@ def answer_by_vote(system: System, *, sigma: float = 0.25, num_votes: int = 100,
     fine = 0 < sigma <= 10 and 2 <= num_votes <= MOST_VOTES and 0 <= alpha < 1
     problems = [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "train"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
         _common.unless(system.data.modality != "text", "its inputs are texts", "tables, images"),
@@ -55,7 +54,7 @@ def answer_by_vote(system: System, *, sigma: float = 0.25, num_votes: int = 100,
     scale = torch.from_numpy((sigma * spread(system.data)).astype(np.float32))
     module = Smoothed(copy.deepcopy(before.module), scale, num_votes=num_votes, alpha=alpha).eval()
     module.requires_grad_(False)
-    architecture = smoothed_architecture(_common.known(before.architecture), num_votes=num_votes, alpha=alpha)
+    architecture = smoothed_architecture(_common.architecture_within(system), num_votes=num_votes, alpha=alpha)
     model = ModuleModel(module, architecture=architecture, differentiable=False, batch_size=before.batch_size)
     least = next((num for num in range(num_votes + 1) if not is_close(np.array([[num, num_votes - num]]), alpha)[0]
                   and 2 * num > num_votes), None)  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from assay.errors import Problem
 from assay.models import tensors
 from assay.models.adapters.module import ModuleModel, evaluation, rows_a_batch
-from assay.models.guarded import SCORES, Guarded, class_shape, guarded_architecture
+from assay.models.guarded import SCORES, Guarded, class_shape, guarded_architecture, last_linear
 from assay.registry import treatment
 from assay.tasks import Argmax
 from assay.tasks.decisions import UnlessEven
@@ -34,7 +34,7 @@ def refuse_unfamiliar(system: System, *, refused: float = 0.05, score: str = "di
     refused (energy: 39 %), and 6 % of rows of Adult with shuffled columns: there it sees nothing. Rows made to look
     familiar pass; no gradient is offered. Class means and covariance of embeddings of training rows become weights, of
     a class of one row that row's: after `dp_sgd` its epsilon does not cover them.
-    Raises TreatmentError unless the model is a module of a registered architecture that answers with logits, by argmax;
+    Raises TreatmentError unless the model is a module that answers with logits, by argmax;
     without training or validation rows; or for an unknown score or a share outside 0 to 0.5.
 
     Source: Lee et al. 2018, A simple unified framework for detecting out-of-distribution samples, section 2.1; Liu et
@@ -42,7 +42,6 @@ def refuse_unfamiliar(system: System, *, refused: float = 0.05, score: str = "di
     """
     problems = [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.needs_split(system, "train"),
         _common.needs_split(system, "validation"),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
@@ -52,11 +51,12 @@ def refuse_unfamiliar(system: System, *, refused: float = 0.05, score: str = "di
     ]
     _common.refuse("refuse_unfamiliar", system, problems)
     before = _common.module_model(system)
+    _common.refuse("refuse_unfamiliar", system, [_does_not_run(before, system, score)])
     module, known = _fitted(system, score)
     _common.refuse("refuse_unfamiliar", system, [_common.unless(len(known) > 0, "no validation row has an answer")])
     module.threshold.fill_(float(np.quantile(known, 1 - refused, method="higher")))
     module.requires_grad_(False)
-    architecture = guarded_architecture(_common.known(before.architecture), score=score)
+    architecture = guarded_architecture(_common.architecture_within(system), score=score)
     model = ModuleModel(module, architecture=architecture, differentiable=False, batch_size=before.batch_size)
     named = _common.grown(
         system,
@@ -98,6 +98,21 @@ def _look(module: Guarded, inputs: Array) -> tuple[Array, Array]:
             scores.append(module.scores(logits, seen).numpy())
             found.append(seen.double().numpy())
     return np.concatenate(scores), np.concatenate(found)
+
+
+def _does_not_run(model: ModuleModel, system: System, score: str) -> Problem | None:
+    """A network of one's own may have a last linear layer that nothing goes through, or not once a row."""
+    if score != "distance":
+        return None
+    layer, seen = last_linear(model.module), list[torch.Tensor]()
+    hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    try:
+        model.outputs(system.data.splits["validation"].inputs[:1])
+    finally:
+        hook.remove()
+    fine = bool(seen) and seen[-1].numel() == layer.in_features
+    what = "what its last linear layer reads is not one embedding a row"
+    return _common.unless(fine, what, "a network that runs through it", 'Use score="energy"')
 
 
 def _wrong_module(system: System, score: str) -> Problem | None:

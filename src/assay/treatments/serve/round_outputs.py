@@ -21,14 +21,13 @@ def round_outputs(system: System, *, decimals: int = 1, top_only: bool = False) 
     With `top_only` only the most probable class and its rounded probability are told; the others share the rest evenly.
     Whoever asks sees no gradients either. Limits: hides confidence, not the label: attacks that use labels alone, or
     many queries near the boundary, work as before; rounded probabilities are worse calibrated, and explanations of them
-    move in steps. Raises TreatmentError unless the model is a module of a registered architecture that answers with the
+    move in steps. Raises TreatmentError unless the model is a module that answers with the
     logits of classes, by the most probable class.
 
     Source: Shokri et al. 2017, section 7 (mitigation by coarse or top-k outputs); Tramer et al. 2016, section 7.1.
     """
     problems = [
         _common.needs_module(system),
-        _common.needs_architecture(system),
         _common.unless(bool(system.task.classes), f"its task is {system.task.name}", "classification"),
         _common.unless(0 <= decimals <= 6, f"decimals is {decimals}", "0 to 6"),
         _wrong_answers(system),
@@ -37,7 +36,7 @@ def round_outputs(system: System, *, decimals: int = 1, top_only: bool = False) 
     before = _common.module_model(system)
     module = Rounded(copy.deepcopy(before.module), decimals=decimals, top_only=top_only).eval()
     module.requires_grad_(False)
-    architecture = rounded_architecture(_common.known(before.architecture), decimals=decimals, top_only=top_only)
+    architecture = rounded_architecture(_common.architecture_within(system), decimals=decimals, top_only=top_only)
     model = ModuleModel(module, architecture=architecture, differentiable=False, batch_size=before.batch_size)
     named = _common.grown(
         system,

@@ -17,7 +17,7 @@ from assay.models import Architecture, build, describe, resolve
 from assay.models.grams import NUM_SPECIAL
 from assay.models.store import recipe_from_json, register_recipe
 from assay.registry import treatment
-from assay.train import Loss, TrainRecipe
+from assay.train import Loss, TrainRecipe, default_recipe
 from assay.treatments import _common
 from assay.treatments.train._shares import match_shares
 from assay.values import Array, Data, Fitted, Modality, Model, Recipe, Split, System, digest_of, plain
@@ -173,12 +173,13 @@ def distill(
     shifted until it says each class as often, within a row, as its teacher does on the inputs of the validation split,
     which neither was trained on; labels are not read. The outcome says how far apart the shares were, or why it was not
     done (no validation split, no `head.bias`). The existing model teaches; reference students get teachers of their own
-    half of the data.
+    half of the data. A module without a recipe teaches as well, by `default_recipe`'s settings: neither it nor its
+    student can then be trained again, so what the seed moves is not known.
     Limits: without `balance` it is not controlled which groups lose, and with it the many pay for the few; the student
     has seen the training rows, and its teacher's memory of them; it is smaller only if its teacher is larger; a class
     that the teacher says too often it says too often.
-    Raises TreatmentError without a plain training recipe (a private one would lose its epsilon), for regression, and
-    after model-stage treatments.
+    Raises TreatmentError for a recipe that is no plain one (a private one would lose its epsilon), without one unless
+    the model is a module, for regression, and after model-stage treatments.
 
     Source: Hinton, Vinyals and Dean 2015, section 2; cells: Kamiran and Calders 2012 weigh them in training alike;
     patience: Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and consistent".
@@ -186,7 +187,7 @@ def distill(
     names, wrong = _common.chosen_columns(system, columns) if balance or columns is not None else ((), None)
     problems = [wrong, *_wrong_options(system, hidden, (temperature, hard_share, balance))]
     _common.refuse("distill", system, problems)
-    teacher = _common.train_recipe(system)
+    teacher = _taught_by(system)
     student = student_of(teacher.architecture, system.data.modality, hidden or (1,))
     if hidden is None:
         student = widest_of(teacher.architecture, system)
@@ -198,15 +199,25 @@ def distill(
     asked = {name: None if one is None else list(one) for name, one in (("hidden", hidden), ("columns", columns))}
     outcome = _sizes(system.model, fitted.model) | fitted.facts.get(FACT, {})
     named = _common.grown(system, treatment="distill", stage="train", parameters=asked | numbers, outcome=outcome)
-    return replace(named, model=fitted.model, recipe=recipe, facts=fitted.facts)
+    return replace(named, model=fitted.model, recipe=recipe if system.recipe else None, facts=fitted.facts)
+
+
+def _taught_by(system: System) -> TrainRecipe:
+    """How the teacher was trained; where nothing says it, how a plain network on such data is."""
+    if system.recipe is not None:
+        return _common.train_recipe(system)
+    plain = default_recipe(system.data)
+    return replace(plain, architecture=Architecture("cnn_lenet")) if system.data.modality == "image" else plain
 
 
 def _wrong_options(
     system: System, hidden: Sequence[int] | None, numbers: tuple[float, float, float]
 ) -> list[Problem | None]:
     temperature, hard_share, balance = numbers
+    needed = [_common.needs_no_later_stage(system), _common.needs_split(system, "train")]
+    teaches = system.recipe is None and _common.module_of(system.model) is not None
     return [
-        *_common.trains_again(system),
+        *(needed if teaches else _common.trains_again(system)),
         _common.needs_classes(system),
         None if hidden is None else _wrong_hidden(system, hidden),
         _common.unless(0 < temperature < np.inf, f"temperature is {temperature}", "a positive number"),
@@ -231,7 +242,8 @@ def widest_of(teacher: Architecture, system: System) -> Architecture:
         module = build(one.name, columns=data.columns, num_outputs=system.task.num_outputs, params=one.params)
         return describe(module)["num_parameters"]
 
-    limit = size(teacher) * SHARE
+    own = _common.module_of(system.model) if system.recipe is None else None
+    limit = (size(teacher) if own is None else describe(own)["num_parameters"]) * SHARE
     if data.modality == "text":
         return bag_of(resolve(teacher, data.columns), int(limit), system.task.num_outputs)
     low = 1 if teacher.name in RESIDUAL else max(1, system.task.num_outputs - 1)
