@@ -25,8 +25,11 @@ from assay.models.wrapped import build_base, named_base, resolve_base
 from assay.values import Column
 
 NAME = "channels"
-NORMS = (nn.BatchNorm2d, nn.GroupNorm)
-PASSING = (nn.ReLU, nn.Dropout, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.Flatten, ChannelsLast)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm)
+POINTWISE = (nn.ReLU, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.ELU, nn.Tanh, nn.Sigmoid, nn.Identity, nn.Dropout)
+POOLS = (nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool2d)
+PASSING = (*POINTWISE, *POOLS, nn.Flatten, ChannelsLast)
+PLAIN = (nn.Linear, nn.Conv2d, *NORMS)
 KNOWN = (
     *(nn.Linear, nn.Conv2d, *NORMS, *PASSING, nn.Sequential, nn.LayerNorm, nn.Embedding, nn.RNNBase),
     *(TableEncoder, ImageEncoder, TextEncoder, Rotary),
@@ -65,12 +68,18 @@ def groups_of(module: nn.Module) -> list[Group]:
     """Every group of units that can be taken out, in the order in which a module runs; none where that is not known.
 
     Hidden units of an `MLP`; filters and hidden units of an `ImageNetwork`, those that shortcuts add up as one group;
-    heads and feed-forward units of a Transformer; hidden units of an RNN, LSTM or GRU.
+    heads and feed-forward units of a Transformer; hidden units of an RNN, LSTM or GRU; filters and hidden units of an
+    `nn.Sequential` of layers that are known, the last of them linear.
     """
+    if type(module) is nn.Sequential:
+        layers = _in_turn(module)
+        return _chain(layers) if layers else []
     if not isinstance(module, (MLP, ImageNetwork, TextClassifier)) or not _is_untouched(module):
         return []
     if isinstance(module, (MLP, ImageNetwork)):
-        return _chain(module)
+        if not isinstance(module.body, nn.Sequential):
+            return []
+        return _chain([*((f"body.{at}", layer) for at, layer in module.body.named_children()), ("head", module.head)])
     if isinstance(module.body, Encoder):
         blocks = {name: part for name, part in module.named_modules() if isinstance(part, EncoderBlock)}
         return [group for name, block in blocks.items() for group in _block(name, block)]
@@ -123,7 +132,7 @@ def _count(part: nn.Module) -> None:
         part.out_features, part.in_features = part.weight.shape
     elif isinstance(part, nn.Conv2d):
         part.out_channels, part.in_channels = part.weight.shape[:2]
-    elif isinstance(part, nn.BatchNorm2d):
+    elif isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
         part.num_features = len(part.weight)
     elif isinstance(part, nn.GroupNorm):
         part.num_channels = len(part.weight)
@@ -178,21 +187,48 @@ def _started(name: str, layer: nn.Linear | nn.Conv2d) -> _Stream:
     return stream
 
 
-def _chain(module: MLP | ImageNetwork) -> list[Group]:
-    """Groups of a network of a sequential `body` and one linear `head`; none when a layer in it is not known."""
+def _in_turn(module: nn.Sequential) -> list[tuple[str, nn.Module]]:
+    """The layers of a plain sequence, sequences within it opened; none where taking channels out may not be safe."""
+    parts = list(module.named_modules(remove_duplicate=False))
+    layers = [(name, part) for name, part in parts if type(part) is not nn.Sequential]
+    weights = [id(one) for _, part in layers for one in part._parameters.values() if one is not None]
+    fine = all(_is_plain(part) for _, part in layers) and _is_in_order([part for _, part in layers])
+    return layers if fine and len(set(weights)) == len(weights) else []  # a shared weight cannot be cut in one place
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether channel j is read, and made, at place j alone. Exactly these kinds: one made from them may do more."""
+    if type(layer) not in (*PLAIN, *PASSING) or layer._forward_hooks or layer._forward_pre_hooks:
+        return False
+    if isinstance(layer, nn.Conv2d):
+        own = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        return own and layer.dilation == (1, 1)
+    return not isinstance(layer, nn.Flatten) or (layer.start_dim, layer.end_dim) == (1, -1)
+
+
+def _is_in_order(layers: Sequence[nn.Module]) -> bool:
+    """Whether pictures are flattened once, before the first linear layer, and the last layer is linear."""
+    kinds = [type(layer) for layer in layers]
+    if not kinds or kinds[-1] is not nn.Linear:
+        return False
+    before, after = layers[: kinds.index(nn.Linear)], kinds[kinds.index(nn.Linear) :]
+    flattened = [type(layer) for layer in before if isinstance(layer, (nn.Conv2d, nn.Flatten))]
+    return not set(after) & {nn.Conv2d, nn.Flatten, *POOLS} and (not flattened or flattened[-1] is nn.Flatten)
+
+
+def _chain(layers: Sequence[tuple[str, nn.Module]]) -> list[Group]:
+    """Groups of layers that run one after the other, the last of them linear; none when one of them is not known."""
     groups: list[Group] = []
     stream: _Stream | None = None
-    if not isinstance(module.body, nn.Sequential):
-        return []
-    layers = [(f"body.{at}", layer) for at, layer in module.body.named_children()]
-    for name, layer in [*layers, ("head", module.head)]:
+    for name, layer in layers:
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             if stream is not None:
                 stream.is_read_by(name, layer)
                 groups.append(stream.group())
             stream = _started(name, layer)
-        elif isinstance(layer, NORMS) and stream is not None:
-            stream.is_made_by(name, layer)
+        elif isinstance(layer, NORMS):
+            if stream is not None:  # else it norms what comes in
+                stream.is_made_by(name, layer)
         elif isinstance(layer, Block) and stream is not None:
             stream = _residual(name, layer, stream, groups)
         elif not isinstance(layer, PASSING):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -32,9 +32,10 @@ def chain_of(architecture: Architecture) -> list[Architecture]:
     >>> [one.name for one in chain_of(Architecture("rounded", {"base": {"name": "mlp", "params": {}}}))]
     ['rounded', 'mlp']
     """
-    found = [architecture]
-    while is_named(base := found[-1].params.get("base")):
+    found, base = [architecture], architecture.params.get("base")
+    while isinstance(base, Mapping) and is_named(base):
         found.append(Architecture(str(base["name"]), base["params"]))
+        base = found[-1].params.get("base")
     return found
 
 
@@ -68,7 +69,7 @@ def require_registered(architecture: Architecture, folder: object) -> None:
     """Raise ModelError when a folder names an architecture that nothing imported has registered."""
     missing = missing_in(architecture)
     if missing is not None:
-        what = f"{folder} holds a network of the architecture {missing!r}, which no imported code has registered"
+        what = f"{folder} needs the architecture {missing!r}, which is not known: no imported code has registered it"
         advice = f"Import your own code that does (@assay.models.architecture({missing!r})) first: a folder brings none"
         raise ModelError(Problem(what, ", ".join(sorted(BUILDERS)), advice))
 

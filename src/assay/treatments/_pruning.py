@@ -15,7 +15,7 @@ from assay.train.objectives import task_loss
 from assay.values import Split, Task
 
 BATCH = 32  # rows whose gradient is squared: smaller tells units apart better, larger is faster
-FITS = "MLP, ImageNetwork (LeNet, VGG, residual), texts read by a Transformer, RNN, LSTM or GRU"
+FITS = "nn.Sequential of plain layers, MLP, ImageNetwork (LeNet, VGG, residual), Transformer, RNN, LSTM or GRU"
 PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 
 

@@ -188,10 +188,9 @@ def distill(
     problems = [wrong, *_wrong_options(system, hidden, (temperature, hard_share, balance))]
     _common.refuse("distill", system, problems)
     teacher = _taught_by(system)
-    student = student_of(teacher.architecture, system.data.modality, hidden or (1,))
-    if hidden is None:
-        student = widest_of(teacher.architecture, system)
-    kind, student = system.data.modality, resolve(student, system.data.columns)
+    kind, known = system.data.modality, teacher.architecture
+    student = widest_of(known, system) if hidden is None else student_of(known, kind, hidden)
+    student = resolve(student, system.data.columns)
     rest = (tuple(names), float(balance), PASSES[kind], kind in MATCHED and not balance)  # cells are to move shares
     recipe = DistillRecipe(teacher, student, float(temperature), float(hard_share), *rest)
     fitted = recipe.fit_student(system.model, system.data.splits["train"], data=system.data, seed=system.seed)
