@@ -55,6 +55,7 @@ DEAR |= {"train_for_int8": "class", "augment_by_gan": "class", "adversarial_trai
 DEAR |= {"federated_averaging": "sequence"}
 
 
+QUICK = {"prune_channels": "sequence", "prune_magnitude": "ours", "prune_by_activation": "picture"}
 AS_ANEW = {("smooth_labels", "class"), ("drop_duplicates", "class")}  # compared with the one that is made by its class
 
 
@@ -157,8 +158,8 @@ def cases(names, kinds, quick):
 
 
 def is_quick(name, kind):
-    """Ours once: how its units are taken out, which is by another way where nothing builds it."""
-    return name not in DEAR and (kind != "ours" or name == "prune_magnitude")
+    """Each that is not dear once; ours where units are taken out by another way than with a builder."""
+    return name not in DEAR and kind == QUICK.get(name, "class")
 
 
 @cases(set(TREATMENTS) - NEEDS_RECIPE - ONLY_STORES, KINDS, is_quick)
@@ -190,12 +191,11 @@ def test_what_needs_a_module_and_rows_works_on_any_with_the_bits_of_its_register
     assert not (tmp_path / "bare").exists()
 
 
-@pytest.mark.parametrize("kind", ["sequence", "picture"])
 @pytest.mark.parametrize("name", sorted(ONLY_STORES))
-def test_what_changes_files_alone_needs_a_name_to_write(kind, name):
+def test_what_changes_files_alone_needs_a_name_to_write(name):
     with pytest.raises(TreatmentError, match="cannot be stored, and this changes only how it is"):
-        treat(name, own(kind))
-    treat(name, own(kind, is_named=True))
+        treat(name, own("class"))
+    treat(name, own("class", is_named=True))
 
 
 @pytest.mark.parametrize("is_named", [False, True])

@@ -27,6 +27,7 @@ from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, with_recipe
 from assay.values import Column, Data, System
 from cli_kit import write_table
+from support import make_split
 
 TABLE = (Column("age", "numeric"), Column("hours", "numeric"))
 SETTINGS = TrainSettings(epochs=1, batch_size=256)
@@ -105,14 +106,17 @@ def test_names_and_what_is_built_are_checked() -> None:
 
 def test_reference_models_of_a_name_that_is_built_anew_are_trained_anew(small_data: Data, workspace: Workspace) -> None:
     """As in a notebook: the cell is changed and run again."""
-    found = []
+    found, small = [], fewer(small_data)
     for width in (4, 6):
         architecture("edited")(of_width(width))
-        recipe = TrainRecipe(Architecture("edited"), task_of(small_data), SETTINGS)
-        system = replace(bare(small_data, net(width)), recipe=recipe)
+        system = replace(bare(small, net(width)), recipe=TrainRecipe(Architecture("edited"), task_of(small), SETTINGS))
         references = reference_models(system, workspace, Ledger(10**9))
         found.append({one.system.model.module[1].out_features for one in references})
     assert found == [{4}, {6}]
+
+
+def fewer(data: Data) -> Data:
+    return replace(data, splits={**data.splits, "train": make_split(200, 1, 1)})
 
 
 def of_width(width: int):
@@ -227,10 +231,7 @@ def test_all_that_is_wrong_with_a_system_is_said_at_once(small_data: Data) -> No
 
 
 def test_a_comparison_says_what_is_not_known_and_what_to_run(small_data: Data, workspace: Workspace) -> None:
-    from support import make_split
-
-    small = replace(small_data, splits={**small_data.splits, "train": make_split(200, 1, 1)})
-    system = bare(small, net(64))
+    system = bare(fewer(small_data), net(64))
     names = ["distill", "temperature_scaling", "smooth_labels"]
     matrix = compare_treatments(system, names, probes=["accuracy", "calibration_error"], workspace=workspace).matrix
     assert set(matrix.errored) == {"smooth_labels"}
