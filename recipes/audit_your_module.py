@@ -43,6 +43,8 @@ def main(folder: Path) -> None:
         optimizer.step()
 
     system = assay.system_of(assay.ModuleModel(net.eval()), data, name="my net")
+    scaled = assay.treat(system, "temperature_scaling")  # the module and rows are enough; docs/training.md has the rest
+    print(f"temperature: {scaled.lineage[-1].outcome['temperature']:.2f}")
     judged = assay.audit(system, probes=PROBES)
     dossier = assay.file(judged, folder / "dossier")
     print(f"verdict: {judged.verdict}; report: {assay.write_report(Path(dossier.path), out=folder / 'report.html')}")

@@ -49,6 +49,8 @@ def with_recipe(
         raise ModelError(wrong)
     if name not in BUILDERS:
         architecture(name)(like(model.module))
+    if params is None and model.architecture is not None and model.architecture.name == name:
+        params = model.architecture.params
     settings = settings or default_recipe(system.data).settings
     recipe = TrainRecipe(Architecture(name, dict(params or {})), system.task, settings).resolved(system.data.columns)
     known = build(

@@ -24,9 +24,10 @@ class ModuleModel:
     """A module that maps raw inputs `(N, ...)` to outputs `(N, K)`; encoding is the module's own (`tensors`).
 
     Offers query, meter and, unless `differentiable` is False (int8 weights, say), gradient. `architecture` names the
-    registered builder, without which the model can be audited but not saved. `digest` covers every parameter, buffer
-    and the architecture; the module must not be changed afterwards. Limits: the digest does not cover `forward`'s code
-    when there is no architecture. NaN outputs pass through: the row counts as errored.
+    registered builder, without which the model can be audited and treated but not saved. `digest` covers every
+    parameter, buffer and the architecture; the module must not be changed afterwards. Limits: the digest does not cover
+    the code of `forward`: of a network of one's own, changed code with the same weights looks the same. NaN outputs
+    pass through: the row counts as errored.
     Raises ModelError for a module whose state cannot be digested, and from `outputs` for an answer of a wrong shape.
     """
 
