@@ -13,9 +13,11 @@ from assay.access.references import reference_models
 from assay.errors import TreatmentError
 from assay.matrix import compare
 from assay.models import Architecture, tensors
+from assay.models.adapters.module import ModuleModel
 from assay.models.guarded import Guarded, class_shape
 from assay.models.store import load_system, save_system
 from assay.observe import Ledger, Workspace
+from assay.story import system_of
 from assay.tasks import task_of
 from assay.tasks.decisions import REFUSED
 from assay.train import TrainRecipe, TrainSettings, train_system
@@ -146,3 +148,22 @@ def test_what_a_reference_model_finds_familiar_is_its_own_half(trained):
         means, _ = class_shape(seen.double().numpy(), own.labels, 2)
         np.testing.assert_allclose(module.means.numpy(), means, atol=1e-5)
         assert one.system.data.digest == trained.data.digest, "its answers to all training rows are asked for"
+
+
+class Spare(nn.Module):
+    """A network of one's own with a last linear layer that nothing goes through."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 2)
+        self.spare = nn.Linear(3, 2)
+
+    def forward(self, rows):
+        return self.out(rows / 50 - 1)
+
+
+def test_a_layer_that_is_never_run_has_no_embedding(small_data):
+    system = system_of(ModuleModel(Spare().eval()), small_data, name="own")
+    with pytest.raises(TreatmentError, match=r"not one embedding a row.*score=\"energy\""):
+        refuse_unfamiliar(system)
+    assert refuse_unfamiliar(system, score="energy").lineage[-1].outcome["num_validation"] == 300

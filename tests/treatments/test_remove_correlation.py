@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from assay import engine
 from assay.data import load_adult
 from assay.errors import ModelError, TreatmentError
-from assay.models import Architecture, build
+from assay.models import BUILDERS, Architecture, build
+from assay.models.adapters.module import ModuleModel
+from assay.models.mlp import TableEncoder
 from assay.models.store import load_system, save_system
 from assay.observe import Workspace, loss_gradients
 from assay.tasks import Argmax, task_of
@@ -160,3 +163,29 @@ def test_selection_rates_of_a_linear_model_of_adult_come_closer():
     assert after.value < 0.08
     assert right_after > right - 0.015
     assert audit.system.lineage[-1].outcome["largest_correlation"]["after"] < 0.001
+
+
+class Reads(nn.Module):
+    """A network of one's own that begins with our encoding of rows."""
+
+    def __init__(self, columns):
+        super().__init__()
+        self.encoder = TableEncoder(columns)
+        self.out = nn.Linear(self.encoder.num_encoded, 2)
+
+    def fit_encoding(self, split):
+        self.encoder.fit(split.inputs)
+
+    def forward(self, rows):
+        return self.out(self.encoder(rows))
+
+
+def test_a_network_of_ones_own_needs_our_encoding(small_data, monkeypatch):
+    monkeypatch.setitem(BUILDERS, "reads", lambda columns, num_outputs, params: Reads(columns))
+    recipe = TrainRecipe(Architecture("reads"), task_of(small_data), TrainSettings(epochs=1))
+    system = train_system(small_data, recipe=recipe)
+    found = remove_correlation(system).lineage[-1].outcome["largest_correlation"]
+    assert found["after"] < 1e-3 < found["before"]
+    bare = replace(system, model=ModuleModel(nn.Linear(4, 2)))
+    with pytest.raises(TreatmentError, match=r"its module \(Linear\) encodes rows in a way of its own.*TableEncoder"):
+        remove_correlation(bare)
