@@ -148,7 +148,7 @@ def _only_against_both(effect: Effect, after: Measurement, spread: Mapping[Key, 
         return effect
     if effect.verdict not in ("better", "worse", "changed"):
         return effect
-    why = "measured for this probe" if spread else "known, as there are no reference models"
+    why = "measured for this probe" if spread else "known, as no reference model was measured"
     reason = f"one training run: what the seed moves is not {why}"
     return replace(effect, verdict="no detectable change", reason=reason)
 

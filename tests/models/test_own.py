@@ -237,7 +237,7 @@ def test_a_comparison_says_what_is_not_known_and_what_to_run(small_data: Data, w
     assert set(matrix.errored) == {"smooth_labels"}
     assert "with_recipe(system, 'Sequential')" in matrix.errored["smooth_labels"]
     effects = [cell.effect for cell in matrix.cells["own+distill"].values() if cell.effect is not None]
-    unknown = "one training run: what the seed moves is not known, as there are no reference models"
+    unknown = "one training run: what the seed moves is not known, as no reference model was measured"
     assert any(one.reason == unknown for one in effects)
     assert all(one.verdict == "no detectable change" for one in effects)
     scaled = matrix.cells["own+temperature_scaling"]
