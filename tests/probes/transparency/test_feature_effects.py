@@ -99,15 +99,15 @@ def test_the_curve_is_the_one_written_out() -> None:
 def test_noise_has_no_range_on_average() -> None:
     """Null data: an answer that is noise, whatever the columns are, is rarely said to have an effect."""
     called, values = 0, []
-    for seed in range(25):
+    for seed in range(60):
         query, draws = setting(
             f"noise {seed}", lambda x, s=seed: np.sin(1e5 * (x * [1, 3.3, 7.1, 2.7]).sum(axis=1) + s), seed=10 + seed
         )
         found = named(feature_effects(query, query.system.task, draws))["accumulated_effect_range", "feature=first"]
         values.append(found.value)
         called += found.low > 0
-    assert called <= 4
-    assert abs(np.mean(values)) < 3 * np.std(values) / 5
+    assert called <= 6
+    assert abs(np.mean(values)) < 3 * np.std(values) / 60**0.5
 
 
 def test_missing_numbers_and_one_value_take_no_step() -> None:
