@@ -32,7 +32,7 @@ def feature_effects(query: Query, task: Task, draws: Draws) -> list[Measurement]
     Definition: ALE(v) = sum over steps up to v of the mean, over rows in the step, of f(x at its high end) - f(x at its
     low end), centred; accumulated_effect_range = how far the curve of one half of the rows goes between the points
     where the other half's is highest and lowest, averaged over both; accumulated_effect = the curve of all rows (the 4
-    columns with the largest range; points of a number that ten of 100 training rows lie at or beyond);
+    columns with the largest range; points of a number that ten training rows lie at or beyond);
     partial_dependence_range the same of the mean output with the column set in all rows. Steps: between 11 training
     quantiles; of categories, between neighbours when ordered by the mean output of their rows (not by likeness, as in
     the source).
@@ -68,7 +68,7 @@ def feature_effects(query: Query, task: Task, draws: Draws) -> list[Measurement]
         found.append(_dependence(query, few, place))
     for _, place, points, whole, kept in sorted(curves, key=lambda one: one[:2])[:NUM_SHOWN]:
         column = query.columns[place]
-        told = is_told(query.background[:, place], points) | (column.kind != "numeric")  # no cell of one training row
+        told = is_told(query.known[:, place], points) | (column.kind != "numeric")  # no cell of one training row
         for point, values in zip(points[told].tolist(), whole.T[told], strict=True):
             name = column.categories[int(point)] if column.kind == "categorical" else f"{point:.6g}"
             slice_ = f"feature={column.name} & value={name}"
