@@ -184,11 +184,12 @@ def serve(
     allow_unsigned: Annotated[bool, typer.Option(help="Serve without a signature; every answer says so.")] = False,
     new_counts: Annotated[bool, typer.Option("--new-counts", help="Begin to count a limited system, once.")] = False,
     window: Annotated[int, typer.Option(min=200, help="Rows after which drift is looked for, again and again.")] = 1000,
+    log: Annotated[Path | None, typer.Option(help="A file that gets one line of JSON a request.")] = None,
 ) -> None:
     """Serve a system that passed, with health, predictions and explanations."""
     from assay.commands.serve import run
 
-    run(dossier, (host, port), (allow_failed, allow_unsigned), _console(False, False), new_counts, window)
+    run(dossier, (host, port), (allow_failed, allow_unsigned), _console(False, False), new_counts, (window, log))
 
 
 @app.command(name="list")

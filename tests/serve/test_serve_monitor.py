@@ -59,16 +59,18 @@ def test_other_rows_are_noticed_within_a_window_and_so_is_the_end(
     monitor.seen(older[:999], answers[:999])
     assert monitor.num_windows == 0
     monitor.seen(older[999:], answers[999:])
+    monitor.seen(older, answers)  # the same again: no second line
     assert monitor.last is not None
     assert monitor.last.drifted == ("age",)
     assert "differ from those that were measured: age" in monitor.warnings[0]
-    assert monitor.outside["age"] == int((older[:, 0] > 90).sum()) > 100
+    assert monitor.outside["age"] == 2 * int((older[:, 0] > 90).sum()) > 100
     monitor.seen(inputs, answers)
     assert monitor.warnings == ()
-    assert monitor.alarms == {"age": 1}
+    assert monitor.alarms == {"age": 2}
     said = [one.getMessage() for one in logged if "drift" in one.getMessage()]
     assert said[0].startswith("drift: age, in the 1000 rows until ")
     assert said[1].startswith("no drift any more")
+    assert len(said) == 2
 
 
 def test_answers_alone_can_drift(monitored: Served) -> None:

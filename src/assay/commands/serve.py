@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ from assay.errors import MissingExtraError, Problem, ServeError
 
 if TYPE_CHECKING:
     from assay.serve.admission import Served
+    from assay.serve.keys import Key
 
 GRACE_SECONDS = 10.0
 
@@ -22,20 +25,20 @@ def run(
     allow: tuple[bool, bool],
     console: Console,
     new_counts: bool = False,
-    window: int = 1000,
+    watched: tuple[int, Path | None] = (1000, None),
 ) -> None:
     """Verify, load, listen. Exit 0 after a stop that answered everything accepted, 1 after one that could not."""
     try:
         from assay.serve.routes import build
-        from assay.serve.server import Stop, is_loopback, listen, serve
+        from assay.serve.server import Stop, listen, serve
     except ModuleNotFoundError as error:
         if (error.name or "").split(".", maxsplit=1)[0] not in ("starlette", "uvicorn", "h11", "anyio"):
             raise
         raise MissingExtraError("starlette and uvicorn", "serve") from error
     from assay.serve.admission import admit
     from assay.serve.counts import open_counts
-    from assay.serve.keys import VARIABLE, load_key
     from assay.serve.monitor import Monitor
+    from assay.serve.requests_log import RequestsLog
     from assay.serve.worker import Worker
 
     host, port = where
@@ -45,19 +48,14 @@ def run(
     if limit is None and new_counts:
         what = f"{served.name} has no limit of rows a key, so nothing is counted"
         raise ServeError(Problem(what, next="Start without --new-counts, or apply limit_queries and audit it"))
-    key, made = load_key()
-    if made:
-        console.say(f"key (shown once, kept only as a digest): {made}")
-    if not is_loopback(host):
-        if made:
-            what = f"{host} can be reached by others, and the key was made only now"
-            raise ServeError(Problem(what, f"127.0.0.1, or a key in ${VARIABLE}", "Note the key, and start it again"))
-        console.say(f"{host} can be reached by others: put a proxy with TLS in front, or the key can be read")
+    key = _key(host, console)
+    _dated()
     worker = Worker(served.answer)
     opened = None if limit is None else open_counts(limit, served.model.digest, is_new=new_counts)
     with nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
-        monitor = Monitor(served.data.columns, served.reference, served.task.classes, window)
+        monitor = Monitor(served.data.columns, served.reference, served.task.classes, watched[0])
         gate, _ = build(served, worker, key, opened, monitor)
+        gate.log = None if watched[1] is None else RequestsLog(watched[1])
         _announce(served, console)
         shown = f"[{host}]" if ":" in host else host
         console.say(f"serving {served.name} on http://{shown}:{sock.getsockname()[1]} (evidence {served.evidence_id})")
@@ -66,6 +64,22 @@ def run(
     state = gate.state
     console.say(f"stopped: {state.accepted} requests accepted, {state.answered} answered")
     console.finish({"accepted": state.accepted, "answered": state.answered}, code=0 if is_whole else 1)
+
+
+def _key(host: str, console: Console) -> Key:
+    """The key in use, shown when it was made just now; a host that others reach must have had one before."""
+    from assay.serve.keys import VARIABLE, load_key
+    from assay.serve.server import is_loopback
+
+    key, made = load_key()
+    if made:
+        console.say(f"key (shown once, kept only as a digest): {made}")
+    if not is_loopback(host):
+        if made:
+            what = f"{host} can be reached by others, and the key was made only now"
+            raise ServeError(Problem(what, f"127.0.0.1, or a key in ${VARIABLE}", "Note the key, and start it again"))
+        console.say(f"{host} can be reached by others: put a proxy with TLS in front, or the key can be read")
+    return key
 
 
 def _announce(served: Served, console: Console) -> None:
@@ -80,3 +94,11 @@ def _announce(served: Served, console: Console) -> None:
         console.say("drift is not watched: the dossier does not say what its test rows look like (audit it again)")
     if not served.is_pinned:
         console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")
+
+
+def _dated() -> None:
+    """What the service logs goes to stderr with its time, in UTC."""
+    log, handler = logging.getLogger("assay.serve"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    handler.formatter.converter = time.gmtime  # type: ignore[union-attr]
+    log.handlers, log.propagate = [handler], False

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, NoReturn
@@ -68,6 +68,7 @@ class Gate:
     headers: tuple[tuple[bytes, bytes], ...] = ()
     max_bytes: int = MAX_BYTES
     body_seconds: float = BODY_SECONDS
+    log: Callable[[Mapping[str, Any]], None] | None = None  # one entry a request
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """One request. Anything but HTTP is closed unanswered."""
@@ -77,6 +78,7 @@ class Gate:
         said = given[0].decode("latin-1") if len(given) == 1 else ""
         request_id = said if _REQUEST_ID.fullmatch(said) else f"{_PROCESS}{next(_COUNT):08x}"
         answer = _Answer(send, request_id, self.state)
+        started = time.monotonic()
         scope["app"] = self.app  # so that routing raises for an unknown path or method rather than answer by itself
         scope["state"] = {"request_id": request_id, "body": b"", "key": self.key.digest.hex()}
         try:
@@ -90,6 +92,9 @@ class Gate:
             return
         except Exception as error:
             await answer.refuse(_as_refusal(error, request_id))
+        finally:
+            if self.log is not None:
+                self.log(_entry(scope, answer, time.monotonic() - started))
 
     def _authorise(self, scope: MutableMapping[str, Any]) -> None:
         given = [value for name, value in scope["headers"] if name == b"authorization"]
@@ -164,10 +169,11 @@ class _Answer:
         (b"x-content-type-options", b"nosniff"),
     )
     has_begun: bool = False
+    status: int | None = None  # None: nothing was answered, as nobody was there any more
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.has_begun = True
+            self.has_begun, self.status = True, message["status"]
             self.state.statuses[message["status"]] += 1
             own = (b"x-request-id", self.request_id.encode())
             message = {**message, "headers": [*message.get("headers", ()), own, *self.headers]}
@@ -182,6 +188,14 @@ class _Answer:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in named.items()]
         await self({"type": "http.response.start", "status": refusal.status, "headers": headers})
         await self({"type": "http.response.body", "body": body})
+
+
+def _entry(scope: MutableMapping[str, Any], answer: _Answer, seconds: float) -> dict[str, Any]:
+    """What is logged of a request: no header, no query, no body, and of a path that nobody serves its beginning."""
+    state = scope["state"]
+    told = {"request_id": answer.request_id, "method": scope["method"][:10], "path": scope["path"][:100]}
+    told |= {"status": answer.status, "ms": round(seconds * 1000, 3), "bytes": len(state["body"])}
+    return told | {"rows": state.get("rows", 0)}
 
 
 def _as_refusal(error: Exception, request_id: str) -> Refusal:

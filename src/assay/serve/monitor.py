@@ -115,9 +115,9 @@ class Monitor:
         self.num_windows += 1
         self.alarms.update(drifted)
         self._counts, self._in_window = [], 0
-        if drifted:
+        if drifted and drifted != before:  # told when it changes: a line a window would bury it
             LOG.warning("drift: %s, in the %d rows until %s", ", ".join(drifted), self.last.num_rows, until)
-        elif before:
+        elif before and not drifted:
             LOG.warning("no drift any more, in the %d rows until %s", self.last.num_rows, until)
 
     @property

@@ -215,6 +215,7 @@ class Service:
             probabilities, answers = await self.worker.ask(rows.inputs, rows.codes)
         _finite(probabilities)
         self.monitor.seen(rows.inputs, answers)
+        request.state.rows = len(rows.inputs)
         return probabilities, answers
 
     def _target(self, named: Any) -> int | None:
