@@ -51,7 +51,7 @@ Probes = Annotated[
 @app.command()
 def train(
     data: Annotated[
-        str, typer.Argument(help="CSV, Parquet, pictures in .safetensors, or a name of `assay data list`.")
+        str, typer.Argument(help="CSV, Parquet, a folder or .safetensors of pictures, or a name of `data list`.")
     ] = "adult",
     label: Label = "",
     groups: GroupNames = "",

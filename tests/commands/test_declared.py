@@ -9,6 +9,7 @@ import pytest
 
 from assay.commands.files import notes_of, open_file, require_folder
 from assay.commands.sources import open_system
+from assay.commands.train import label_in_words
 from assay.errors import DataError, UsageError
 from assay.train.system import train_system
 from cli_kit import Run, runner
@@ -215,3 +216,19 @@ def test_a_column_that_no_dossier_may_hold_is_told_before_the_audit(
 def test_the_line_that_is_advised_is_the_one_that_helps(tmp_path: Path) -> None:
     told = problems(table(tmp_path, [",f,1,x,n", *(f"{i},m,2,x,{'ny'[i % 2]}" for i in range(30))]))
     assert told.endswith('A line of it: missing = "median".')
+
+
+def test_training_says_how_rows_are_divided_and_which_class_is_positive(assay: Run, tmp_path: Path) -> None:
+    rows = [f"{20 + i},{'fm'[i // 2 % 2]},{i % 9},x,{'default' if i % 10 == 0 else 'repaid'}" for i in range(200)]
+    table(tmp_path, rows)
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    assert "data:   144 train, 16 validation, 40 test rows of loans" in ran.out
+    assert "label rating: default 9.7 %, repaid 90.3 % of training rows; positive is repaid" in ran.out
+    table(tmp_path, rows, 'positive = "default"')
+    ran = assay("train", "loans.csv", "--label", "rating", "--set", "epochs=1", "--out", "s")
+    assert "positive is default" in ran.out
+    data, _ = open_file("loans.csv", "age", [], "")
+    assert label_in_words(data).startswith("label age: a number, 2")
+    (tmp_path / "loans.csv.toml").unlink()
+    table(tmp_path, [f"{i % 9},f,{i},x,c{i % 8}" for i in range(160)])
+    assert "label rating: 8 classes of 12.5 to 12.5 %" in label_in_words(open_file("loans.csv", "rating", [], "")[0])

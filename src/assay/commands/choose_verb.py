@@ -10,7 +10,7 @@ import typer
 
 def choose(
     data: Annotated[
-        str, typer.Argument(help="CSV, Parquet, pictures in .safetensors, or a name of `assay data list`.")
+        str, typer.Argument(help="CSV, Parquet, a folder or .safetensors of pictures, or a name of `data list`.")
     ],
     label: Annotated[str, typer.Option("--label", help="Label column of a data file.")] = "",
     groups: Annotated[str, typer.Option("--groups", help="Sensitive columns of a data file, comma-separated.")] = "",

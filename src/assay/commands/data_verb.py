@@ -45,7 +45,9 @@ def data_card(name: DataSet, json: Json = False) -> None:
 
 @data_app.command(name="check")
 def data_check(
-    name: Annotated[str, typer.Argument(help="CSV, Parquet, pictures in .safetensors, or a data set with a name.")],
+    name: Annotated[
+        str, typer.Argument(help="CSV, Parquet, a folder or .safetensors of pictures, or a name of `data list`.")
+    ],
     label: Label = "",
     groups: GroupNames = "",
     text: Text = "",

@@ -10,6 +10,7 @@ from assay.commands.console import Console
 from assay.commands.files import notes_of, require_folder
 from assay.commands.options import parse_options
 from assay.commands.sources import DataSpec, open_data, save
+from assay.data._problems import names_text
 from assay.errors import AssayError, ModelError, Problem, UsageError
 from assay.report.numbers import number
 from assay.values import Data
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from assay.train.recipe import TrainRecipe
     from assay.train.workers import Workers
 
+MOST_CLASSES = 6  # that are told one by one
 Model = tuple[str, str]  # architecture (empty: the default of the modality), and name=value pairs
 
 
@@ -123,6 +125,10 @@ def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console
     """What will be trained, and what it costs, before it does."""
     for note in notes_of(data):
         console.say(f"note:   {note}")
+    console.say(
+        f"data:   {', '.join(f'{len(split):,} {name}' for name, split in data.splits.items())} rows of {data.name}"
+    )
+    console.say(f"        {label_in_words(data)}")
     given = ", ".join(f"{name}={value}" for name, value in recipe.architecture.params.items())
     console.say(f"model:  {recipe.architecture.name} ({given or 'its defaults'}) for {data.modality}s of {data.name}")
     flops = size["flops_per_example"]
@@ -133,3 +139,24 @@ def _say(data: Data, size: dict[str, Any], recipe: TrainRecipe, console: Console
     console.say(
         f"        {settings.epochs} epochs of batches of {settings.batch_size}, rate {settings.learning_rate:g}"
     )
+
+
+def label_in_words(data: Data) -> str:
+    """What is learnt, how often each class is there in training, and which one a selection rate counts.
+
+    A positive class that nobody declared is the last of two: whoever lends money must see which one that is.
+    """
+    labels = data.splits["train"].labels
+    if data.label_names:
+        return f"labels: {names_text(list(data.label_names), MOST_CLASSES)}, of which several may apply"
+    if not data.classes:
+        return f"label {data.label}: a number, {labels.min():g} to {labels.max():g} in training"
+    shares = [float((labels == place).mean()) for place in range(len(data.classes))]
+    if len(shares) > MOST_CLASSES:
+        least, most = 100 * min(shares), 100 * max(shares)
+        return f"label {data.label}: {len(shares)} classes of {least:.1f} to {most:.1f} % of training rows"
+    told = ", ".join(
+        f"{names_text([name])} {100 * share:.1f} %" for name, share in zip(data.classes, shares, strict=True)
+    )
+    positive = "" if data.positive is None else f"; positive is {names_text([data.positive])}"
+    return f"label {data.label}: {told} of training rows{positive}"
