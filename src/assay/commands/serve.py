@@ -91,7 +91,9 @@ def _announce(served: Served, console: Console) -> None:
     for warning in served.warnings:
         console.say(f"warning: {warning}")
     if served.reference is None:
-        console.say("drift is not watched: the dossier does not say what its test rows look like (audit it again)")
+        console.say(
+            "drift is not watched: an older dossier, or one of fewer than 100 test rows, has nothing to compare with"
+        )
     if not served.is_pinned:
         console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")
 
