@@ -74,6 +74,19 @@ def test_stars_of_texts_can_be_declared_classes(tmp_path: Path) -> None:
         open_file(name, "stars", [], "review")
 
 
+def test_texts_are_divided_by_time_and_have_a_positive_class(tmp_path: Path) -> None:
+    said = {"dull": "no", "good": "yes"}
+    rows = "".join(f"{word} {i},{said[word]},2024-1-{1 + i % 20}\n" for i in range(40) for word in said)
+    name = str(tmp_path / "reviews.csv")
+    Path(name).write_text("review,liked,day\n" + rows)
+    Path(name + ".toml").write_text('time = "day"\npositive = "no"\n')
+    data, _ = open_file(name, "liked", [], "review")
+    assert (data.positive, data.source["splits"]["by"], len(data.columns)) == ("no", "day", 1)
+    days = {part: {(row - 1) // 2 % 20 + 1 for row in split.rows.tolist()} for part, split in data.splits.items()}
+    assert days["test"] == {17, 18, 19, 20}
+    assert max(days["train"]) < min(days["validation"]) <= max(days["validation"]) < 17
+
+
 def test_a_wrong_declaration_is_told_whole(tmp_path: Path) -> None:
     told = problems(table(tmp_path, ROWS, 'missing = 3\ncategorial = ["age"]\nfeatures = "age"\n'))
     assert all(one in told for one in ("missing is 3", "'categorial' is not known", "features is 'age'"))

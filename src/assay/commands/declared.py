@@ -70,13 +70,13 @@ def of_folder(name: str) -> dict[str, Any]:
     return told
 
 
-def task_of_texts(name: str) -> TaskName:
-    """The task as declared beside a file of texts, of which nothing else can be declared. Raises DataError."""
-    told = _read(beside(name))
-    other = sorted(told.keys() - {"task"})
+def declaration_of_texts(name: str, label: str | list[str], groups: tuple[str, ...]) -> Declaration:
+    """As `declaration_of`, of a file of texts, whose one feature is the text. Raises DataError for what fits none."""
+    allowed = ("task", "classes", "positive", "split", "time")
+    other = sorted(_read(beside(name)).keys() - {*allowed})
     if other:
-        raise DataError(Problem(f"{beside(name)} declares {', '.join(other)} of a file of texts", "task"))
-    return told.get("task", "auto")  # type: ignore[no-any-return]
+        raise DataError(Problem(f"{beside(name)} declares {', '.join(other)} of a file of texts", ", ".join(allowed)))
+    return declaration_of(name, label, groups)
 
 
 def hinted(name: str, error: DataError) -> DataError:

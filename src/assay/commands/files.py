@@ -29,13 +29,13 @@ def open_file(name: str, label: str, groups: Sequence[str], text: str) -> tuple[
         raise UsageError(Problem(f"{name} is a file, and its label column is not named", "--label COLUMN"))
     several = [one.strip() for one in label.split(",")]
     named: str | list[str] = several if len(several) > 1 else label
-    from assay.commands.declared import declaration_of, hinted, pictures_of, task_of_texts
+    from assay.commands.declared import declaration_of, declaration_of_texts, hinted, pictures_of
 
     try:
         if text:
-            from assay.data.one_column import read_texts
+            from assay.data.one_column import read_declared_texts
 
-            return read_texts(name, text=text, label=named, groups=groups, task=task_of_texts(name)), how
+            return read_declared_texts(name, declaration_of_texts(name, named, tuple(groups)), text=text), how
         if pictures := pictures_of(name):
             from assay.data.picture_files import read_picture_table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,16 @@ def read_texts(
     >>> data.columns[0].kind, data.columns[0].language, data.splits["test"].inputs[0]
     ('text', 'en', 'so good')
     """
+    return read_declared_texts(path, Declaration(label, groups, task=task), text=text, language=language)
+
+
+def read_declared_texts(path: str | Path, declaration: Declaration, *, text: str, language: str = "") -> Data:
+    """As `read_texts`, with label, groups, classes and splits as declared; what is declared of other features is not
+    looked at. Raises DataError.
+    """
     if language not in ("", "en", "zh"):
         raise DataError(Problem(f"there is no language {language!r}", "en, zh"))
-    declaration = Declaration(label, groups, [text], task, categorical=[text])
+    declaration = replace(declaration, features=[text], categorical=[text], leave_out=())
     path, problems = Path(path), Problems()
     raw = _read(path)
     if path.suffix.lower() == ".parquet":
@@ -233,7 +241,11 @@ def _assemble(
         **source,
         "num_rows": len(inputs),
         "num_train": len(parts["train"]),
-        "splits": {"by": declaration.splits.column or "seed", "seed": declaration.splits.seed},
+        "splits": {
+            "by": declaration.splits.column or declaration.splits.time or "seed",
+            **({"newest": True} if declaration.splits.time else {}),
+            "seed": declaration.splits.seed,
+        },
         "duplicates": {"test_rows_also_in_train": shared, "test_rows": len(parts["test"])},
         "problems": [str(note) for note in problems.notes],
     }
