@@ -145,7 +145,9 @@ def sizes_of(system: System) -> Sizes:
     columns = system.data.columns
     num_units, num_outputs = units.num_units(columns), system.task.num_outputs
     shared = len(units.group_features(columns, system.data.group_columns))
-    return Sizes(len(splits["test"]), len(splits["train"]), num_units, num_outputs, system.data.modality, shared)
+    screened = len(columns) if units.is_wide(columns) else 0
+    about = (num_units, num_outputs, system.data.modality, shared, screened)
+    return Sizes(len(splits["test"]), len(splits["train"]), *about)
 
 
 def _key(probe: Probe, system: System, workspace: Workspace) -> list[Any]:

@@ -63,6 +63,7 @@ class Sizes:
     num_outputs: int
     modality: Modality = "table"
     num_group_features: int = 0  # sensitive columns that the model reads
+    num_screened: int = 0  # columns of a table that has too many for each to be a unit
 
 
 @dataclass(frozen=True)

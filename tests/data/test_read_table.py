@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from assay.data import (
     Declaration,
     Splits,
+    _columns,
     _parquet,
     decode_rows,
     encode_rows,
@@ -511,3 +512,31 @@ def test_any_small_csv_gives_data_or_a_data_error(tmp_path_factory, rows, option
         assert np.isfinite(split.inputs).all()
         assert np.isfinite(split.labels).all()
         assert split.labels.min(initial=0) >= (0 if data.classes else -np.inf)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_columns_read_together_are_columns_read_alone(tmp_path, monkeypatch, suffix):
+    rng = np.random.default_rng(0)
+    cells = {f"n{place}": rng.normal(size=60).round(3).astype(str) for place in range(20)}
+    cells |= {f"w{place}": rng.integers(0, 3, 60).astype(str) for place in range(20)}
+    cells |= {"gap": [" 1.5", "", *["2"] * 58], "name": [*"ab"] * 30, "same": ["7"] * 60, "big": ["16777217.5"] * 60}
+    cells |= {"nan": ["NaN", *["3"] * 59], "text": ["x", *["1"] * 59], "paid": ["yes", "no", "no"] * 20}
+    frame = pl.DataFrame(cells)
+    if suffix == "parquet":
+        path = tmp_path / "wide.parquet"
+        frame.with_columns(
+            pl.all().exclude("name", "text", "paid").str.strip_chars().cast(pl.Float64, strict=False)
+        ).write_parquet(path)
+    else:
+        path = tmp_path / "wide.csv"
+        frame.write_csv(path)
+    declared = Declaration("paid", categorical=["text", "w3"], missing="median")
+    together = read_declared(path, declared)
+    monkeypatch.setattr(_columns, "_CELLS", 1)
+    alone = read_declared(path, declared)
+    assert together.digest == alone.digest
+    assert together.source == alone.source
+    assert together.columns == alone.columns
+    assert list(together.source["missing"]) == ["gap", "nan"]
+    assert "feature 'same' is 7 in every training row." in together.source["problems"]
+    assert any("'big'" in note and "rounded" in note for note in together.source["problems"])

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import numpy as np
 import polars as pl
 
+from assay.data._columns import parts
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data._times import LOOKS_LIKE
 from assay.data.declare import Declaration
@@ -19,6 +23,7 @@ _COMMAS = r"^[+-]?\d+(,\d+)*(\.\d+)?$"
 _MARK = r"(?:[$€£¥￥₹%]|元|美元|USD|EUR|GBP|CNY|RMB|US\$)"
 _MARKED = rf"^[+(-]?(?:{_MARK}\s*[+-]?\d[\d,. ]*(?:{_MARK})?|\d[\d,. ]*{_MARK})\)?$"
 _MOSTLY = 0.9  # of the cells: the rest may be a word such as "unknown"
+_FIRST = 16  # cells that tell most columns of text
 MOST_CODES = 20  # different values: fewer may be codes such as 1,2
 _CHUNK = 1 << 24  # bytes scanned at a time: bounds the memory of the scan
 
@@ -45,7 +50,7 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise DataError(Problem(f"{path} is not a CSV file: {reason}", "RFC 4180")) from error
     names = [name.strip() for name in frame.row(0)]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if twice or "" in names:
         wrong = f"several columns named {names_text(twice)}" if twice else "a column without a name"
         raise DataError(Problem(f"{path} has {wrong}", "different names"))
@@ -58,32 +63,74 @@ def parse_csv(path: str, raw: bytes, declaration: Declaration, problems: Problem
         if wanted <= {*names}:  # else all stay, as text: a wrong name is answered with the names there are
             frame = frame.select(name for name in names if name in wanted)
     text = {declaration.splits.column, *declaration.groups, *declaration.categorical}
-    return frame.with_columns(
-        _typed(frame[name], declaration, problems, is_text=name in text) for name in frame.columns if name in wanted
-    )
+    text |= {*declaration.label_columns} if declaration.classes else set()
+    typed = {one.name: one for one in frame.get_columns()}
+    for some in parts(frame, [name for name in frame.columns if name in wanted]):
+        typed |= {one.name: one for one in _typed(some, declaration, problems, text=text)}
+    return pl.DataFrame(list(typed.values()))
 
 
-def _typed(series: pl.Series, declaration: Declaration, problems: Problems, *, is_text: bool) -> pl.Series:
-    """Missing marks to null, spaces around cells off; whole numbers, numbers, or text."""
-    series = series.str.strip_chars()
-    present = series.set(series.is_in(list(declaration.missing_text)), None)
-    num_present = len(present) - present.null_count()
-    if is_text or not num_present or (series.name in declaration.label_columns and declaration.classes):
-        return present
-    whole = present.cast(pl.Int64, strict=False)
-    if whole.null_count() == present.null_count():
-        return whole
-    numbers = present.cast(pl.Float64, strict=False)
+def _typed(
+    frame: pl.DataFrame, declaration: Declaration, problems: Problems, *, text: AbstractSet[str | None]
+) -> Iterator[pl.Series]:
+    """Missing marks to null, spaces around cells off; whole numbers, numbers, or text. All columns at once."""
+    marks = list(declaration.missing_text)
+    quick = _of_numbers(frame, marks, text)
+    left = [name for name in frame.columns if name not in quick]
+    others = _marked(frame[left], declaration, problems, text) if left else iter(())
+    for name in frame.columns:  # in their order, in which problems are told
+        yield quick[name] if name in quick else next(others)
+
+
+def _of_numbers(frame: pl.DataFrame, marks: list[str], text: AbstractSet[str | None]) -> dict[str, pl.Series]:
+    """Columns whose cells are all numbers as they are: without a gap, a mark for missing or a space."""
+    as_numbers = pl.Series(marks, dtype=pl.String).str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None)
+    if as_numbers.null_count() < len(marks):  # a mark such as -9 is a number, too
+        return {}
+    first = _cast(frame.head(_FIRST), [name for name in frame.columns if name not in text], pl.Float64)
+    whole = _cast(frame, [one.name for one in first.get_columns() if not one.null_count()], pl.Int64)
+    found = {one.name: one for one in whole.get_columns() if not one.null_count()}
+    numbers = _cast(frame, [name for name in whole.columns if name not in found], pl.Float64)
+    return found | {one.name: one for one in numbers.get_columns() if not one.null_count() and not one.is_nan().any()}
+
+
+def _marked(
+    frame: pl.DataFrame, declaration: Declaration, problems: Problems, text: AbstractSet[str | None]
+) -> Iterator[pl.Series]:
+    every, marks = pl.all(), list(declaration.missing_text)
+    frame = frame.select(every.str.strip_chars())
+    frame = frame.select(pl.when(every.is_in(marks).not_()).then(every)) if marks else frame
+    gaps = frame.null_count().row(0, named=True)
+    whole = _cast(frame, [name for name in frame.columns if name not in text and gaps[name] < len(frame)], pl.Int64)
+    lost = whole.null_count().row(0, named=True) if whole.width else {}
+    numbers = _cast(frame, [name for name in whole.columns if lost[name] > gaps[name]], pl.Float64)
+    missed = numbers.null_count().row(0, named=True) if numbers.width else {}
+    for name in frame.columns:
+        if name not in lost:
+            yield frame[name]
+        elif name not in missed:
+            yield whole[name]
+        elif missed[name] == gaps[name]:
+            yield numbers[name]
+        else:
+            yield _mixed(frame[name], numbers[name], declaration, problems)
+
+
+def _cast(frame: pl.DataFrame, names: list[str], dtype: type[pl.DataType]) -> pl.DataFrame:
+    """Some columns as numbers, null where a cell is none."""
+    return frame[names].select(pl.all().cast(dtype, strict=False)) if names else pl.DataFrame()
+
+
+def _mixed(present: pl.Series, numbers: pl.Series, declaration: Declaration, problems: Problems) -> pl.Series:
+    """A column of which some cells are no numbers: text where that is half of them or more, else an error."""
     wrong = (numbers.is_null() & present.is_not_null()).to_numpy()
-    if not wrong.any():
-        return numbers
-    if wrong.sum() * 2 >= num_present:
-        if series.name not in declaration.kept_back:
+    if wrong.sum() * 2 >= len(present) - present.null_count():
+        if present.name not in declaration.kept_back:
             _refuse_disguised(present, problems)
         return present
     found = names_text([repr(value) for value in present.filter(pl.Series(wrong)).unique().sort().to_list()], 5)
     problems.error(
-        f"column {series.name!r} is of numbers, but not in {rows_text(wrong)}: {found}",
+        f"column {present.name!r} is of numbers, but not in {rows_text(wrong)}: {found}",
         "numbers with a decimal point, or a mark for missing",
         "Correct these cells, or declare the column categorical",
     )

@@ -11,6 +11,7 @@ from assay.data._problems import Problems, rows_text
 from assay.data.splits import keyed_hash
 from assay.values import Array, Column, Split
 
+_FEW = 1000  # rows that settle nearly every column without sorting all of it
 MIN_ROWS = 20  # below, a one-to-one match with the label happens by chance
 
 
@@ -26,6 +27,18 @@ def check_leak(values: Array, column: Column, labels: Labels | None, problems: P
         )
 
 
+def cannot_copy(values: Array, labels: Labels | None) -> Array:
+    """Which of the features `(N, F)` have more values than there are classes, `(F,)` bool: `check_leak` finds nothing.
+
+    The first thousand rows of all of them at once.
+    """
+    if labels is None or labels.names or not labels.classes:
+        return np.zeros(values.shape[1], dtype=bool)
+    ordered = np.sort(values[:_FEW], axis=0)
+    found: Array = (ordered[1:] != ordered[:-1]).sum(axis=0) + 1 > len(labels.classes)
+    return found
+
+
 def _is_copy(values: Array, column: Column, labels: Labels) -> bool:
     if np.isnan(values).any() or np.isnan(labels.values).any():
         return False
@@ -37,7 +50,7 @@ def _is_copy(values: Array, column: Column, labels: Labels) -> bool:
             return False
         return bool(abs(np.corrcoef(wide, target)[0, 1]) > 1 - 1e-9)
     num_classes = len(labels.classes)
-    if len(np.unique(values[:1000])) > num_classes:  # settles nearly every column without sorting all of it
+    if len(np.unique(values[:_FEW])) > num_classes:
         return False
     found, codes = np.unique(values, return_inverse=True)
     if len(found) != num_classes or (labels.values < 0).any():

@@ -14,13 +14,15 @@ import polars as pl
 from assay.data._columns import ParquetColumns
 from assay.errors import DataError, Problem
 
-# One column at a time: the child, too, must hold a file that is larger than memory when unpacked.
+# A few million cells at a time: the child, too, must hold a file that is larger than memory when unpacked.
 _TRIAL = """
 import io, sys, polars
-raw = io.BytesIO(sys.stdin.buffer.read())
-for name in polars.read_parquet_schema(raw):
-    raw.seek(0)
-    polars.read_parquet(raw, columns=[name])
+raw = sys.stdin.buffer.read()
+names = list(polars.read_parquet_schema(io.BytesIO(raw)))
+rows = polars.scan_parquet(io.BytesIO(raw)).select(polars.len()).collect().item()
+step = max(1, 2**21 // max(1, rows))
+for start in range(0, len(names), step):
+    polars.read_parquet(io.BytesIO(raw), columns=names[start : start + step])
 """
 _MAX_SECONDS = 600
 

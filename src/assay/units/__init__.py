@@ -11,11 +11,22 @@ from functools import cached_property
 from typing import Protocol
 
 from assay.units.image import Patches
-from assay.units.table import Columns, group_features
+from assay.units.table import MOST_COLUMNS, NUM_ALONE, NUM_TOGETHER, Columns, SomeColumns, group_features
 from assay.units.text import Words
 from assay.values import Array, Column, modality
 
-__all__ = ["Columns", "Ground", "Patches", "Units", "Words", "group_features", "num_units", "of"]
+__all__ = [
+    "Columns",
+    "Ground",
+    "Patches",
+    "SomeColumns",
+    "Units",
+    "Words",
+    "group_features",
+    "is_wide",
+    "num_units",
+    "of",
+]
 
 
 class Units(Protocol):
@@ -52,9 +63,18 @@ def of(columns: Sequence[Column]) -> Units:
     return Words(columns[0].language) if kind == "text" else Columns(tuple(column.name for column in columns))
 
 
+def is_wide(columns: Sequence[Column]) -> bool:
+    """Whether a table has so many columns that few of them are explained by themselves."""
+    return len(columns) > MOST_COLUMNS  # pictures and texts are one column
+
+
 def num_units(columns: Sequence[Column]) -> int:
-    """U, how many units an input has."""
-    return of(columns).count
+    """U, how many units of an input are explained.
+
+    >>> num_units([Column(str(place), "numeric") for place in range(256)]), num_units([Column("", "numeric")] * 257)
+    (256, 32)
+    """
+    return NUM_ALONE + NUM_TOGETHER if is_wide(columns) else of(columns).count
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from assay.values import Array, Column
+
+MOST_COLUMNS = 256  # each a unit of its own; of more, those that move the answers most, and the others in groups
+NUM_ALONE, NUM_TOGETHER = 24, 8
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,47 @@ class Columns:
         np.bitwise_and(mixed, apart, out=mixed)
         np.bitwise_xor(mixed, theirs, out=mixed)
         return mixed.view(rows.dtype).reshape(-1, rows.shape[1])
+
+
+@dataclass(frozen=True)
+class SomeColumns:
+    """Units of a wide table: the columns at `alone` by themselves, all others in eight groups of neighbours.
+
+    >>> units = SomeColumns(tuple(f"c{place}" for place in range(300)), (7, 299))
+    >>> units.count, units.owner[[6, 7, 8, 298, 299]].tolist(), units.spans[-1]
+    (10, [2, 0, 2, 9, 1], (263, 300))
+    """
+
+    names: tuple[str, ...]  # of all columns
+    alone: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """U: columns by themselves, and groups."""
+        return len(self.alone) + NUM_TOGETHER
+
+    @cached_property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """The first and last column of each group, from 1; those in between that stand alone are not in it."""
+        ends = [len(self.names) * place // NUM_TOGETHER for place in range(NUM_TOGETHER + 1)]
+        return tuple((first + 1, last) for first, last in pairwise(ends))
+
+    @cached_property
+    def owner(self) -> Array:
+        """Which unit each column `(F,)` belongs to."""
+        found = np.concatenate(
+            [np.full(last - first + 1, len(self.alone) + at) for at, (first, last) in enumerate(self.spans)]
+        )
+        found[list(self.alone)] = np.arange(len(self.alone))
+        return found
+
+    def unused(self, rows: Array) -> Array:
+        """`(r, U)` bool: no unit is ever empty."""
+        return np.zeros((len(rows), self.count), dtype=bool)
+
+    def mix(self, rows: Array, own: Array, background: Array) -> Array:
+        """`(r, F)`, `(r, W, C, U)` and `(r, W, F)` to `(r W C, F)`."""
+        return Columns(self.names).mix(rows, own.take(self.owner, axis=3), background)
 
 
 def group_features(columns: Sequence[Column], group_columns: Sequence[Column]) -> dict[int, int]:

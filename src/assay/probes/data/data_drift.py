@@ -23,10 +23,12 @@ from assay.data.quality.drift import (
 )
 from assay.registry import EVERY_TASK, Sizes, probe
 from assay.stats import Draws, Estimate
+from assay.units.table import MOST_COLUMNS
 from assay.values import Array, Measurement
 
 SIGNIFICANT = 0.05
 LONGEST = 3  # columns named in a reason
+NUM_TOLD = 100  # columns of a wide table that are told one by one
 
 
 def _no_rows(sizes: Sizes) -> dict[str, int]:
@@ -44,7 +46,7 @@ def data_drift(query: Query, draws: Draws) -> list[Measurement]:
         of the median distance, at most 1,000 rows a side; joint_drift_p_value from 499 permutations. drift_p_value =
         the smallest of all p-values (Kolmogorov-Smirnov, chi-square; joint), doubled, those of columns after Holm's
         correction; drifted_columns = #{columns whose corrected p <= 0.05}. Pictures are compared by brightness,
-        contrast and pixels, texts by length and hashed words.
+        contrast and pixels, texts by length and hashed words. Of over 256 columns 100, with the smallest p, are told.
     Shapes: the raw inputs of test (N, ...) and of the reference (M, ...), through the query handle; runs no row.
     Direction: p-values higher, all others lower is better; units p, share, nats, and counts.
     Limits: a small p says that rows differ, not that it matters: with many rows anything is found. The joint test sees
@@ -63,25 +65,33 @@ def data_drift(query: Query, draws: Draws) -> list[Measurement]:
     told = features(data.columns, reference, current)
     joint = _joint(query, reference, current)
     found = [column_p_value(one) for one in told]
-    p_values = np.minimum(2 * holm(np.array([p for p, _ in found])), 1)  # half the chance for columns, half for all
+    raw = np.array([p for p, _ in found])
+    p_values = np.minimum(2 * holm(raw), 1)  # half the chance for columns, half for all
     smallest = float(min(p_values.min(), 2 * joint[1], 1.0))
+    shown = _told(raw)
     moved = [one.name for one, p in zip(told, p_values, strict=True) if p <= SIGNIFICANT]
     about: dict[str, Any] = {"attempted": len(current)}
     measured = [
         stats.measured(_exact(smallest, draws), "drift_p_value", unit="p", better="higher", **about),
-        stats.measured(_count(moved, draws), "drifted_columns", unit="count", better="lower", **about),
+        stats.measured(
+            _count(moved, draws, shown, len(told)), "drifted_columns", unit="count", better="lower", **about
+        ),
         *_of_all(joint, len(current), draws),
     ]
-    for one, (_, distance), p in zip(told, found, p_values, strict=True):
+    for one, (_, distance), p in ((told[at], found[at], p_values[at]) for at in shown):
         where = f"feature={one.name}"
         if distance is not None:
             band = _band(distance, one, p, draws.level)
             measured.append(stats.measured(band, "ks_distance", unit="share", better="lower", slice=where, **about))
-        index = _stability(one, query, draws)
-        measured.append(
-            stats.measured(index, "population_stability_index", unit="nats", better="lower", slice=where, **about)
-        )
+        index, metric = _stability(one, query, draws), "population_stability_index"
+        measured.append(stats.measured(index, metric, unit="nats", better="lower", slice=where, **about))
     return measured
+
+
+def _told(p_values: Array) -> Array:
+    """Places of the columns that are told by column: all, but of a wide table those with the smallest p."""
+    few = NUM_TOLD if len(p_values) > MOST_COLUMNS else len(p_values)
+    return np.sort(np.argsort(p_values, kind="stable")[:few])
 
 
 def _joint(query: Query, reference: Array, current: Array) -> tuple[float, float]:
@@ -96,10 +106,13 @@ def _exact(value: float, draws: Draws) -> Estimate:
     return Estimate(value, None, None, "Holm", None, "a p-value has no interval", draws.level)
 
 
-def _count(moved: list[str], draws: Draws) -> Estimate:
+def _count(moved: list[str], draws: Draws, shown: Array, of: int) -> Estimate:
     value = float(len(moved))
     more = f" and {len(moved) - LONGEST} more" if len(moved) > LONGEST else ""
     reason = f"these moved: {', '.join(moved[:LONGEST])}{more}" if moved else ""
+    if len(shown) < of:
+        few = f"told by column: the {len(shown)} of {of} with the smallest p-values"
+        reason = "; ".join(filter(None, (reason, few)))
     return Estimate(value, value, value, "exact count", None, reason, draws.level)
 
 

@@ -64,7 +64,7 @@ def mean_row(known: Array, columns: tuple[Column, ...]) -> Array:
 
 def areas(query: Query, rows: Array, baselines: Array, *, ranks: Array, target: Array) -> Array:
     """Areas `(R, Q, Z, 2)` under the insertion and deletion curves, for ranks `(R, Q, U)` and these baselines."""
-    ground = Ground(baselines, query.ground.units)
+    ground = Ground(baselines, _masked.ground(query).units)
     return quality.areas(query.probabilities, rows, ground, ranks=ranks, target=target)
 
 

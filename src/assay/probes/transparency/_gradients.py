@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from assay.access.gradients import Embedded
 from assay.access.handles import Query
 from assay.explain.gradients import Inside, Objective, Pull, integrated_gradients, integrated_inside, of_output
 from assay.probes.transparency import _curves, _masked
 from assay.registry import Sizes
-from assay.units import Patches, Words
+from assay.units import Patches, SomeColumns, Words
 from assay.values import Array, Task, array_digest
 
 NUM_STEPS = 50
@@ -76,12 +75,12 @@ def targets(query: Query, task: Task) -> Array:
     return _masked.targets(query, task)[among_masked(query)]
 
 
-def enter(query: Query, inputs: Array) -> Entry:
+def enter(query: Query, inputs: Array, *, like: Query | None = None) -> Entry:
     """Inputs `(R, ...)` where the model is entered, with the start of each line.
 
     Tables: the encoding, from the mean encoding of the background, so that categories are explained too; where the
     model does not show its encoding, the numeric columns alone, from their means. Pictures: pixels, from the mean
-    picture. Texts: vectors of tokens, from zero vectors at as many places.
+    picture. Texts: vectors of tokens, from zero vectors at as many places. Units are those of `like`, if given.
     """
     kind = query.system.data.modality
     if kind == "text" or (kind == "table" and query.can_embed):
@@ -93,14 +92,14 @@ def enter(query: Query, inputs: Array) -> Entry:
         if kind == "text":
             return Entry(here.vectors, np.zeros_like(here.vectors[:1]), pull, _runs(query, inputs))
         start = np.nanmean(query.embedded(query.background).vectors, axis=0, keepdims=True, dtype=np.float64)
-        return Entry(here.vectors, np.asarray(start, dtype=np.float32), pull, _columns(here, len(query.columns)))
+        return Entry(here.vectors, np.asarray(start, dtype=np.float32), pull, _columns(like or query, here.tokens))
 
     def plain(points: Array, owner: Array, objective: Objective) -> tuple[Array, Array]:
         return query.logits_and_gradients(points, lambda f, at: objective(f, owner[at]))
 
     rows, mean = inputs.astype(np.float32), _curves.mean_row(query.background, query.columns)
     starts = np.where(query.numeric, mean.astype(np.float32), rows)  # categories have no way from one to another
-    by_unit = _patches(query) if kind == "image" else lambda values: values
+    by_unit = _patches(query) if kind == "image" else _columns(like or query, None)
     return Entry(rows, starts, plain, by_unit, _inside(query))
 
 
@@ -115,8 +114,14 @@ def _inside(query: Query) -> Inside | None:
     return Inside(entrance.enter, entrance.back, pull)
 
 
-def _columns(here: Embedded, num_columns: int) -> Callable[[Array], Array]:
-    member = here.tokens[:, None] == np.arange(num_columns)
+def _columns(query: Query, columns: Array | None) -> Callable[[Array], Array]:
+    """Sums over units of what has the columns `(E,)`; None: each is a column of its own."""
+    units = _masked.ground(query).units
+    if isinstance(units, SomeColumns):
+        columns = units.owner if columns is None else units.owner[columns]
+    if columns is None:
+        return lambda values: values
+    member = columns[:, None] == np.arange(units.count)
     return lambda values: values @ member.astype(np.float64)
 
 
@@ -168,11 +173,19 @@ def explained(
 
 
 def attributions(
-    query: Query, task: Task, inputs: Array, *, target: Array | None = None, explainer: Explainer = by_integration
+    query: Query,
+    task: Task,
+    inputs: Array,
+    *,
+    of: tuple[Query, Array] | None = None,
+    explainer: Explainer = by_integration,
 ) -> Array:
-    """`values (R, U)` alone, of rows that are near the sample's; nothing is remembered."""
-    entry = enter(query, inputs)
-    chosen = targets(query, task) if target is None else target
+    """`values (R, U)` alone, of rows that are near the sample's; nothing is remembered.
+
+    `of` is another system whose units are explained, and which of its outputs `(R,)`.
+    """
+    like, chosen = (query, targets(query, task)) if of is None else of
+    entry = enter(query, inputs, like=like)
     return entry.by_unit(explainer(entry, of_output(task, chosen)))
 
 

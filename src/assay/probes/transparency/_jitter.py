@@ -24,18 +24,15 @@ def jittered(query: Query, rows: Array, name: str = "jitter") -> Array:
 
 
 def _moved(query: Query, rows: Array, name: str) -> Array:
-    inputs = query.inputs[rows].astype(np.float64)
-    background = query.background
+    inputs, background = query.inputs[rows].astype(np.float64), query.background
     noise = query.rng(name).standard_normal(inputs.shape)
-    for place, column in enumerate(query.columns):
-        if column.kind != "numeric":
-            continue
-        low, high = np.nanquantile(background[:, place], [0.25, 0.75])
-        moved = inputs[:, place] + _JITTER * (high - low) * noise[:, place]
-        if (background[:, place] == np.round(background[:, place])).all():
-            moved = np.round(moved)
-        # A value that is already outside the plausible range is an honest one: it bounds its own noise.
-        low_end = np.minimum(inputs[:, place], -np.inf if column.low is None else column.low)
-        high_end = np.maximum(inputs[:, place], np.inf if column.high is None else column.high)
-        inputs[:, place] = np.clip(moved, low_end, high_end)
-    return inputs.astype(np.float32)
+    low, high = np.quantile(background, [0.25, 0.75], axis=0)
+    for place in np.flatnonzero(np.isnan(low) & query.numeric):  # a number is missing
+        low[place], high[place] = np.nanquantile(background[:, place], [0.25, 0.75])
+    moved = inputs + _JITTER * (high - low) * noise
+    moved = np.where((background == np.round(background)).all(axis=0), np.round(moved), moved)
+    # A value that is already outside the plausible range is an honest one: it bounds its own noise.
+    least = np.array([-np.inf if column.low is None else column.low for column in query.columns])
+    most = np.array([np.inf if column.high is None else column.high for column in query.columns])
+    moved = np.clip(moved, np.minimum(inputs, least), np.maximum(inputs, most))
+    return np.where(query.numeric, moved, inputs).astype(np.float32)

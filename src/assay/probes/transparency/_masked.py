@@ -12,10 +12,12 @@ from scipy.stats import rankdata
 
 from assay import stats
 from assay.access.handles import Query
-from assay.explain import Explanation, Masked, background_effects, masked_passes, num_blocks, shapley
+from assay.explain import Explanation, Masked, background_effects, masked_passes, num_blocks, screen, shapley
 from assay.registry import Sizes
 from assay.stats import Draws, Estimate
-from assay.values import Array, Task, modality
+from assay.units import Ground, SomeColumns, is_wide
+from assay.units.table import NUM_ALONE
+from assay.values import Array, Measurement, Task, modality
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Budget:
 # Tables: 25 blocks, so that a row's own standard error can be trusted. Others: the error is stated for all rows
 # together, which 48 rows of 10 blocks give as surely; the empty text is the only background, so nothing is drawn there.
 BUDGETS = {"table": Budget(64, 25, 3), "image": Budget(48, 10, 2), "text": Budget(64, 8, 0)}
+SCREENED = "screened columns"
 ALL_ERRORED = "every explained row errored"
 _KERNEL_WIDTH = 0.75  # LIME's default for tables, per square root of the number of columns
 Bounds = tuple[float | None, float | None]
@@ -59,15 +62,55 @@ def passes(query: Query, task: Task, *, inputs: Array | None = None, name: str =
         return {**vars(_passes(query, task, query.inputs[sample(query)], name)), "num_columns": None}
 
     found: Any = _remembered(query, name, made)
-    return Masked(**{"place": None, **found, "num_columns": query.ground.count})
+    return Masked(**{"place": None, **found, "num_columns": ground(query).count})
 
 
 def _passes(query: Query, task: Task, rows: Array, name: str) -> Masked:
-    ground = query.ground
+    units = ground(query)
     return masked_passes(
-        query.probabilities, rows, ground,
-        num_coalitions=_coalitions(budget_of(query), ground.count), rng=query.rng(name), target=targets(query, task),
+        query.probabilities, rows, units,
+        num_coalitions=_coalitions(budget_of(query), units.count), rng=query.rng(name), target=targets(query, task),
     )  # fmt: skip
+
+
+def ground(query: Query) -> Ground:
+    """What is masked: of a wide table the columns that move the answers most, and the others in groups."""
+    if not is_wide(query.columns):
+        return query.ground
+    alone = _remembered(query, SCREENED, lambda: {"places": _screened(query)})["places"]
+    return Ground(query.background, SomeColumns(tuple(one.name for one in query.columns), tuple(alone.tolist())))
+
+
+def looked_at(query: Query) -> Array:
+    """Places of the columns that are looked at one by one `(F,)`: all, but of a wide table those that stand alone."""
+    units = ground(query).units
+    return np.array(units.alone) if isinstance(units, SomeColumns) else np.arange(len(query.columns))
+
+
+def _screened(query: Query) -> Array:
+    rows, num = query.inputs[sample(query)], len(query.background)
+    others = query.background[np.resize(query.rng(SCREENED).permutation(num), len(rows))]
+    return screen.movers(query.probabilities, rows, others, num=NUM_ALONE)
+
+
+def screening(sizes: Sizes) -> dict[str, int]:
+    """Model rows of finding the columns of a wide table that are looked at one by one."""
+    rows = explained_rows(sizes)
+    return {SCREENED: screen.num_rows(rows, sizes.num_screened)} if sizes.num_screened else {}
+
+
+def num_looked_at(sizes: Sizes) -> int:
+    """How many columns `looked_at` names."""
+    return NUM_ALONE if sizes.num_screened else sizes.num_units
+
+
+def noted(query: Query, found: Sequence[Measurement], *, others: bool = True) -> list[Measurement]:
+    """Measurements that say what of a wide table they rest on: others in groups, or only the columns looked at."""
+    if not is_wide(query.columns):
+        return list(found)
+    rest = "the others in groups of neighbours" if others else "the others left as they are"
+    note = f"partial: {NUM_ALONE} of {len(query.columns)} columns by themselves, {rest}"
+    return [replace(one, reason="; ".join(filter(None, (note, one.reason)))) for one in found]
 
 
 def _remembered(query: Query, name: str, make: Callable[[], Mapping[str, Array | None]]) -> Mapping[str, Array]:
@@ -101,7 +144,7 @@ def target_rows(sizes: Sizes) -> int:
 
 def unused(query: Query) -> Array:
     """`(R, U)` bool: units of the explained rows that hold nothing (a short text's last runs)."""
-    return query.ground.units.unused(query.inputs[sample(query)])
+    return ground(query).units.unused(query.inputs[sample(query)])
 
 
 def attributions(masked: Masked, is_unused: Array) -> Explanation:

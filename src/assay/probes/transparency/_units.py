@@ -12,7 +12,7 @@ from assay import stats
 from assay.access.handles import Query
 from assay.probes.transparency import _masked
 from assay.stats import Draws, measured
-from assay.units import Words
+from assay.units import SomeColumns, Units, Words
 from assay.units.text import words
 from assay.values import Array, Measurement, Task, modality
 
@@ -41,10 +41,9 @@ def told(query: Query, values: Array) -> Told:
     A word is named only when it is made of letters and stands in at least 3 explained and 10 different training texts,
     so that a report names nobody. A run of several words shares its value equally among them.
     """
-    units = query.ground.units
+    units = _masked.ground(query).units
     if not isinstance(units, Words):
-        prefix = "feature=" if modality(query.columns) == "table" else ""
-        slices, everyone = tuple(prefix + name for name in units.names), np.ones(values.shape, dtype=bool)
+        slices, everyone = _slices(query, units), np.ones(values.shape, dtype=bool)
         return Told(slices, everyone, np.broadcast_to(np.eye(units.count), (len(values), units.count, units.count)))
     shares = [_shares(units, text) for text in query.inputs[_masked.sample(query)].tolist()]
     held = [word for one in shares for word in one]
@@ -57,6 +56,14 @@ def told(query: Query, values: Array) -> Told:
     sizes = sized(np.nan_to_num(values), share).sum(axis=0) / np.maximum(member.sum(axis=0), 1)
     top = np.argsort(-sizes, kind="stable")[:NUM_SHOWN]
     return Told(tuple(f"word={known[place]}" for place in top), member[:, top], share[:, :, top])
+
+
+def _slices(query: Query, units: Units) -> tuple[str, ...]:
+    if isinstance(units, SomeColumns):
+        groups = (f"others={first}..{last}" for first, last in units.spans)
+        return (*(f"feature={units.names[place]}" for place in units.alone), *groups)
+    prefix = "feature=" if modality(query.columns) == "table" else ""
+    return tuple(prefix + name for name in units.names)
 
 
 def sized(values: Array, share: Array) -> Array:

@@ -11,7 +11,7 @@ from assay.values import Measurement, Task
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     curves = _curves.curve_rows(sizes, num_rows=_masked.explained_rows(sizes), num_orders=2)
-    return {"masked": _masked.pass_rows(sizes), "deletion and insertion": curves}
+    return {"masked": _masked.pass_rows(sizes), "deletion and insertion": curves, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost)
@@ -49,10 +49,11 @@ def explanation_faithfulness(query: Query, task: Task, draws: Draws) -> list[Mea
     is_usable = _masked.finite(values, gains)
     bounds = (-1, 1) if task.classes else (None, None)
     estimates = _masked.row_means(draws.of(rows), gains, is_usable, bounds=bounds)
-    return [
+    found = [
         measured(
             estimate, metric, unit=_masked.unit(task), better="higher", slice=slice_, attempted=len(rows),
             errored=int((~is_usable).sum()), headline=metric == "faithfulness_gain" and not slice_,
         )
         for (metric, slice_), estimate in zip(names, estimates, strict=True)
     ]  # fmt: skip
+    return _masked.noted(query, found)

@@ -12,7 +12,8 @@ from assay.values import Measurement, Task
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
-    return {"masked": _masked.pass_rows(sizes), "masked again": _masked.mask_rows(sizes)}
+    again = {"masked again": _masked.mask_rows(sizes)}
+    return {"masked": _masked.pass_rows(sizes), **again, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost)
@@ -47,4 +48,4 @@ def explanation_infidelity(query: Query, task: Task, draws: Draws) -> list[Measu
                 share, metric, unit="fraction", better="lower", attempted=len(rows), errored=int((~is_usable).sum())
             )
         )
-    return found
+    return _masked.noted(query, found)

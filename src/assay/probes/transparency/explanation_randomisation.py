@@ -29,6 +29,7 @@ def _cost(sizes: Sizes) -> dict[str, int]:
         _gradients.PASSES: _gradients.pull_rows(sizes),
         "gradients of random models": again,
         "explained rows": asked,
+        **_masked.screening(sizes),
     }
 
 
@@ -68,7 +69,9 @@ def measure(gradient: Query, task: Task, draws: Draws, *, explainer: _gradients.
         for model in range(num_models):
             other = replace(gradient, system=redrawn(gradient.system, depth / DEPTHS[-1], rng, into=scratch))
             its = slice(model, None, num_models)
-            values[its] = _gradients.attributions(other, task, inputs[its], explainer=explainer, target=target[its])
+            values[its] = _gradients.attributions(
+                other, task, inputs[its], explainer=explainer, of=(gradient, target[its])
+            )
         alike = _masked.rank_correlation(np.abs(first.values), np.abs(values))
         is_usable = _masked.finite(first.values, first.change, values)
         slice_ = "" if depth == DEPTHS[-1] else f"redrawn={depth}/{DEPTHS[-1]}"
@@ -82,7 +85,7 @@ def measure(gradient: Query, task: Task, draws: Draws, *, explainer: _gradients.
                 attempted=len(inputs), errored=int((~is_usable).sum()),
             )
         )  # fmt: skip
-    return found
+    return _masked.noted(gradient, found)
 
 
 def redrawn(system: System, share: float, rng: np.random.Generator, *, into: torch.nn.Module) -> System:

@@ -14,7 +14,7 @@ NUM_MOVES = {"table": 10, "image": 3, "text": 3}
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     moves = NUM_MOVES[sizes.modality] * (_masked.mask_rows(sizes) + _masked.explained_rows(sizes))
-    return {"masked": _masked.pass_rows(sizes), "masked after many jitters": moves}
+    return {"masked": _masked.pass_rows(sizes), "masked after many jitters": moves, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost, deep=True)
@@ -52,4 +52,4 @@ def explanation_sensitivity(query: Query, task: Task, draws: Draws) -> list[Meas
         )
         errored = int((~is_usable).sum())
         found.append(measured(mean, metric, unit="fraction", better="lower", attempted=len(rows), errored=errored))
-    return found
+    return _masked.noted(query, found)

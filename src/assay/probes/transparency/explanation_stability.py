@@ -16,7 +16,8 @@ _TOP = 3
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     masked, num_rows = _masked.mask_rows(sizes), _masked.explained_rows(sizes)
-    return {"masked": _masked.pass_rows(sizes), "masked again": masked, "masked after jitter": masked + num_rows}
+    again = {"masked again": masked, "masked after jitter": masked + num_rows}
+    return {"masked": _masked.pass_rows(sizes), **again, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost)
@@ -64,8 +65,9 @@ def explanation_stability(query: Query, task: Task, draws: Draws) -> list[Measur
 
     num = min(_TOP, values.shape[1] - 1)
     kept = _masked.top_overlap(values, moved, num=num) if num else np.full(attempted, np.nan)
-    return [
+    found = [
         one("explanation_stability", _masked.cosine(values, moved), "cosine"),
         one("explanation_repeatability", _masked.cosine(values, again), "cosine"),
         one("top_units_kept", kept, "fraction"),
     ]
+    return _masked.noted(query, found)

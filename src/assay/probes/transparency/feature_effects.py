@@ -21,8 +21,8 @@ NUM_SHOWN = 4  # columns whose curve is told
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     num_rows, num_set = min(NUM_ROWS, sizes.num_test), min(NUM_SET, sizes.num_test)
-    columns = sizes.num_units * (2 * num_rows + num_set * _effects.NUM_BINS)
-    return {"effects of columns": num_rows + columns}
+    columns = _masked.num_looked_at(sizes) * (2 * num_rows + num_set * _effects.NUM_BINS)
+    return {"effects of columns": num_rows + columns, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost, modalities=("table",))
@@ -53,7 +53,8 @@ def feature_effects(query: Query, task: Task, draws: Draws) -> list[Measurement]
     few = about.some(np.searchsorted(rows, query.rows(NUM_SET)), draws.of(query.rows(NUM_SET)))
     found: list[Measurement] = []
     curves = []
-    for place, column in enumerate(query.columns):
+    for place in _masked.looked_at(query).tolist():
+        column = query.columns[place]
         steps = _effects.steps_of(query, column, place, about.inputs, about.outputs)
         ends = about.answers(_effects.moved(steps, about.inputs, place)).reshape(2, -1)
         changes = _effects.differences(steps, ends, about.outputs)
@@ -74,7 +75,7 @@ def feature_effects(query: Query, task: Task, draws: Draws) -> list[Measurement]
             slice_ = f"feature={column.name} & value={name}"
             point_of_curve = about.measured(values, "accumulated_effect", slice_, kept)
             found.append(replace(point_of_curve, replicates=None))  # a curve is looked at, not compared point by point
-    return found
+    return _masked.noted(query, found, others=False)
 
 
 @dataclass(frozen=True)

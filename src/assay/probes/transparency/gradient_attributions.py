@@ -19,6 +19,7 @@ def _cost(sizes: Sizes) -> dict[str, int]:
         "masked": _masked.pass_rows(sizes),
         _gradients.PASSES: _gradients.pull_rows(sizes),
         "deletion and insertion by gradients": curves + again,
+        **_masked.screening(sizes),
     }
 
 
@@ -48,11 +49,10 @@ def gradient_attributions(gradient: Query, task: Task, draws: Draws) -> list[Mea
     """
     rows, places = _gradients.sample(gradient), _gradients.among_masked(gradient)
     found, masked = _gradients.explained(gradient, task), _masked.passes(gradient, task)
-    is_unused = _masked.unused(gradient)
+    is_unused, sample = _masked.unused(gradient), draws.of(rows)
     shapley = _masked.attributions(masked, is_unused).values
     gains, names = _gains(gradient, task, found.values)
     is_usable = _masked.finite(found.values, found.change, gains, shapley[places])
-    sample = draws.of(rows)
     told = _units.told(gradient, shapley).of(places)
     sizes = _units.means(told, found.values, is_usable, draws=sample, task=task, metric="gradient_attribution")
     gap = np.abs(found.total - found.change), np.abs(found.change)
@@ -69,10 +69,11 @@ def gradient_attributions(gradient: Query, task: Task, draws: Draws) -> list[Mea
         *((one, *name, _masked.unit(task), "higher") for one, name in zip(gained, names, strict=True)),
     ]
     errored = int((~is_usable).sum())
-    return sizes + [
+    sizes += [
         measured(one, metric, unit=unit, better=better, slice=slice_, attempted=len(rows), errored=errored)
         for one, metric, slice_, unit, better in told_apart
     ]
+    return _masked.noted(gradient, sizes)
 
 
 def _gains(gradient: Query, task: Task, values: Array) -> tuple[Array, list[tuple[str, str]]]:

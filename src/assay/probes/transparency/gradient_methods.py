@@ -25,6 +25,7 @@ def _cost(sizes: Sizes) -> dict[str, int]:
         "masked": _masked.pass_rows(sizes),
         "gradients of other methods": num_rows * (NUM_POINTS + 1),
         "deletion and insertion by other gradients": curves + again,
+        **_masked.screening(sizes),
     }
 
 
@@ -63,7 +64,7 @@ def gradient_methods(gradient: Query, task: Task, draws: Draws) -> list[Measurem
     gained = _masked.row_means(sample, np.nan_to_num(gains), is_usable, bounds=_masked.bounds(task))
     for one, (metric, slice_) in zip(gained, names, strict=True):
         found.append(measured(one, metric, unit=_masked.unit(task), better="higher", slice=slice_, **about))
-    return found
+    return _masked.noted(gradient, found)
 
 
 def _by_method(gradient: Query, task: Task) -> list[Array]:

@@ -15,7 +15,8 @@ NUM_MOVES = {"table": 10, "image": 3, "text": 3}
 def _cost(sizes: Sizes) -> dict[str, int]:
     moves = NUM_MOVES[sizes.modality] * _gradients.num_rows(sizes) * _gradients.NUM_STEPS
     asked = _masked.target_rows(sizes)
-    return {_gradients.PASSES: _gradients.pull_rows(sizes), "gradients after jitter": moves, "explained rows": asked}
+    again = {"gradients after jitter": moves, "explained rows": asked}
+    return {_gradients.PASSES: _gradients.pull_rows(sizes), **again, **_masked.screening(sizes)}
 
 
 @probe("transparency", tasks=("classification", "regression"), cost=_cost)
@@ -42,8 +43,7 @@ def gradient_sensitivity(gradient: Query, task: Task, draws: Draws) -> list[Meas
     change = _masked.largest_change(first.values, moved)
     mean = _masked.agreement(draws.of(rows), change, is_usable, bounds=(0, None), undefined="the explanation is all 0")
     errored = int((~is_usable).sum())
-    return [
-        measured(
-            mean, "gradient_max_sensitivity", unit="fraction", better="lower", attempted=len(rows), errored=errored
-        )
-    ]
+    found = measured(
+        mean, "gradient_max_sensitivity", unit="fraction", better="lower", attempted=len(rows), errored=errored
+    )
+    return _masked.noted(gradient, [found])

@@ -18,7 +18,7 @@ NOISE = "not told from the noise of drawing coalitions"
 @probe(
     "transparency",
     tasks=("classification", "regression"),
-    cost=lambda sizes: {"masked": _masked.pass_rows(sizes)},
+    cost=lambda sizes: {"masked": _masked.pass_rows(sizes), **_masked.screening(sizes)},
 )
 def lime_attributions(query: Query, task: Task, draws: Draws) -> list[Measurement]:
     """Mean size of the LIME weight of each column, patch or word over test rows, and its agreement with Shapley values.
@@ -52,13 +52,11 @@ def lime_attributions(query: Query, task: Task, draws: Draws) -> list[Measuremen
         found = [_beside_noise(one, sums[:, place], sample.level) for place, one in enumerate(found)]
     alike = _masked.rank_correlation(weights, values, is_unused)
     agrees = _masked.agreement(sample, alike, is_usable, bounds=(-1, 1), undefined="all attributions are equal")
-    return [
-        *found,
-        measured(
-            agrees, "lime_shapley_agreement", unit="rank correlation", better="higher",
-            attempted=len(rows), errored=int((~is_usable).sum()),
-        ),
-    ]  # fmt: skip
+    alike_mean = measured(
+        agrees, "lime_shapley_agreement", unit="rank correlation", better="higher",
+        attempted=len(rows), errored=int((~is_usable).sum()),
+    )  # fmt: skip
+    return _masked.noted(query, [*found, alike_mean])
 
 
 def _beside_noise(size: Measurement, agreed: Array, level: float) -> Measurement:

@@ -7,18 +7,21 @@ import numpy as np
 from assay import stats
 from assay.access.handles import Query
 from assay.explain import contrast
+from assay.probes.transparency import _masked
 from assay.registry import Sizes, probe
 from assay.stats import Draws, measured
+from assay.units import is_wide
 from assay.values import Array, Measurement, Task
 
 NUM_ROWS = 128
 MOST = 3
+_CHUNK = 1 << 24  # numbers in one batch of changed rows of a wide table
 
 
 def _cost(sizes: Sizes) -> dict[str, int]:
     num_rows = min(NUM_ROWS, sizes.num_test)
-    tried = sizes.num_units * contrast.NUM_VALUES * (1 + (MOST - 1) * contrast.BEAM)
-    return {"counterfactuals": num_rows * (1 + tried)}
+    tried = _masked.num_looked_at(sizes) * contrast.NUM_VALUES * (1 + (MOST - 1) * contrast.BEAM)
+    return {"counterfactuals": num_rows * (1 + tried), **_masked.screening(sizes)}
 
 
 @probe("transparency", cost=_cost, modalities=("table",))
@@ -54,18 +57,34 @@ def recourse(query: Query, task: Task, draws: Draws) -> list[Measurement]:
 
     answers = query.predictions(inputs, groups)
     is_refused = (answers != wanted) & (answers >= 0)
-    fixed = [column.name for column in groups.columns]
-    values = contrast.candidates(query.known, query.columns, fixed=fixed)
-    refused = np.flatnonzero(is_refused)
-    found = contrast.contrast(lambda x, owner: decide(x, refused[owner]), inputs[refused], values, most=MOST)
-    cost = np.full(len(rows), -1)
-    cost[refused] = found.cost
+    refused, cost = np.flatnonzero(is_refused), np.full(len(rows), -1)
+    values = _values(query)
+    few = _rows_at_once(query, len(values))
+    for some in np.split(refused, range(few, len(refused), few)):
+
+        def turned(changed: Array, owner: Array, some: Array = some) -> tuple[Array, Array]:
+            return decide(changed, some[owner])
+
+        cost[some] = contrast.contrast(turned, inputs[some], values, most=MOST).cost
     about, slices = [is_refused], [""]
     for place, column in enumerate(groups.columns):
         for code, name in enumerate(column.categories):
             about.append(is_refused & (groups.codes[:, place] == code))
             slices.append(f"{column.name}={name}")
-    return _measured(draws.of(rows), cost, (about, slices), errored=answers < 0)
+    found_by = _measured(draws.of(rows), cost, (about, slices), errored=answers < 0)
+    return _masked.noted(query, found_by, others=False)
+
+
+def _values(query: Query) -> list[tuple[int, float]]:
+    """Column and value of each change that is tried; of a wide table in the columns that move the answers most."""
+    places, fixed = _masked.looked_at(query).tolist(), [column.name for column in query.groups.columns]
+    known = contrast.candidates(query.known[:, places], [query.columns[at] for at in places], fixed=fixed)
+    return [(places[at], value) for at, value in known]
+
+
+def _rows_at_once(query: Query, num_values: int) -> int:
+    numbers = len(query.columns) * max(1, num_values) * contrast.BEAM
+    return max(1, _CHUNK // numbers) if is_wide(query.columns) else NUM_ROWS
 
 
 def _measured(draws: Draws, cost: Array, by: tuple[list[Array], list[str]], *, errored: Array) -> list[Measurement]:

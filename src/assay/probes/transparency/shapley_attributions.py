@@ -15,7 +15,7 @@ from assay.values import Measurement, Task
 @probe(
     "transparency",
     tasks=("classification", "regression"),
-    cost=lambda sizes: {"masked": _masked.pass_rows(sizes)},
+    cost=lambda sizes: {"masked": _masked.pass_rows(sizes), **_masked.screening(sizes)},
 )
 def shapley_attributions(query: Query, task: Task, draws: Draws) -> list[Measurement]:
     """Mean size of the Shapley value of each column, patch or word over explained test rows, and how surely known.
@@ -48,10 +48,11 @@ def shapley_attributions(query: Query, task: Task, draws: Draws) -> list[Measure
     ratio = stats.mean(sums[:, 0], sums[:, 1], level=sample.level)
     if ratio.value is None:
         reason = _masked.ALL_ERRORED if errored == len(rows) else "every attribution is 0"
-        return [*found, _error(stats.Estimate(None, None, None, ratio.method, None, reason), len(rows), errored)]
+        nothing = stats.Estimate(None, None, None, ratio.method, None, reason)
+        return _masked.noted(query, [*found, _error(nothing, len(rows), errored)])
     squared = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
     roots = stats.statistic(np.sqrt(squared), level=sample.level, bounds=(0, None), num=len(rows) - errored)
-    return [*found, _error(roots, len(rows), errored)]
+    return _masked.noted(query, [*found, _error(roots, len(rows), errored)])
 
 
 def _error(estimate: stats.Estimate, attempted: int, errored: int) -> Measurement:
