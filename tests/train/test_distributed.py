@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -93,8 +94,8 @@ def test_a_damaged_part_is_refused_and_the_checkpoint_before_is_used(tmp_path: P
     found = load_newest(tmp_path / "run" / "checkpoints", numbers["run"])
     assert found is not None
     assert found[1]["step"] == 3
-    module = recipe_of("table").make_module(data_of("table").splits["train"], data_of("table"), 0)
-    assert found[0]["module.body.0.weight"].shape == module.state_dict()["body.0.weight"].shape
+    made = recipe_of("table").make_module(data_of("table").splits["train"], data_of("table"), 0)
+    assert found[0]["module.body.0.weight"].shape == made.state_dict()["body.0.weight"].shape
 
 
 @pytest.mark.slow
@@ -156,12 +157,36 @@ def test_outside_of_a_team_it_says_how_to_start_one(monkeypatch: pytest.MonkeyPa
         pass
 
 
+def test_a_team_ends_when_its_one_thread_has_let_go_of_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it lets go while the interpreter ends, which ends the process by SIGABRT. Here it is late.
+
+    With two threads the last collective would say nothing of what the other thread still holds.
+    """
+    import torch
+    from torch import distributed as dist
+
+    held, all_reduce = [], dist.all_reduce
+
+    def late(tensor: object) -> None:
+        all_reduce(tensor)
+        held.append(tensor)
+        threading.Timer(0.1, held.clear).start()
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with team():
+        backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu"))
+        assert backend.options._threads == 1
+        monkeypatch.setattr(dist, "all_reduce", late)
+    assert held == []
+
+
 def test_batch_norm_on_cpus_is_refused() -> None:
     import torch
 
-    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    normed = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
     with pytest.raises(UsageError, match="norm=group"):
-        Team("replicas", 0, 2, torch.device("cpu")).ready(module)
+        Team("replicas", 0, 2, torch.device("cpu")).ready(normed)
 
 
 def test_every_row_is_in_one_part_and_the_shares_are_one() -> None:

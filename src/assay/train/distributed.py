@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from assay.errors import Problem, UsageError
 
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
 Mode = Literal["replicas", "shards"]
+IN_ORDER = "gloo_in_order"  # the name of the backend below
+LET_GO_SECONDS = 60.0  # far more than a thread needs that has only to let go
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,42 @@ def team(mode: Mode = "replicas") -> Iterator[Team]:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("nccl" if on_gpu else IN_ORDER)
     try:
         yield Team(mode, dist.get_rank(), dist.get_world_size(), device)
+        if not on_gpu:
+            _let_go()
     finally:
         dist.destroy_process_group()
+
+
+def _gloo_in_order(store: Store, rank: int, size: int, timeout: timedelta) -> dist.ProcessGroupGloo:
+    """The gloo backend with one working thread, not two: it lets go of one collective before it begins the next."""
+    chosen = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    chosen._devices = [dist.ProcessGroupGloo.create_default_device()]
+    chosen._threads = 1
+    chosen._timeout = timeout
+    return dist.ProcessGroupGloo(store, rank, size, chosen)
+
+
+dist.Backend.register_backend(IN_ORDER, _gloo_in_order, devices=["cpu"])
+
+
+def _let_go() -> None:
+    """Wait until gloo's thread has dropped the tensors of every collective so far; no other process is asked.
+
+    A collective is told as done before the thread drops its tensors, and to drop one that Python knows it needs the
+    interpreter's lock. FSDP2 and DDP keep the group, so the thread outlives the team. On a loaded machine it came so
+    late that the interpreter had begun to end, which before Python 3.14 ends the process by SIGABRT; or that DDP waited
+    for the thread with the lock held, which the thread waited for (pytorch/pytorch, 190489).
+
+    The one thread takes up the collective below last. It has no number to send, so it needs nobody else; and when only
+    this function refers to its tensor again, the thread needs the lock for nothing any more. (A weak reference would
+    say so too early: while the tensor is taken apart, its thread takes the lock once more.)
+    """
+    last = torch.zeros(0)
+    before = sys.getrefcount(last)
+    dist.all_reduce(last)
+    until = time.monotonic() + LET_GO_SECONDS
+    while sys.getrefcount(last) > before and time.monotonic() < until:
+        time.sleep(1e-3)
