@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -36,11 +35,12 @@ class Held:
     def __init__(self) -> None:
         self.go = threading.Event()
         self.entered = threading.Event()
+        self.was_let_go = False
         self.sizes: list[int] = []
 
     def __call__(self, inputs: Array, codes: Array) -> tuple[Array, Array]:
         self.entered.set()
-        self.go.wait(10)
+        self.was_let_go = self.go.wait(10)
         self.sizes.append(len(inputs))
         if (inputs == 1313).any():
             raise ValueError("unlucky")
@@ -158,21 +158,22 @@ def test_explanations_take_turns_and_are_few() -> None:
 
 
 def test_the_event_loop_stays_live_while_the_model_works() -> None:
-    def slow(inputs: Array, codes: Array) -> tuple[Array, Array]:
-        time.sleep(0.3)
-        return inputs, inputs[:, 0]
-
-    worker = Worker(slow)
+    """The model ends only when the loop has turned ten times meanwhile: a loop that waited would wait for ever."""
+    held = Held()
+    worker = Worker(held)
     worker.start()
 
     async def ticks() -> int:
         task, count = asyncio.create_task(worker.ask(rows(1), NONE)), 0
         while not task.done():
             await asyncio.sleep(0.005)
-            count += 1
+            count += held.entered.is_set()
+            if count == 10:
+                held.go.set()
         return count
 
-    assert asyncio.run(ticks()) > 10
+    assert asyncio.run(ticks()) >= 10
+    assert held.was_let_go
     worker.stop(5)
 
 
