@@ -132,7 +132,9 @@ def test_rapl_is_sampled_while_the_work_runs(tmp_path):
             (tmp_path / "next").replace(
                 package / "energy_uj"
             )  # at once: the sampling thread must not meet an empty file
-            time.sleep(0.06)
+            until = time.monotonic() + 30
+            while reader._last != [value] and time.monotonic() < until:  # a busy machine samples late
+                time.sleep(0.002)
     assert meter.stop().joules == pytest.approx(300e-6)
     assert not [thread for thread in threading.enumerate() if thread.name.endswith("(_sample)")]
 
@@ -194,10 +196,13 @@ def test_only_visible_devices_are_counted(monkeypatch, visible, joules):
 
 def test_nvml_without_a_counter_integrates_power():
     nvml = FakeNvml(counter=False, watts=200.0)
+    began = time.perf_counter()
     energy = metered([NvmlReader(nvml)], lambda: time.sleep(0.35))
+    most = time.perf_counter() - began
     assert energy.provenance == "power-integrated"
-    assert energy.joules == pytest.approx(200 * energy.seconds, rel=0.1)
-    assert energy.low < 200 * energy.seconds < energy.high
+    # Neither less than the work took nor more than the whole window: between the two a busy machine may hold us up.
+    assert 0.35 * 0.999 <= energy.joules / 200 <= most * 1.001
+    assert energy.low < energy.joules < energy.high
 
 
 def test_a_counter_that_did_not_move_is_not_zero():

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from assay.errors import AssayError, ModelError, StorageError
-from assay.models import Architecture, build, register_architecture
+from assay.models import BUILDERS, Architecture, build, register_architecture
 from assay.models.adapters.endpoint import CallableModel
 from assay.models.adapters.module import ModuleModel
 from assay.models.adapters.onnx import load_onnx
@@ -235,7 +235,9 @@ def test_onnx_systems_are_stored_as_they_are(small: System, small_data: Data, tm
     assert (folder / "model.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
 
 
-def test_custom_architectures_tied_weights_and_bfloat16(small: System, small_data: Data, tmp_path: Path) -> None:
+def test_custom_architectures_tied_weights_and_bfloat16(
+    small: System, small_data: Data, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     class Tied(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -247,6 +249,7 @@ def test_custom_architectures_tied_weights_and_bfloat16(small: System, small_dat
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return self.head(self.other(self.one(rows)).to(torch.bfloat16)).float()
 
+    request.addfinalizer(lambda: BUILDERS.pop("tied for a test", None))  # no other test meets it in a list of names
     register_architecture("tied for a test", lambda columns, num_outputs, params: Tied())
     torch.manual_seed(0)
     architecture = Architecture("tied for a test")

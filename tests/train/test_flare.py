@@ -78,7 +78,7 @@ def test_a_killed_client_is_missed_and_the_rest_is_what_the_simulation_gives(tmp
 
 
 TWO_ROOTS = """
-import shutil, sys
+import shutil, sys, time
 from pathlib import Path
 from assay.errors import ModelError
 from assay.train.federation import flare_sites
@@ -92,6 +92,9 @@ shutil.copytree(foreign / "site-2", kits / "site-2")
 (kits / "site-2" / "startup" / "fed_client.json").write_text(told)
 with flare_sites.started(kits, sites):
     flare_sites._logged_in(kits, 1).close()
+    log, until = kits / "site-2" / "log.txt", time.monotonic() + 120
+    while not (log.is_file() and "certificate" in log.read_text().lower()) and time.monotonic() < until:
+        time.sleep(0.2)  # until it has tried: on a busy machine it starts late
     flare_sites.JOIN_SECONDS = 10
     try:
         flare_sites._logged_in(kits, 2)
