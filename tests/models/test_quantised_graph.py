@@ -31,6 +31,12 @@ from onnx import helper, numpy_helper
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def graph(nodes: list[Any], weights: dict[str, Any], shape: list[Any], *, given: int = 1) -> Any:
     inputs = [helper.make_tensor_value_info("inputs", given, ["batch", *shape])]
     outputs = [helper.make_tensor_value_info("outputs", 1, ["batch", 3])]
