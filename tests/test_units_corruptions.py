@@ -15,6 +15,14 @@ from assay.values import Column, texts
 
 RANGE = (0.0, 255.0)
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch):
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 PICTURES = {
     "grey": RNG.integers(0, 256, (12, 1, 28, 28)).astype(np.uint8),
     "colour": RNG.integers(0, 256, (6, 3, 32, 30)).astype(np.uint8),

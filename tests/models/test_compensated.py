@@ -15,6 +15,12 @@ from assay.models.graph_layers import Layer, input_ranges, layers_of
 RNG = np.random.default_rng(2)
 
 
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch):
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(2))
+
+
 def numbers(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 

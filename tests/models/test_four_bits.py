@@ -27,6 +27,12 @@ from onnx import helper, numpy_helper
 RNG = np.random.default_rng(1)
 
 
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch):
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(1))
+
+
 def numbers(*shape):
     return RNG.normal(size=shape).astype(np.float32)
 

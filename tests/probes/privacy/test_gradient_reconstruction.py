@@ -17,6 +17,12 @@ from assay.train import TrainRecipe, TrainSettings, train_system
 RNG = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch):
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(0))
+
+
 def trained(data, name="mlp", **params):
     recipe = TrainRecipe(Architecture(name, params), task_of(data), TrainSettings(epochs=2))
     return train_system(data, recipe=recipe)

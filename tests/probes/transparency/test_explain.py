@@ -12,6 +12,14 @@ from assay.values import Array
 from support import columns_over
 
 RNG = np.random.default_rng(3)
+
+
+@pytest.fixture(autouse=True)
+def own_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test draws the same numbers, whichever ran before it in this process."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(3))
+
+
 BACKGROUND = RNG.normal(size=(30, 6))
 ROWS = RNG.normal(size=(12, 6))
 SLOPES = np.array([2.0, -1.0, 0.5, 0.0, 3.0, -0.2])
