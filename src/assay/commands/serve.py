@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,10 +50,9 @@ def run(
         what = f"{served.name} has no limit of rows a key, so nothing is counted"
         raise ServeError(Problem(what, next="Start without --new-counts, or apply limit_queries and audit it"))
     key = _key(host, console)
-    _dated()
     worker = Worker(served.answer)
     opened = None if limit is None else open_counts(limit, served.model.digest, is_new=new_counts)
-    with nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
+    with _dated_log(), nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
         monitor = Monitor(served.data.columns, served.reference, served.task.classes, watched[0])
         gate, _ = build(served, worker, key, opened, monitor)
         gate.log = None if watched[1] is None else RequestsLog(watched[1])
@@ -98,9 +98,15 @@ def _announce(served: Served, console: Console) -> None:
         console.say(f"the signer is not pinned: name the key you trust in ${TRUSTED} (a PEM file)")
 
 
-def _dated() -> None:
-    """What the service logs goes to stderr with its time, in UTC."""
+@contextmanager
+def _dated_log() -> Iterator[None]:
+    """What the service logs goes to stderr with its time, in UTC, until it ends."""
     log, handler = logging.getLogger("assay.serve"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
     handler.formatter.converter = time.gmtime  # type: ignore[union-attr]
+    before = log.handlers, log.propagate
     log.handlers, log.propagate = [handler], False
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before
