@@ -66,7 +66,13 @@ def test_shares_follow_from_costs_and_passes_are_paid_once():
     assert allowance({"masked passes": 1000}, 500, shared).share == 0.5
     assert allowance({"masked passes": 1000}, 0, shared).share == 0.5  # the same rows again: nothing is run
     assert allowance({"masked passes": 1000, "more": 100}, 25, shared).share == 0.25
+    assert allowance({"masked passes": 1000}, 0, shared).share == 0.5  # as it was run first, and is remembered
     assert allowance({"other": 10}, 10, shared).share == 1
+    refused = allowance({"other": 10, "screened": 1000, "own": 1000}, 100, shared)
+    with pytest.raises(BudgetError):
+        refused.of(40)
+    assert "screened" not in shared  # it ran nothing
+    assert allowance({"screened": 1000, "other": 10}, 500, shared).share == 0.5
     assert Allowance(0.5).of(40) == 20
     with pytest.raises(BudgetError, match="reaches for 4 of 40 rows"):
         Allowance(0.1).of(40)

@@ -23,6 +23,8 @@ class Allowance:
     taken: dict[int, int] = field(default_factory=dict)  # rows looked at, by how many were wanted
     whole: set[tuple[str, str]] = field(default_factory=set)  # metric and slice of what rests on no such sample
     is_refused: bool = False  # there were too few
+    paid: dict[str, float] = field(default_factory=dict)  # passes run by this audit, and for what share of their rows
+    new: tuple[str, ...] = ()  # those of them that this probe would run first
 
     def of(self, wanted: int) -> int:
         """Rows of a sample of `wanted`. Raises BudgetError when they would be too few."""
@@ -31,6 +33,9 @@ class Allowance:
         num = int(self.share * wanted)
         if num < min(FEWEST, wanted):
             self.is_refused = True
+            if not self.taken:  # it has run nothing that another could share
+                for name in self.new:
+                    self.paid.pop(name, None)
             what = f"the row budget reaches for {num} of {wanted} rows"
             raise BudgetError(Problem(what, f"at least {FEWEST}", "Raise the row budget or choose fewer probes"))
         self.taken[wanted] = num
@@ -71,10 +76,12 @@ def _noted(one: Measurement, *reasons: str) -> Measurement:
 def allowance(costs: Mapping[str, int], left: int, shared: dict[str, float]) -> Allowance:
     """For a probe that declares `costs` by pass, with `left` rows of the budget; what earlier probes share is paid for.
 
-    `shared` maps a pass to the share it was run at: who looks at the same pass looks at the same rows.
+    `shared` maps a pass to the share it was first run at: who looks at the same pass looks at the same rows. A later
+    probe that has to look at fewer of them takes nothing from the next; nor does one that is refused.
     """
-    needed = sum(rows for name, rows in costs.items() if name not in shared)
+    new = tuple(name for name in costs if name not in shared)
+    needed = sum(costs[name] for name in new)
     share = 1.0 if needed <= left else max(0, left) / needed
     share = min([share, *(shared[name] for name in costs if name in shared)])
-    shared |= dict.fromkeys(costs, share)
-    return Allowance(share)
+    shared |= dict.fromkeys(new, share)
+    return Allowance(share, paid=shared, new=new)
