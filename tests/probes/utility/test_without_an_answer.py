@@ -48,3 +48,15 @@ def test_refused_before_and_after_is_no_flip_and_failed_is_one() -> None:
     flips, *_ = _flips(clean, noisy, np.zeros(6, dtype=np.int64), draws, "noise=0.1")
     assert flips.value == pytest.approx(np.mean(expected))
     assert flips.errored == 4  # without an answer, clean or noisy
+
+
+def test_a_calibration_error_is_never_said_to_be_above_1() -> None:
+    """Twenty rows of which sixteen have no answer: the limits were 0.75 and 1.02."""
+    rng, highs = np.random.default_rng(0), []
+    for seed in range(20):
+        labels, answers = rng.integers(0, 2, 20), np.where(np.arange(20) < 16, REFUSED, 1)
+        probabilities = np.tile(np.float32([0.1, 0.9]), (20, 1))
+        draws = make_draws(b"key", str(seed), [labels, answers], num_draws=20)
+        found = calibration_error(labels, probabilities, answers, TASK, draws)
+        highs += [one.high for one in found if one.metric in METRICS and one.high is not None]
+    assert 0.9 < max(highs) <= 1

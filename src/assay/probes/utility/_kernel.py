@@ -95,7 +95,7 @@ def _estimate(point: tuple[float, float, float], replicates: Array, lost: Estima
     return Estimate(
         whole,
         whole - float(np.hypot(rest * (value - low), (1 - value) * (failed - few))),
-        whole + float(np.hypot(rest * (high - value), (1 - value) * (many - failed))),
+        min(1.0, whole + float(np.hypot(rest * (high - value), (1 - value) * (many - failed)))),
         METHOD,
         without + (1 - without) * replicates,
         "",
