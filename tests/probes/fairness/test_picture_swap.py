@@ -7,6 +7,9 @@ from scipy import stats as reference
 from assay import engine
 from assay.digests import digest_of
 from assay.observe import Workspace
+from assay.probes.fairness._swaps import Answers
+from assay.probes.fairness.picture_swap import _of_families
+from assay.stats import make_draws
 from assay.tasks import Argmax, task_of
 from assay.values import System
 from support import small_images
@@ -58,6 +61,15 @@ def test_flips_and_changes_are_those_counted_by_hand():
     chance = (np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)).reshape(num, 3, 3)
     apart = np.mean([np.abs(chance[:, a] - chance[:, b]).sum(axis=1) / 2 for a, b in ((0, 1), (0, 2), (1, 2))])
     assert found["swap_mean_change", "tone"].value == pytest.approx(apart, rel=1e-4)
+
+
+def test_a_picture_refused_in_every_version_has_not_flipped_and_one_that_fails_has():
+    answers = np.array([-2, -2, -2, 0, -1, -1, 1, 1])
+    told = [[0, 1], [2, 3], [4, 5], [6, 7]]
+    draws = make_draws(b"key", "split", [answers], num_draws=20)
+    flips, change = _of_families(told, "tone", Answers(answers, np.full((8, 2), 0.5)), draws)
+    assert (flips.value, flips.errored) == (0.5, 3)
+    assert change.value == 0.0
 
 
 def test_a_model_that_does_not_see_the_tone_never_flips():

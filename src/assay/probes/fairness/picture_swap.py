@@ -11,6 +11,7 @@ import numpy as np
 from assay.probes.fairness._swaps import Answers, nothing
 from assay.registry import Sizes, probe
 from assay.stats import Draws, exact_rate, mean, measured
+from assay.tasks.decisions import REFUSED
 from assay.values import Array, Measurement, Task
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def picture_swap(query: Query, probabilities: Array, predictions: Array, task: T
     Definition: families of test rows that are one picture in several versions, as the data say (of emoji: skin tones).
         swap_flip_rate = share of families in which not all answers are equal; swap_mean_change = mean over families of
         the mean over pairs of versions of half the summed |p - p'|. A family with an errored answer counts as flipped,
-        and has no change.
+        and has no change; one that is refused (-2) in every version has not flipped.
     Shapes: probabilities (N, K), predictions (N,). Slice: the column whose value differs.
     Direction: lower is better; unit share, 0 to 1.
     Limits: only for data that say which rows belong together (source["counterfactuals"]). More versions of a picture
@@ -58,11 +59,12 @@ def members(families: list[list[int]], rows: Array) -> list[list[int]]:
 
 def _of_families(told: list[list[int]], name: str, answers: Answers, draws: Draws) -> list[Measurement]:
     failed = (answers.predictions < 0) | ~np.isfinite(answers.outputs).all(axis=1)
+    broken = failed & (answers.predictions != REFUSED)  # refused in every version is the same answer
     outputs = answers.outputs.astype(np.float64)
     flips, moved, lost = (np.zeros(len(told)) for _ in range(3))
     for at, rows in enumerate(told):
         lost[at] = failed[rows].any()
-        flips[at] = lost[at] or len(set(answers.predictions[rows].tolist())) > 1
+        flips[at] = broken[rows].any() or len(set(answers.predictions[rows].tolist())) > 1
         apart = [np.abs(outputs[a] - outputs[b]).sum() / 2 for a, b in combinations(rows, 2)]
         moved[at] = 0.0 if lost[at] else np.mean(apart)
     sample = draws.of(np.array([rows[0] for rows in told]))  # a family is drawn as one
