@@ -55,6 +55,8 @@ def test_conditions_are_categories_and_quarters():
     assert sizes == [70, 70, 70, 70]
     ends = [name.removeprefix("age=").split("..") for name in ages]
     assert [one for one in ends if "" in one] == [["", ends[0][1]], [ends[3][0], ""]], "of one row each: not named"
+    inputs[20:, 0] = 5.0
+    assert {"age=known", "age=missing"} <= set(conditions_of(inputs, COLUMNS, 1).names), "one range has no end to name"
     few = conditions_of(inputs, COLUMNS, 25)
     assert "age=missing" not in few.names
     assert few.widths[0] == few.nums[0] + 1

@@ -92,7 +92,7 @@ def _cut(column: Column, values: Array) -> tuple[Array, list[str], Array]:
     # The ends of the whole range are not named: they are cells of one row each.
     lows = [f"{seen[start]:.6g}" if start else "" for start in starts]
     highs = [f"{seen[end - 1]:.6g}" if end < len(seen) else "" for end in ends]
-    labels = [f"{low}..{high}" for low, high in zip(lows, highs, strict=True)]
+    labels = [f"{low}..{high}" if low or high else "known" for low, high in zip(lows, highs, strict=True)]
     return codes, [*labels, "missing"], np.append(ends - starts, len(values) - len(seen))
 
 
