@@ -6,13 +6,17 @@ import string
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import assay.report
 from assay import engine, registry
 from assay.data.quality.personal import KINDS
 from assay.errors import UsageError
+from assay.estimation.effects import Effect
+from assay.matrix import _only_against_both
 from assay.report.phrases import LANGUAGES, Phrases
 from assay.tasks import Argmax, Identity, Regression, task_of
 from assay.values import System
@@ -99,6 +103,15 @@ def test_every_reason_of_the_engine_is_said_in_chinese(small_data):
         assert CHINESE.search(said)
         assert not re.search(r"[A-Za-z]{3,} [A-Za-z]{3,}", said), said
         assert str(Phrases("en").reason(reason)) == reason
+
+
+def test_why_a_difference_was_taken_back_is_said_in_chinese():
+    seen = Effect(("p", "accuracy", ""), 0.1, 0.05, 0.15, "better", 0.95, "paired", "test rows")
+    one = SimpleNamespace(replicates=np.zeros(2))
+    for spread in ({}, {("other", "accuracy", ""): (0.0,)}):
+        reason = _only_against_both(seen, one, spread).reason
+        assert reason
+        assert "<span" not in str(Phrases("zh").reason(reason))
 
 
 def test_an_unknown_reason_is_shown_as_it_is():
