@@ -82,7 +82,7 @@ def enter(query: Query, inputs: Array, *, like: Query | None = None) -> Entry:
     model does not show its encoding, the numeric columns alone, from their means. Pictures: pixels, from the mean
     picture. Texts: vectors of tokens, from zero vectors at as many places. Units are those of `like`, if given.
     """
-    kind = query.system.data.modality
+    kind, background = query.system.data.modality, (like or query).background  # the same rows, and chosen already
     if kind == "text" or (kind == "table" and query.can_embed):
         here = query.embedded(inputs)
 
@@ -91,13 +91,13 @@ def enter(query: Query, inputs: Array, *, like: Query | None = None) -> Entry:
 
         if kind == "text":
             return Entry(here.vectors, np.zeros_like(here.vectors[:1]), pull, _runs(query, inputs))
-        start = np.nanmean(query.embedded(query.background).vectors, axis=0, keepdims=True, dtype=np.float64)
+        start = np.nanmean(query.embedded(background).vectors, axis=0, keepdims=True, dtype=np.float64)
         return Entry(here.vectors, np.asarray(start, dtype=np.float32), pull, _columns(like or query, here.tokens))
 
     def plain(points: Array, owner: Array, objective: Objective) -> tuple[Array, Array]:
         return query.logits_and_gradients(points, lambda f, at: objective(f, owner[at]))
 
-    rows, mean = inputs.astype(np.float32), _curves.mean_row(query.background, query.columns)
+    rows, mean = inputs.astype(np.float32), _curves.mean_row(background, query.columns)
     starts = np.where(query.numeric, mean.astype(np.float32), rows)  # categories have no way from one to another
     by_unit = _patches(query) if kind == "image" else _columns(like or query, None)
     return Entry(rows, starts, plain, by_unit, _inside(query))
