@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from assay.commands.files import open_file
 from assay.commands.sources import open_system
+from assay.data import picture_files
 from assay.errors import DataError, UsageError
 from cli_kit import Run, runner
 
@@ -53,6 +55,60 @@ def test_folders_named_as_splits_are_the_splits(tmp_path: Path) -> None:
     pictures(tmp_path / "p" / "test", 6, colour=True)
     data, _ = open_file(str(tmp_path / "p"), "", [], "")
     assert (len(data.splits["test"]), data.columns[0].shape) == (6, (3, 12, 12))
+
+
+def test_folders_that_look_like_splits_are_never_classes(tmp_path: Path) -> None:
+    for name in ("Train", "val", "test"):
+        pictures(tmp_path / "p" / name, 10)
+    data, _ = open_file(str(tmp_path / "p"), "", [], "")
+    assert data.classes == ("cat", "dog")
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 10, "validation": 10, "test": 10}
+    pictures(tmp_path / "p" / "extra", 4)
+    with pytest.raises(DataError, match="holds Train, test, val, named as splits are, among Train, extra, test, val"):
+        open_file(str(tmp_path / "p"), "", [], "")
+    (tmp_path / "p" / "test").rename(tmp_path / "test")
+    with pytest.raises(DataError, match="named as splits are"):
+        open_file(str(tmp_path / "p"), "", [], "")
+    for name in ("test", "drug"):  # of a trial: classes, as no folders are in them
+        pictures(tmp_path / "q" / name, 20)
+        for path in sorted((tmp_path / "q" / name).glob("*/*.png")):
+            path.rename(tmp_path / "q" / name / path.name)
+        for folder in ("cat", "dog"):
+            (tmp_path / "q" / name / folder).rmdir()
+    assert open_file(str(tmp_path / "q"), "", [], "")[0].classes == ("drug", "test")
+
+
+def test_what_memory_does_not_hold_is_told_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path / "pets")
+    seen, decoded = [], picture_files._decoded
+    monkeypatch.setattr(picture_files, "_decoded", lambda *given: seen.append(given) or decoded(*given))
+    monkeypatch.setattr(picture_files, "_most_bytes", lambda: 20 * 144 - 1)
+    with pytest.raises(DataError, match=r"(?s)20 pictures of 12 × 12 take 0\.0 GB.*size = \[32, 32\]"):
+        open_file(str(tmp_path / "pets"), "", [], "")
+    assert len(seen) == 1
+    monkeypatch.setattr(picture_files, "MOST_PIXELS", 143)
+    with pytest.raises(DataError, match="more than 143 pixels"):
+        open_file(str(tmp_path / "pets"), "", [], "")
+
+
+def test_damage_and_odd_names_are_problems_of_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sorted(pictures(tmp_path, 20))
+    (tmp_path / made[1]).write_bytes(b"")
+    rows = [*made[:2], "x" * 300 + ".png", "../none.png", *made[4:]]
+    table = tmp_path / "t.csv"
+    table.write_text("file,kind\n" + "\n".join(f"{name},{made[at][:3]}" for at, name in enumerate(rows)) + "\n")
+    (tmp_path / "t.csv.toml").write_text('image = "file"')
+    with pytest.raises(
+        DataError, match=r"in 3 rows \(2, 3, 4\): 002.png: an empty file, x+.*none.png: there is no such"
+    ):
+        open_file(str(table), "kind", [], "")
+
+    def damaged(_: object) -> None:
+        raise struct.error("required argument is not an integer")  # as Pillow does for some damaged turns
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", damaged)
+    with pytest.raises(DataError, match="no whole PNG or JPEG"):
+        open_file(str(table), "kind", [], "")
 
 
 def test_a_table_names_files_groups_and_splits(assay: Run, tmp_path: Path) -> None:

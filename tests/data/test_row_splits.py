@@ -1,3 +1,5 @@
+import datetime
+
 import numpy as np
 import polars as pl
 import pytest
@@ -5,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assay.data import Declaration, Splits, from_frame
+from assay.data._problems import Problems
+from assay.data._times import times_of
 from assay.data.splits import TEST, TRAIN, VALIDATION, assign, carve, keyed_hash
 from assay.errors import DataError
 
@@ -100,3 +104,17 @@ def test_wrong_split_values_and_empty_splits():
 def test_shares_are_bounded(wrong, problem):
     with pytest.raises(DataError, match=problem):
         Splits(**wrong)
+
+
+@pytest.mark.parametrize("days", [["05-03-24", "06-03-24"], ["1/2/24", "2/2/24"], ["24.1.2"], ["99-12-31 10:00"]])
+def test_a_year_of_two_digits_is_told_and_not_taken_for_the_first_century(days):
+    problems = Problems()
+    assert times_of(pl.Series("day", days), problems) is None
+    assert "holds no time" in str(problems.errors[0])
+
+
+@pytest.mark.parametrize("cell", [datetime.time(1), datetime.timedelta(days=1), ["2024-01-01"]])
+def test_a_column_of_another_type_than_time_is_told(cell):
+    problems = Problems()
+    assert times_of(pl.Series("day", [cell]), problems) is None
+    assert "is of type" in str(problems.errors[0])

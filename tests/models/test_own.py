@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from torch import Tensor, nn
 
 from assay import registry
 from assay.access.references import reference_models
-from assay.errors import ModelError
+from assay.errors import ModelError, TreatmentError
 from assay.models import BUILDERS, RESOLVERS, Architecture, architecture, build, by_onnxruntime
 from assay.models.adapters.module import ModuleModel
 from assay.models.own import is_all_ours, like
+from assay.models.sparse import can_be_sparse
 from assay.observe import Ledger, Workspace
-from assay.story import compare_treatments, system_of
+from assay.story import compare_treatments, system_of, treat
 from assay.tasks import task_of
 from assay.train import TrainRecipe, TrainSettings, with_recipe
 from assay.values import Column, Data, System
@@ -266,6 +268,7 @@ def test_a_graph_that_was_exported_before_is_not_taken_for_a_network_of_the_same
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "training.md"
 LOAD = """
 import sys
+import warnings
 import assay
 from assay.models.store import load_system
 
@@ -308,3 +311,60 @@ def test_the_page_runs_and_a_fresh_process_needs_its_owners_code(tmp_path: Path)
     assert command in PAGE.read_text()
     about = ("--data", "loans.csv", "--label", "paid", "--groups", "sex", "--probes", "accuracy")
     assert "accuracy" in run("-c", command, "audit", "smoothed", *about, "--out", "dossier")
+
+
+# ------------------------------------------------------------------ code that hangs on a layer, weights made of others
+
+
+def test_a_layer_with_code_on_it_is_not_replaced(small_data: Data) -> None:
+    module = net()
+    module[1].register_forward_hook(lambda layer, given, made: made * 0.1)
+    system = bare(small_data, module)
+    rows = small_data.splits["test"].inputs
+    before = system.model.outputs(rows)
+    treated = treat(system, "quantize_int8")
+    assert np.abs(treated.model.outputs(rows) - before).max() < 0.05 * np.abs(before).max()
+    assert list(treat(system, "factor_low_rank", options={"share": 0.9}).lineage[0].outcome["ranks"]) == ["3"]
+    assert list(can_be_sparse(module)) == ["3"]
+
+
+def test_factors_of_normed_weights_are_not_pruned_to_no_direction(small_data: Data) -> None:
+    module = net()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        nn.utils.weight_norm(module[1])
+    system, rows = bare(small_data, module), small_data.splits["test"].inputs
+    assert np.isfinite(system.model.outputs(rows)).all()
+    treated = treat(system, "prune_magnitude", options={"sparsity": 0.9})
+    assert np.isfinite(treated.model.outputs(rows)).all()
+
+
+def test_norms_without_weights_are_refused_by_name(small_data: Data) -> None:
+    for norm in (nn.BatchNorm1d(8, affine=False), nn.BatchNorm1d(8, track_running_stats=False)):
+        module = nn.Sequential(nn.Linear(4, 8), norm, nn.ReLU(), nn.Linear(8, 2)).eval()
+        with pytest.raises(TreatmentError, match="cannot be taken out safely"):
+            treat(bare(small_data, module), "prune_channels")
+
+
+class TiedAfterwards(nn.Module):
+    """A last linear layer in name that is none in use, and the same weights in two places."""
+
+    def __init__(self, *, ends_there: bool) -> None:
+        super().__init__()
+        self.begin, self.last, self.head = nn.Linear(4, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+        self.wide = nn.Linear(4, 4)
+        self.head.weight = self.last.weight
+        if ends_there:
+            del self.wide
+
+    def forward(self, rows: Tensor) -> Tensor:
+        rows = self.wide(rows) if hasattr(self, "wide") else rows
+        out: Tensor = self.head(torch.relu(self.last(torch.relu(self.begin(rows)))))
+        return out
+
+
+@pytest.mark.parametrize("ends_there", [True, False])
+def test_a_last_layer_that_is_shared_or_elsewhere_is_refused(small_data: Data, ends_there: bool) -> None:
+    system = bare(small_data, TiedAfterwards(ends_there=ends_there).eval())
+    with pytest.raises(TreatmentError, match="those of another, too" if ends_there else "not that of a last linear"):
+        treat(system, "retrain_last_layer")

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from assay.data.quality.reference import reference_of
+from assay.data.quality.reference import _cells, reference_of
 from assay.errors import ServeError
 from assay.observe import Workspace
 from assay.serve.admission import Served, admit
-from assay.serve.monitor import Monitor
+from assay.serve.monitor import AT_ONCE, Monitor
+from assay.serve.oip import coder_of
 from assay.serve.routes import build
 from assay.serve.worker import Worker
 from assay.story import audit, file
@@ -31,7 +32,7 @@ def monitored(served: Served, tiny: System) -> Served:
 
 
 def watching(served: Served, window: int = 1000) -> Monitor:
-    return Monitor(served.data.columns, served.reference, served.task.classes, window)
+    return Monitor(served.columns_told, served.reference, served.task.classes, window)
 
 
 def rows_of(served: Served, num: int, seed: int) -> tuple[Array, Array]:
@@ -63,7 +64,7 @@ def test_other_rows_are_noticed_within_a_window_and_so_is_the_end(
     assert monitor.last is not None
     assert monitor.last.drifted == ("age",)
     assert "differ from those that were measured: age" in monitor.warnings[0]
-    assert monitor.outside["age"] == 2 * int((older[:, 0] > 90).sum()) > 100
+    assert monitor.outside["age"] == 2 * int(((older[:, 0] > 90) | (older[:, 0] < 17)).sum()) > 100
     monitor.seen(inputs, answers)
     assert monitor.warnings == ()
     assert monitor.alarms == {"age": 2}
@@ -71,6 +72,43 @@ def test_other_rows_are_noticed_within_a_window_and_so_is_the_end(
     assert said[0].startswith("drift: age, in the 1000 rows until ")
     assert said[1].startswith("no drift any more")
     assert len(said) == 2
+
+
+def test_what_is_counted_as_outside_finds_no_single_persons_number(served: Served, tiny: System) -> None:
+    exact = replace(served.data.columns[0], low=30.0, high=31.0)  # as the owner's folder has it: of two persons
+    known = replace(served, data=replace(served.data, columns=(exact, *served.data.columns[1:])))
+    assert (known.columns_told[0].low, known.columns_told[0].high) == (17, 90)
+    monitor = Caller(*build(known, Worker(known.answer), key_of(KEY))).service.monitor
+    monitor.seen(tiny.data.splits["test"].inputs, np.zeros(800, np.int64))
+    monitor.count()
+    assert monitor.outside["age"] == 0
+
+
+def test_numbers_that_were_missing_are_counted(served: Served) -> None:
+    data = replace(served.data, source={"imputed": {"age": 41.0}})
+    rows = coder_of(data, ()).rows([GOOD, {**GOOD, "age": None}, {**GOOD, "job": None, "age": None}])
+    assert rows.filled == {"age": 2}
+    monitor = watching(served)
+    monitor.seen(rows.inputs, np.zeros(3, np.int64), rows.filled)
+    assert monitor.to_json()["missing_or_unknown"] == {"age": 2, "job": 1, "sex": 0}
+
+
+def test_a_long_window_keeps_few_rows_in_memory(monitored: Served) -> None:
+    monitor = watching(monitored, 10_000_000)
+    inputs, answers = rows_of(monitored, 10, 5)
+    for _ in range(350):
+        monitor.seen(inputs, answers)
+        assert len(monitor._waiting) * 10 < AT_ONCE
+    monitor.count()
+    assert (monitor.num_rows, monitor._in_window, monitor.num_windows) == (3500, 3500, 0)
+
+
+def test_a_rare_cell_is_not_what_the_others_leave() -> None:
+    told: dict[bytes, list[int]] = {}
+    for rare in range(5):
+        values = np.repeat([0.0, 1.0, 2.0], [120 - rare, 60, rare])
+        told.setdefault(_cells("job", 3, values).shares.tobytes(), []).append(rare)
+    assert sorted(told.values()) == [[0, 1, 2], [3, 4]]
 
 
 def test_answers_alone_can_drift(monitored: Served) -> None:

@@ -53,7 +53,7 @@ def run(
     worker = Worker(served.answer)
     opened = None if limit is None else open_counts(limit, served.model.digest, is_new=new_counts)
     with _dated_log(), nullcontext() if opened is None else closing(opened), listen(host, port) as sock:
-        monitor = Monitor(served.data.columns, served.reference, served.task.classes, watched[0])
+        monitor = Monitor(served.columns_told, served.reference, served.task.classes, watched[0])
         gate, _ = build(served, worker, key, opened, monitor)
         gate.log = None if watched[1] is None else RequestsLog(watched[1])
         _announce(served, console)

@@ -26,11 +26,14 @@ def times_of(series: pl.Series, problems: Problems) -> Array | None:
     """Seconds or numbers `(N,)` float64; None when a cell cannot be told, which is then among the problems.
 
     A date whose day comes first (31/1/2024) is not read: 1/2/2024 could be either, and the split would be wrong in
-    silence. A time zone is not read either.
+    silence; nor one whose year has two digits, which may be its first or its last. A time zone is not read either.
 
     >>> times_of(pl.Series(["1970-01-02", "1970/1/1"]), Problems()).tolist()
     [86400.0, 0.0]
     """
+    if not (series.dtype.is_numeric() or series.dtype in (pl.String, pl.Boolean, pl.Date, pl.Datetime)):
+        problems.error(f"column {series.name!r}, by which rows are split, is of type {series.dtype}", _ALLOWED)
+        return None
     times = _read(series)
     wrong = np.isnan(times)
     if not wrong.any():
@@ -50,6 +53,7 @@ def _read(series: pl.Series) -> Array:
     if numbers.null_count() == series.null_count():
         return numbers_of(numbers)
     text = pl.col("time").str.strip_chars().str.strip_suffix("Z")
+    text = pl.when(text.str.contains(r"^\d{4}\D")).then(text)  # else 05-03-24 would be a day of the year 5
     days = [text.str.to_date(one, strict=False).cast(pl.Datetime("us")) for one in _DAYS]
     clocks = [text.str.to_datetime(one, strict=False, time_unit="us") for one in _FORMATS]
     read = series.rename("time").to_frame().select(pl.coalesce([*days, *clocks])).to_series()

@@ -200,6 +200,8 @@ def _is_plain(layer: nn.Module) -> bool:
     """Whether channel j is read, and made, at place j alone. Exactly these kinds: one made from them may do more."""
     if type(layer) not in (*PLAIN, *PASSING) or layer._forward_hooks or layer._forward_pre_hooks:
         return False
+    if isinstance(layer, NORMS) and (layer.weight is None or getattr(layer, "running_mean", layer.weight) is None):
+        return False  # nothing of it can be cut
     if isinstance(layer, nn.Conv2d):
         own = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
         return own and layer.dilation == (1, 1)

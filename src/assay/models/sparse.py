@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from assay.errors import ModelError, Problem
 from assay.models import Architecture, register_architecture
-from assay.models.wrapped import build_base, named_base, resolve_base, swap
+from assay.models.wrapped import build_base, has_hooks, named_base, resolve_base, swap
 from assay.values import Column
 
 NAME = "sparse"
@@ -107,6 +107,7 @@ def can_be_sparse(module: nn.Module) -> dict[str, Layer]:
         for name, layer in module.named_modules()
         if (type(layer) is nn.Linear or (type(layer) is nn.Conv2d and _is_plain(layer)))
         and name.rpartition(".")[2] != "head"
+        and not has_hooks(layer)
     }
 
 

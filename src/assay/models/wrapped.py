@@ -46,8 +46,13 @@ def resolve_base(columns: Sequence[Column], params: Mapping[str, Any]) -> Mappin
 
 
 def linear_layers(module: nn.Module) -> dict[str, nn.Linear]:
-    """Every plain linear layer by its dotted name."""
-    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear}
+    """Every plain linear layer, without code of its own on it, by its dotted name."""
+    return {name: layer for name, layer in module.named_modules() if type(layer) is nn.Linear and not has_hooks(layer)}
+
+
+def has_hooks(layer: nn.Module) -> bool:
+    """Whether code hangs on a layer, which whatever takes its place would lose."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def swap(module: nn.Module, layers: Mapping[str, nn.Module]) -> None:

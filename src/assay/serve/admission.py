@@ -46,6 +46,11 @@ class Served:
     limit: QueryLimit | None = None  # of rows a key: part of the digest that was signed
     reference: Reference | None = None  # what the test rows looked like; an older dossier does not say
 
+    @property
+    def columns_told(self) -> tuple[Column, ...]:
+        """The columns as the open part tells them, where no end of a range is a single person's."""
+        return columns_of(self.dossier.about["data"]["columns"])
+
     def probabilities(self, inputs: Array) -> Array:
         """Inputs `(M, ...)` to probabilities `(M, K)`, or values `(M, 1)`; a NaN row is one that errored."""
         return self.task.probabilities(self.task.logits(self.model.outputs(inputs), self.model.outputs_are))

@@ -29,6 +29,7 @@ class Rows:
 
     inputs: Array
     codes: Array
+    filled: Mapping[str, int] = field(default_factory=dict)  # by column: missing numbers that got the median
 
 
 def refuse(what: str, allowed: str = "", next: str = "") -> NoReturn:
@@ -97,7 +98,12 @@ class Coder:
         codes = self.group_codes(instances, problems)
         if problems:
             raise Refusal(422, "rows", problems)
-        return Rows(np.zeros((0, 0)) if found is None else found, codes)
+        filled = {} if plain is not None else self._filled(instances)
+        return Rows(np.zeros((0, 0)) if found is None else found, codes, filled)
+
+    def _filled(self, instances: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+        numbers = [column.name for column in self.data.columns if column.kind == "numeric"]
+        return {name: num for name in numbers if (num := sum(row[name] is None for row in instances))}
 
     def group_codes(self, instances: Sequence[Any], problems: list[Problem]) -> Array:
         """Codes `(M, G)` of the groups that the decision rule reads; missing ones are problems."""

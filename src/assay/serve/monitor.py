@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from assay.values import Array, Column, modality
 __all__ = ["LEAST_INDEX", "LEVEL", "WINDOW", "Monitor"]
 
 WINDOW = 1000  # rows
+AT_ONCE = 1000  # rows that wait to be counted, however long the window is
 LEVEL = 0.001  # of a window's smallest p-value, corrected: one false alarm in a thousand windows, or fewer
 LEAST_INDEX = 0.1  # of the stability index: less is no change that matters, however sure it is
 RULE = (
@@ -41,8 +42,10 @@ class Window:
 class Monitor:
     """Counts answered rows by cells, and compares each full window of them with the reference; nothing is stored.
 
-    The rows of a window that is not yet counted are in memory, at most `window` of them and one request more. Counts
-    begin anew with the process. Without a reference (an older dossier, or under 100 test rows) only counts are kept.
+    `columns` are those of the open part: whoever may ask would else find a single person's number, the end of a range,
+    by asking about others until one is counted as outside. At most 1,000 rows and one request more wait in memory to be
+    counted. Counts begin anew with the process. Without a reference (an older dossier, or under 100 test rows) only
+    counts are kept.
     """
 
     columns: Sequence[Column]
@@ -61,12 +64,13 @@ class Monitor:
     _counts: list[Array] = field(default_factory=list, init=False, repr=False)
     _in_window: int = field(default=0, init=False)
 
-    def seen(self, inputs: Array, answers: Array) -> None:
-        """Rows `(M, ...)` that were answered, and their answers `(M,)` or `(M, L)`."""
+    def seen(self, inputs: Array, answers: Array, filled: Mapping[str, int] | None = None) -> None:
+        """Rows `(M, ...)` that were answered, their answers `(M,)` or `(M, L)`, and by column how many were filled."""
+        self.missing.update(filled or {})
         is_table = inputs.ndim == 2
         self._waiting.append((inputs if is_table else described(self.columns, inputs), answers))
         self._num_waiting += len(inputs)
-        if self._in_window + self._num_waiting >= self.window:
+        if self._num_waiting >= AT_ONCE or self._in_window + self._num_waiting >= self.window:
             self.count()
 
     def count(self) -> None:

@@ -42,7 +42,7 @@ def build(
         what = f"{served.name} has a limit of rows a key, and nothing holds to it"
         raise ServeError(Problem(what, next="Open its counts: assay.serve.counts.open_counts"))
     state = State()
-    monitor = monitor or Monitor(served.data.columns, served.reference, served.task.classes)
+    monitor = monitor or Monitor(served.columns_told, served.reference, served.task.classes)
     service = Service(served, worker, state, coder_of(served.data, served.group_columns), monitor, counts)
     router = Router(service.routes(), redirect_slashes=False)
     evidence = (
@@ -214,7 +214,7 @@ class Service:
         with self._counted(request, len(rows.inputs)):
             probabilities, answers = await self.worker.ask(rows.inputs, rows.codes)
         _finite(probabilities)
-        self.monitor.seen(rows.inputs, answers)
+        self.monitor.seen(rows.inputs, answers, rows.filled)
         request.state.rows = len(rows.inputs)
         return probabilities, answers
 

@@ -16,6 +16,7 @@ from assay.values import Split, Task
 
 BATCH = 32  # rows whose gradient is squared: smaller tells units apart better, larger is faster
 FITS = "nn.Sequential of plain layers, MLP, ImageNetwork (LeNet, VGG, residual), Transformer, RNN, LSTM or GRU"
+FACTORS = ("_g", "_v")  # of torch.nn.utils.weight_norm: a direction of zeros is no direction
 PRUNED = (nn.Linear, nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, nn.MultiheadAttention)
 
 
@@ -92,7 +93,8 @@ def prunable(module: nn.Module) -> list[tuple[Tensor, Tensor]]:
     found: dict[int, tuple[Tensor, Tensor]] = {}  # a weight that is shared counts once
     for layer in module.modules():
         for name, parameter in layer.named_parameters(recurse=False):
-            if not isinstance(layer, PRUNED) or not name.startswith(("weight", "in_proj_weight")):
+            is_weight = name.startswith(("weight", "in_proj_weight")) and not name.endswith(FACTORS)
+            if not isinstance(layer, PRUNED) or not is_weight:
                 continue
             counts = torch.ones_like(parameter, dtype=torch.bool)
             if isinstance(layer, nn.Embedding) and layer.padding_idx is not None:

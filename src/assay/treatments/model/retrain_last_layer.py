@@ -52,7 +52,7 @@ def retrain_last_layer(system: System, *, columns: Sequence[str] | None = None, 
     module = copy.deepcopy(before.module)
     layer = last_linear(module)
     found = None if layer is None else features(module, layer, split.inputs)
-    _common.refuse("retrain_last_layer", system, [_does_not_end_there(layer, found)])
+    _common.refuse("retrain_last_layer", system, [_does_not_end_there(layer, found), _is_shared(module, layer)])
     head, (seen, _) = _common.known(layer), _common.known(found)
     codes, _ = _common.cells(split.groups, names)
     weights = cell_weights(codes, split.labels, seen)
@@ -102,8 +102,16 @@ def _does_not_end_there(layer: nn.Linear | None, found: tuple[Tensor, Tensor] | 
     if layer is None or found is None:
         return Problem(what, "a network that ends in a linear layer")
     with torch.no_grad():
-        ends = torch.allclose(layer(found[0]), found[1], rtol=1e-4, atol=1e-5, equal_nan=True)
+        own = functional.linear(found[0], layer.weight, layer.bias)
+    ends = own.shape == found[1].shape and torch.allclose(own, found[1], rtol=1e-4, atol=1e-5, equal_nan=True)
     return _common.unless(ends, what, "a network that ends in a linear layer")
+
+
+def _is_shared(module: nn.Module, layer: nn.Linear | None) -> Problem | None:
+    """A weight that other layers use too would change what the last one reads."""
+    num = 0 if layer is None else sum(one is layer.weight for _, one in module.named_parameters(remove_duplicate=False))
+    what = "the weights of its last layer are those of another, too"
+    return _common.unless(num <= 1, what, "a last layer with weights of its own")
 
 
 def cell_weights(codes: Array, labels: Array, seen: Tensor) -> Tensor:

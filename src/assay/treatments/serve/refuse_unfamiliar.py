@@ -107,10 +107,10 @@ def _does_not_run(model: ModuleModel, system: System, score: str) -> Problem | N
     layer, seen = last_linear(model.module), list[torch.Tensor]()
     hook = layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     try:
-        model.outputs(system.data.splits["validation"].inputs[:1])
+        num = len(model.outputs(system.data.splits["validation"].inputs[:2]))  # batch norms may need two
     finally:
         hook.remove()
-    fine = bool(seen) and seen[-1].numel() == layer.in_features
+    fine = bool(seen) and seen[-1].numel() == num * layer.in_features
     what = "what its last linear layer reads is not one embedding a row"
     return _common.unless(fine, what, "a network that runs through it", 'Use score="energy"')
 
