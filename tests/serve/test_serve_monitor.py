@@ -104,11 +104,14 @@ def test_a_long_window_keeps_few_rows_in_memory(monitored: Served) -> None:
 
 
 def test_a_rare_cell_is_not_what_the_others_leave() -> None:
-    told: dict[bytes, list[int]] = {}
     for rare in range(5):
-        values = np.repeat([0.0, 1.0, 2.0], [120 - rare, 60, rare])
-        told.setdefault(_cells("job", 3, values).shares.tobytes(), []).append(rare)
-    assert sorted(told.values()) == [[0, 1, 2], [3, 4]]
+        told, other = (
+            _cells("job", 3, np.repeat([0.0, 1.0, 2.0], counts)).shares.tolist()
+            for counts in ([120 - rare, 60, rare], [120 - rare, 60 + rare, 0])
+        )
+        assert told == other
+        assert round(sum(told), 3) == 1
+    assert _cells("job", 3, np.repeat([0.0, 1.0, 2.0], [90, 3, 4])).shares[1:].tolist() == [0.024055] * 3
 
 
 def test_answers_alone_can_drift(monitored: Served) -> None:

@@ -97,10 +97,10 @@ def described(columns: Sequence[Column], inputs: Array) -> Array:
 def reference_of(data: Data, answers: Array | None) -> Reference | None:
     """Shares of cells of the test rows, which every measurement stands for, and of their `answers (N,)` where known.
 
-    Numbers are told apart at deciles rounded to a power of ten, so that no edge is a cell of somebody. Rows of a cell
-    are told to the nearest five, so that a rare one is not what the others leave of the whole; cells of fewer than five
-    show the mean of their shares (0 where they have fewer than five together). At most 10,000 rows, evenly taken. None
-    for fewer than 100 test rows or more than 1,000 columns.
+    Numbers are told apart at deciles rounded to a power of ten, so that no edge is a cell of somebody. Cells of fewer
+    than five rows show the mean of their shares; where they have fewer than five together 0, and the smallest other
+    cell is told with their rows, which would else be what all others leave of the whole. Others show three digits. At
+    most 10,000 rows, evenly taken. None for fewer than 100 test rows or more than 1,000 columns.
     """
     split = data.splits.get("test")
     if split is None or len(split) < FEWEST_ROWS or len(data.columns) > MOST_COLUMNS:
@@ -121,16 +121,12 @@ def _cells(name: str, num: int | None, values: Array) -> Cells:
     edges = _edges(values[np.isfinite(values)]) if num is None else None
     empty = Cells(name, edges, np.zeros(num + 1 if edges is None else len(edges) + 2))  # type: ignore[operator]
     counted = empty.counts(values)
-    is_rare = counted < FEWEST_IN_CELL
-    told = _to_five(counted)
+    told, is_rare = counted.astype(np.float64), counted < FEWEST_IN_CELL
     together = counted[is_rare].sum()
-    told[is_rare] = _to_five(together) / is_rare.sum() if together >= FEWEST_IN_CELL else 0
-    return Cells(name, edges, np.round(told / len(values), 6))
-
-
-def _to_five(counts: Array) -> Array:
-    found: Array = np.floor(counts / FEWEST_IN_CELL + 0.5) * FEWEST_IN_CELL
-    return found
+    told[is_rare] = together / is_rare.sum() if together >= FEWEST_IN_CELL else 0
+    if together < FEWEST_IN_CELL:  # a test of shares joins these cells as well
+        told[np.where(is_rare, np.inf, told).argmin()] += together
+    return Cells(name, edges, np.where(is_rare, np.round(told / len(values), 6), np.round(told / len(values), 3)))
 
 
 def _edges(values: Array) -> Array:
