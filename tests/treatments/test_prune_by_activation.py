@@ -34,10 +34,14 @@ def small(small_data):
 def given_to(module, inputs):
     """What each layer takes, written down by hand."""
     seen = {}
-    for name, layer in can_be_sparse(module).items():
+    handles = [
         layer.register_forward_pre_hook(lambda _, one, name=name: seen.setdefault(name, one[0].detach()))
+        for name, layer in can_be_sparse(module).items()
+    ]
     with torch.no_grad():
         module(tensors(module, inputs))
+    for handle in handles:
+        handle.remove()
     return seen
 
 
