@@ -86,7 +86,11 @@ def kernel_errors(stated: Array, happened: Array, draws: Draws) -> list[Estimate
 
 
 def _estimate(point: tuple[float, float, float], replicates: Array, lost: Estimate) -> Estimate:
-    """With the share of rows that are not scored, each a gap of 1; both widths are added as squares (MOVER)."""
+    """With the share of rows that are not scored, each a gap of 1; both widths are added as squares (MOVER).
+
+    Where the scored rows may be without error, only those that are not scored say that there is any: their lower limit.
+    (The value cannot be below 0, so it is too large on average there, and the squares took its excess for evidence.)
+    """
     value, norm, reach = point
     failed, few, many = (float(one or 0.0) if lost.value else 0.0 for one in (lost.value, lost.low, lost.high))
     without = 0.0 if lost.replicates is None else lost.replicates
@@ -94,7 +98,7 @@ def _estimate(point: tuple[float, float, float], replicates: Array, lost: Estima
     whole = failed + rest * value
     return Estimate(
         whole,
-        whole - float(np.hypot(rest * (value - low), (1 - value) * (failed - few))),
+        whole - float(np.hypot(rest * (value - low), (1 - value) * (failed - few))) if low > 0 else few,
         min(1.0, whole + float(np.hypot(rest * (high - value), (1 - value) * (many - failed)))),
         METHOD,
         without + (1 - without) * replicates,
