@@ -9,6 +9,7 @@ import numpy as np
 
 from assay.registry import treatment
 from assay.treatments import _common, _counts
+from assay.units.told import FEWEST_ROWS
 from assay.values import Array, System
 
 
@@ -63,7 +64,7 @@ def _told(groups: Array, labels: Array, weights: Array) -> dict[str, float | str
     So does, beside the totals, Kish's number: how many rows of equal weight would give a mean as certain as these do.
     """
     sizes = np.unique(np.stack([groups, labels], axis=1), axis=0, return_counts=True)[1]
-    if sizes.min() < _counts.FEWEST_ROWS:
+    if sizes.min() < FEWEST_ROWS:
         return {"weights_left_out": f"{_counts.FEW} rows of a group and label"}
     effective = float(weights.sum(dtype=np.float64) ** 2 / np.square(weights, dtype=float).sum())
     smallest, largest = float(weights.min()), float(weights.max())

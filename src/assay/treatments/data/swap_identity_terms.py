@@ -12,6 +12,7 @@ from assay.registry import treatment
 from assay.treatments import _common, _counts
 from assay.treatments.data import _rows
 from assay.units.people import AXES, swapped_texts, terms
+from assay.units.told import FEWEST_ROWS
 from assay.values import Data, Groups, Split, System
 
 
@@ -99,7 +100,7 @@ def _swapped_groups(groups: Groups, axis: str, names: Sequence[str]) -> Groups:
 def _by_class(data: Data, copies: _Copies) -> dict[str, int | str]:
     """Copies of an axis by class, and about how many group values were swapped; few are not told."""
     labels = copies.split.labels
-    found = {"groups_swapped": _counts.FEW if 0 < copies.num_groups < _counts.FEWEST_ROWS else copies.num_groups}
+    found = {"groups_swapped": _counts.FEW if 0 < copies.num_groups < FEWEST_ROWS else copies.num_groups}
     return found | _counts.told(
         {f"label {name}": int((labels == code).sum()) for code, name in enumerate(data.classes)}
     )

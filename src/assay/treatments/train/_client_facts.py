@@ -15,7 +15,7 @@ from assay.models import tensors
 from assay.models.adapters.module import evaluation, rows_a_batch
 from assay.train import task_loss
 from assay.train.federation import Federation, LocalWork
-from assay.treatments import _counts
+from assay.units.told import FEWEST_ROWS
 from assay.values import Array, Data, Split, Task
 
 MOST_CLIENTS = 100
@@ -58,9 +58,9 @@ def told_labels(labels: Array, num_classes: int, *, skew: str) -> dict[str, Any]
     {'labels_left_out': 'fewer than 10 rows of a label'}
     """
     counts = np.bincount(labels, minlength=num_classes)
-    few = counts[(counts > 0) | skew.startswith("column:")] < _counts.FEWEST_ROWS
+    few = counts[(counts > 0) | skew.startswith("column:")] < FEWEST_ROWS
     if few.any():
-        return {"labels_left_out": f"fewer than {_counts.FEWEST_ROWS} rows of a label"}
+        return {"labels_left_out": f"fewer than {FEWEST_ROWS} rows of a label"}
     return {"labels": counts.tolist()}
 
 
@@ -76,8 +76,8 @@ class _Look:
         """The facts of one client."""
         federation = self.federation
         rows = self.work.clients[client].numpy()
-        if len(rows) < _counts.FEWEST_ROWS:
-            return {"client": client, "left_out": f"fewer than {_counts.FEWEST_ROWS} rows"}
+        if len(rows) < FEWEST_ROWS:
+            return {"client": client, "left_out": f"fewer than {FEWEST_ROWS} rows"}
         rng = keyed_rng("client facts", str(federation.seed), str(client))
         seen = np.sort(rng.permutation(rows)[:MOST_ROWS])
         found: dict[str, Any] = {"client": client, "rows": len(rows)}
