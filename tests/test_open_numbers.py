@@ -78,7 +78,7 @@ def test_no_open_file_and_no_page_says_the_number_of_one_row(filed: tuple[story.
     assert any(one.startswith("feature=hours & value=") for one in named)
     pages = [write_report(folder, out=tmp_path / f"{lang}.html", lang=lang) for lang in ("en", "zh")]
     assert {path.name: said(path) for path in (*sorted((folder / "open").iterdir()), *pages)} == {
-        name: [] for name in ("dossier.json", "policy.toml", "en.html", "zh.html")
+        name: [] for name in ("dossier.json", "policy.toml", "reference.json", "en.html", "zh.html")
     }
 
 

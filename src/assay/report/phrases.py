@@ -52,8 +52,9 @@ class Phrases:
         key, is_pair, value = text.partition("=")
         if text == "*":  # a rule over every group column, of which there was none to measure
             return self("every group column")
+        ended = f"{key} {_range(value)}" if _OPEN_ENDED.fullmatch(value) else text
         if not is_pair or key in self._columns:
-            return text
+            return ended
         if key == "feature":
             return value
         whole: str | None = self._texts["slice words"].get(text)
@@ -61,7 +62,6 @@ class Phrases:
         if ".." in value and f"{key}=.." in self._texts["slice words"]:
             return f"{self._texts['slice words'][f'{key}=..']} {_range(value)}"
         word: str | None = self._texts["slice words"].get(key)
-        ended = f"{key} {_range(value)}" if _OPEN_ENDED.fullmatch(value) else text
         return whole or (f"{word} {value}" if word else ended)
 
     def name(self, key: tuple[str, ...]) -> str:
