@@ -26,6 +26,7 @@ from assay.treatments.model.prune_channels import prune_channels
 from assay.treatments.model.prune_magnitude import prune_magnitude
 from assay.treatments.model.quantize_int8 import quantize_int8
 from assay.values import System
+from pruning_kit import draw_numbers, silence
 from support import small_images, small_texts
 
 STEP = 1e-6
@@ -63,22 +64,9 @@ def planted(name, *, params=None):
     data, params = data_of(name), params or ARCHITECTURES[name]
     module = build(name, columns=data.columns, num_outputs=2, params=params)
     module.fit_encoding(data.splits["train"])
-    random = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            if tensor.is_floating_point() and "encoder" not in key and "embedding" not in key and "rotary" not in key:
-                drawn = torch.rand(tensor.shape, generator=random)
-                tensor.copy_(drawn + 0.5 if "running_var" in key else (drawn - 0.5) * 0.8)
-    model = ModuleModel(module.eval(), architecture=Architecture(name, params))
+    module = draw_numbers(module, spared=("encoder", "embedding", "rotary"))
+    model = ModuleModel(module, architecture=Architecture(name, params))
     return System(name, model, data, task_of(data), Argmax())
-
-
-def silence(module, group, gone):
-    """What the units say is read by nobody."""
-    with torch.no_grad():
-        for cut in group.read:
-            weight = getattr(module.get_submodule(cut.layer), cut.tensor)
-            weight.index_fill_(cut.dim, cut.places[gone].reshape(-1), 0.0)
 
 
 @named

@@ -15,6 +15,7 @@ from assay.models.channels import groups_of, keep
 from assay.story import system_of
 from assay.treatments.model.prune_channels import prune_channels
 from assay.values import Data
+from pruning_kit import draw_numbers, silence
 from support import COLUMNS, GROUP_COLUMNS, make_split, small_images
 
 
@@ -47,21 +48,7 @@ def data_of(name):
 
 def planted(name):
     """Untrained, its weights drawn anew, norms included: nothing is 0 or 1 by chance."""
-    module, random = MADE[name][0](), torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, one in [*module.named_parameters(), *module.named_buffers()]:
-            if one.is_floating_point():
-                drawn = torch.rand(one.shape, generator=random)
-                one.copy_(drawn + 0.5 if "running_var" in key else (drawn - 0.5) * 0.8)
-    return module.eval()
-
-
-def silence(module, group, gone):
-    """What the units say is read by nobody."""
-    with torch.no_grad():
-        for cut in group.read:
-            weight = getattr(module.get_submodule(cut.layer), cut.tensor)
-            weight.index_fill_(cut.dim, cut.places[gone].reshape(-1), 0.0)
+    return draw_numbers(MADE[name][0]())
 
 
 @each

@@ -13,16 +13,14 @@ import numpy as np
 import polars as pl
 
 from assay.data._columns import Columns
-from assay.data._csv import parse_csv
 from assay.data._features import Table
 from assay.data._groups import code_groups
 from assay.data._labels import check_label_coverage, code_labels
-from assay.data._parquet import parse_parquet
 from assay.data._problems import Problems, names_text, rows_text
 from assay.data.coding import text_of
 from assay.data.declare import SPLIT_NAMES, Declaration, Splits, TaskName
 from assay.data.frame import _assign, _resolve, declared
-from assay.data.table import _read
+from assay.data.table import _read, parse_file
 from assay.errors import AssayError, DataError, Problem
 from assay.evidence.strict_json import loads
 from assay.values import Array, Column, Data, Split, texts
@@ -67,10 +65,7 @@ def read_declared_texts(path: str | Path, declaration: Declaration, *, text: str
     declaration = replace(declaration, features=[text], categorical=[text], leave_out=())
     path, problems = Path(path), Problems()
     raw = _read(path)
-    if path.suffix.lower() == ".parquet":
-        frame: Columns = parse_parquet(str(path), raw, is_trusted=False)
-    else:
-        frame = parse_csv(str(path), raw, declaration, problems)
+    frame = parse_file(path, raw, replace(declaration, sha256=""), problems)  # nobody compared its digest
     _resolve(frame, declaration, problems)
     if text not in frame.columns:
         problems.stop_if_any()

@@ -60,12 +60,18 @@ def read_declared(path: str | Path, declaration: Declaration) -> Data:
         what = f"{path} has {len(raw)} bytes and SHA-256 {found}"
         raise DataError(Problem(what, f"SHA-256 {declaration.sha256}", "It is truncated or was changed: restore it"))
     problems = Problems()
-    if path.suffix.lower() == ".parquet":
-        frame: Columns = parse_parquet(str(path), raw, is_trusted=bool(declaration.sha256))
-    else:
-        frame = parse_csv(str(path), raw, declaration, problems)
+    frame = parse_file(path, raw, declaration, problems)
     source = {"kind": "file", "address": path.name, "sha256": found, "num_bytes": len(raw), "name": path.stem}
     return build(frame, declaration, problems, source)
+
+
+def parse_file(path: Path, raw: bytes, declaration: Declaration, problems: Problems) -> Columns:
+    """The columns of a file that was read, by its ending. Parquet that is pinned by its digest is parsed here, and any
+    other in a process of its own. Raises DataError.
+    """
+    if path.suffix.lower() == ".parquet":
+        return parse_parquet(str(path), raw, is_trusted=bool(declaration.sha256))
+    return parse_csv(str(path), raw, declaration, problems)
 
 
 def _read(path: Path) -> bytes:
